@@ -1,0 +1,1 @@
+"""Ground truth: what each quantizer computes, in numpy and numba. Never imports torch."""

@@ -1,0 +1,622 @@
+"""DAQ, the distance-aware quantizer. Equations are numbered as in the paper.
+
+Source: Kim, Lee, Ham: Distance-aware Quantization, ICCV 2021. What the paper leaves to its supplement, and every
+closed form that it does not state, is derived here and marked so.
+
+Notation of the paper: x-hat is a full-precision value and x its normalised value (Eq. 1); q_f = floor(x) and
+q_c = q_f + 1 are the two nearest levels, q_t = q_f + 1/2 the transition point between them; beta is the temperature,
+gamma the constant of the temperature controller, sigma the width of the Gaussian kernel. Besides: t = |x - nearest
+level|, in [0, 1/2], and kappa, the kernel at distance one.
+
+The file reads in the paper's order: distance score, kernel, soft assignment (Section 3.2); adaptive temperature,
+lambda, rescaling, the composed quantizer (Section 3.3); then the closed forms of its gradient, of what a fixed
+temperature does, and the functions of the suite's contract.
+
+Two things the paper does not say, and which the functions below make plain. Its equations fix the *output* (a
+rounding, ties down) for every gamma and sigma. And since the temperature is a constant in the backward pass, the
+gradient is that of a straight-through estimator whose slope is a hyperbolic cotangent of t.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import numba
+import numpy as np
+import numpy.typing as npt
+from scipy.integrate import quad
+
+from reference import grid
+from reference.grid import Array, Role
+from reference.registry import Method
+
+Variant: TypeAlias = Literal["paper", "released"]
+
+METHOD = Method(
+    name="daq",
+    title="DAQ",
+    source="Kim, Lee, Ham: Distance-aware Quantization, ICCV 2021",
+    bits=range(1, 9),
+    roles=grid.ROLES,
+    variants=("paper", "released"),
+    learnable=("lower", "upper"),
+)
+
+GAMMA = 2.0  # Section 4.1, for weights and activations
+SIGMA: dict[Role, float] = {"weight": 1.0, "activation": 2.0, "signed_activation": 2.0}  # Section 4.1
+
+# Admitted parameters. Outside, float32 could no longer tell the two scores, or the two assignments, apart.
+GAMMA_RANGE = (1e-3, 1e3)
+SIGMA_RANGE = (1e-2, 1e2)
+BETA_RANGE = (0.0, 1e6)
+
+
+def check_gamma(gamma: float) -> float:
+    """Return `gamma` if it is admitted: 0.001 to 1000."""
+    return grid.check_scalar("gamma", gamma, *GAMMA_RANGE)
+
+
+def check_sigma(sigma: float, *, infinite: bool = False) -> float:
+    """Return `sigma` if it is admitted: 0.01 to 100, or infinity (no kernel, k = 1) where that makes sense."""
+    if infinite and sigma == math.inf:
+        return math.inf
+    return grid.check_scalar("sigma", sigma, *SIGMA_RANGE)
+
+
+def check_variant(variant: str) -> Variant:
+    """Return `variant` if it is "paper" or "released"."""
+    if variant not in ("paper", "released"):
+        raise grid.refuse("variant", variant, "one of paper, released")
+    return variant  # type: ignore[return-value]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Section 3.2: distance-aware soft rounding (DASR)
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def nearest_levels(x: npt.ArrayLike) -> tuple[Array, Array]:
+    """Return q_f and q_c, the two levels around `x`. At a level q_f = x, so that always q_c - q_f = 1."""
+    q_f = np.floor(grid.as_float(x))
+    return q_f, q_f + 1
+
+
+def distance_score(x: npt.ArrayLike, q: npt.ArrayLike) -> Array:
+    """Eq. 4: ``d_x(q) = exp(-|x - q|)``.
+
+    >>> distance_score(0.25, [0.0, 1.0]).round(4)
+    array([0.7788, 0.4724])
+    """
+    x = grid.as_float(x)
+    return np.asarray(np.exp(-np.abs(x - np.asarray(q, x.dtype))))
+
+
+def kernel(q: npt.ArrayLike, centre: npt.ArrayLike, *, sigma: float, variant: Variant = "paper") -> Array:
+    """Gaussian kernel k_x(q), centred on the level nearest to x (Section 3.2, after Eq. 6).
+
+    The paper gives sigma but no formula. ``paper`` is the Gaussian of standard deviation sigma,
+    ``exp(-(q - centre)^2 / (2 sigma^2))``; ``released`` is what the authors' code computes,
+    ``exp(-(q - centre)^2 / sigma^2)``. An infinite sigma is no kernel (k = 1), the plain soft argmax of Table 6.
+
+    >>> kernel([0.0, 1.0], 0.0, sigma=1.0).round(4)
+    array([1.    , 0.6065])
+    >>> kernel([0.0, 1.0], 0.0, sigma=1.0, variant="released").round(4)
+    array([1.    , 0.3679])
+    """
+    q = grid.as_float(q)
+    distance = q - np.asarray(centre, q.dtype)
+    return np.asarray(np.exp(-(distance**2) * q.dtype.type(2 * kernel_exponent(sigma, variant))))
+
+
+def kernel_exponent(sigma: float, variant: Variant = "paper") -> float:
+    """Half the exponent of the kernel at distance one: c = 1/(4 sigma^2) (``paper``), 1/(2 sigma^2) (``released``).
+
+    kappa = exp(-2c). The closed forms are shortest in c.
+    """
+    c = 0.25 / check_sigma(sigma, infinite=True) ** 2
+    return c if check_variant(variant) == "paper" else 2 * c
+
+
+def kappa(sigma: float, variant: Variant = "paper") -> float:
+    """Kernel at the farther of the two levels, ``exp(-2c)``; it is 1 at the nearer.
+
+    >>> round(kappa(1.0), 4), round(kappa(1.0, "released"), 4)
+    (0.6065, 0.3679)
+    """
+    return math.exp(-2 * kernel_exponent(sigma, variant))
+
+
+def weighted_scores(x: npt.ArrayLike, *, sigma: float, variant: Variant = "paper") -> tuple[Array, Array]:
+    """Eq. 8: ``s_x(q) = k_x(q) d_x(q)`` for q_f and q_c. At the transition point q_f counts as the nearest level."""
+    q_f, q_c = nearest_levels(x)
+    nearest = grid.round_half_down(x)
+    return (
+        kernel(q_f, nearest, sigma=sigma, variant=variant) * distance_score(x, q_f),
+        kernel(q_c, nearest, sigma=sigma, variant=variant) * distance_score(x, q_c),
+    )
+
+
+def distance_probability(scores: tuple[Array, ...], beta: npt.ArrayLike) -> tuple[Array, ...]:
+    """Eq. 6: softmax over the levels' scores at temperature `beta`, one beta for all inputs or one for each.
+
+    The largest score *of each input* is subtracted before exponentiating, which changes nothing in exact arithmetic
+    and keeps every probability finite.
+    """
+    beta = np.asarray(beta, scores[0].dtype)
+    top = np.maximum.reduce(scores)
+    weights = [np.exp(beta * (score - top)) for score in scores]
+    total = sum(weights)
+    return tuple(np.asarray(weight / total) for weight in weights)
+
+
+def kernel_soft_argmax(x: npt.ArrayLike, beta: npt.ArrayLike, *, sigma: float, variant: Variant = "paper") -> Array:
+    """Eq. 5: the soft assignment ``phi(x; beta) = m(q_f) q_f + m(q_c) q_c``.
+
+    Parameters
+    ----------
+    x : array_like
+        Normalised inputs (Eq. 1).
+    beta : array_like
+        Temperature, at least 0; a scalar, or one for each input.
+    sigma : float
+        Width of the kernel, 0.01 to 100, or infinity for no kernel.
+
+    Returns
+    -------
+    ndarray
+        Shape and dtype of `x`.
+
+    >>> kernel_soft_argmax([0.0, 0.25, 0.5, 0.75, 1.0], beta=4.0, sigma=1.0).round(4)
+    array([0.0428, 0.1225, 0.278 , 0.8775, 1.0428])
+    """
+    _check_beta(beta)
+    q_f, q_c = nearest_levels(x)
+    m_f, m_c = distance_probability(weighted_scores(x, sigma=sigma, variant=variant), beta)
+    return np.asarray(m_f * q_f + m_c * q_c)
+
+
+def soft_argmax(x: npt.ArrayLike, beta: npt.ArrayLike) -> Array:
+    """Eq. 5 with k = 1: the rows "soft argmax" of Table 6.
+
+    >>> soft_argmax([0.0, 0.5, 1.0], beta=10.0).round(4)
+    array([0.0018, 0.5   , 1.0018])
+    """
+    return kernel_soft_argmax(x, beta, sigma=math.inf)
+
+
+def full_grid_kernel_soft_argmax(
+    x: npt.ArrayLike, beta: npt.ArrayLike, *, bits: int, sigma: float, variant: Variant = "paper"
+) -> Array:
+    """Eq. 5 and 6 over all 2^bits levels: what Section 3.2 starts from, before it keeps the two nearest levels only.
+
+    Cost and memory grow as 2^bits. `beta` as in `kernel_soft_argmax`.
+
+    >>> full_grid_kernel_soft_argmax([0.25, 1.5], beta=4.0, bits=2, sigma=1.0).round(4)
+    array([0.3006, 1.2643])
+    """
+    _check_beta(beta)
+    x = grid.as_float(x)
+    nearest = grid.round_half_down(x)
+    q = [np.full_like(x, level) for level in range(2 ** (grid.check_bits(bits) or 0))]
+    scores = tuple(kernel(level, nearest, sigma=sigma, variant=variant) * distance_score(x, level) for level in q)
+    m = distance_probability(scores, beta)
+    return np.asarray(sum(probability * level for probability, level in zip(m, q, strict=True)))
+
+
+def kernel_soft_argmax_slope(
+    x: npt.ArrayLike, beta: npt.ArrayLike, *, sigma: float, variant: Variant = "paper"
+) -> Array:
+    """Derive phi for x with `beta` held fixed: ``phi' = beta m_f m_c (s_f + s_c)`` (derived; drawn in Fig. 3 and 5).
+
+    At a level the derivative is taken from the right, where q_f = x.
+
+    >>> kernel_soft_argmax_slope([0.0, 0.5], beta=4.0, sigma=1.0).round(4)
+    array([0.2004, 0.7822])
+    """
+    _check_beta(beta)
+    s_f, s_c = weighted_scores(x, sigma=sigma, variant=variant)
+    m_f, m_c = distance_probability((s_f, s_c), beta)
+    return np.asarray(np.asarray(beta, s_f.dtype) * m_f * m_c * (s_f + s_c))
+
+
+def _check_beta(beta: npt.ArrayLike) -> None:
+    beta = np.asarray(beta)
+    admitted = (beta >= BETA_RANGE[0]) & (beta <= BETA_RANGE[1])
+    if not np.all(admitted | np.isnan(beta)):  # NaN inputs have a NaN temperature
+        raise grid.refuse("beta", beta[~admitted].flat[0].item(), "a number from 0 to 1e+06")
+    if beta.ndim == 0 and np.isnan(beta):
+        raise grid.refuse("beta", math.nan, "a number from 0 to 1e+06")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Section 3.3: the temperature controller
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def adaptive_temperature(x: npt.ArrayLike, *, gamma: float = GAMMA, sigma: float, variant: Variant = "paper") -> Array:
+    """Eq. 7: ``beta* = gamma / |s_x(q_f) - s_x(q_c)|``. A constant in the backward pass (Section 3.3).
+
+    >>> adaptive_temperature([0.0, 0.5], gamma=2.0, sigma=1.0).round(4)
+    array([2.5744, 8.3804])
+    """
+    check_gamma(gamma)
+    check_sigma(sigma)
+    s_f, s_c = weighted_scores(x, sigma=sigma, variant=variant)
+    return np.asarray(s_f.dtype.type(gamma) / np.abs(s_f - s_c))
+
+
+def lambda_(gamma: float = GAMMA) -> float:
+    """``lambda = 1 / (e^gamma + 1)``, the offset of Eq. 9.
+
+    >>> round(lambda_(2.0), 4)
+    0.1192
+    """
+    return math.exp(-check_gamma(gamma)) / (1 + math.exp(-gamma))
+
+
+def adaptive_assignment(x: npt.ArrayLike, *, gamma: float = GAMMA) -> Array:
+    """Eq. 9 as stated: ``phi(x; beta*) = q_f + lambda if x <= q_t else q_c - lambda``, whatever sigma is.
+
+    >>> adaptive_assignment([0.2, 0.5, 0.7]).round(4)
+    array([0.1192, 0.1192, 0.8808])
+    """
+    q_f, q_c = nearest_levels(x)
+    offset = q_f.dtype.type(lambda_(gamma))
+    return np.where(grid.round_half_down(x) == q_c, q_c - offset, q_f + offset)
+
+
+def rescale(y: npt.ArrayLike, q_t: npt.ArrayLike, *, gamma: float = GAMMA) -> Array:
+    """Eq. 10: ``f(y) = (y - q_t) / (1 - 2 lambda) + q_t``, with 1 - 2 lambda = tanh(gamma/2).
+
+    >>> rescale(lambda_(2.0), 0.5, gamma=2.0).round(12) + 0
+    np.float64(0.0)
+    """
+    y = grid.as_float(y)
+    q_t = np.asarray(q_t, y.dtype)
+    return np.asarray((y - q_t) / y.dtype.type(math.tanh(check_gamma(gamma) / 2)) + q_t)
+
+
+def discretize(x: npt.ArrayLike, *, gamma: float = GAMMA, sigma: float, variant: Variant = "paper") -> Array:
+    """The composed quantizer ``Q = f(phi(x; beta*))``, computed literally through Eq. 4 to 8 and 10.
+
+    Eq. 11 says that this is `grid.round_half_down`; here it is computed, so that it can be tested. It equals the
+    rounding up to the accuracy of the exponentials divided by tanh(gamma/2).
+
+    >>> discretize([0.2, 0.5, 0.7], sigma=1.0).round(12) + 0
+    array([0., 0., 1.])
+    """
+    q_f, q_c = nearest_levels(x)
+    beta = adaptive_temperature(x, gamma=gamma, sigma=sigma, variant=variant)
+    return rescale(kernel_soft_argmax(x, beta, sigma=sigma, variant=variant), (q_f + q_c) / 2, gamma=gamma)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Closed forms of the gradient (derived)
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def slope(x: npt.ArrayLike, *, gamma: float = GAMMA, sigma: float, variant: Variant = "paper") -> Array:
+    """The derivative that DAQ uses backward: d f(phi(x; beta*)) / dx with beta* held fixed.
+
+    At beta* the probabilities are those of a logistic at +-gamma whatever x is, so that
+    ``m_f m_c = 1/(4 cosh^2(gamma/2))``; dividing by tanh(gamma/2) and inserting beta* (s_f + s_c) =
+    gamma coth(1/2 - t + c) gives
+
+        slope = gamma / (2 sinh gamma) * coth(1/2 - t + c).
+
+    The forward pass is a rounding and the backward pass one factor: no softmax is left. gamma only scales it.
+
+    >>> slope([0.0, 0.25, 0.5], gamma=2.0, sigma=1.0).round(4)
+    array([0.4341, 0.5966, 1.1258])
+    """
+    x = grid.as_float(x)
+    t = np.abs(x - grid.round_half_down(x))
+    c = x.dtype.type(kernel_exponent(check_sigma(sigma), variant))
+    return np.asarray(x.dtype.type(slope_factor(gamma)) / np.tanh(x.dtype.type(0.5) - t + c))
+
+
+def slope_factor(gamma: float = GAMMA) -> float:
+    """``gamma / (2 sinh gamma)``, written so that a large gamma cannot overflow.
+
+    >>> round(slope_factor(2.0), 4)
+    0.2757
+    """
+    return check_gamma(gamma) * math.exp(-gamma) / -math.expm1(-2 * gamma)
+
+
+def slope_range(*, gamma: float = GAMMA, sigma: float, variant: Variant = "paper") -> tuple[float, float]:
+    """Least slope, at a level (t = 0), and greatest, at a transition point (t = 1/2).
+
+    >>> [round(value, 4) for value in slope_range(gamma=2.0, sigma=2.0)]
+    [0.5408, 4.4173]
+    """
+    c = kernel_exponent(check_sigma(sigma), variant)
+    factor = slope_factor(gamma)
+    return factor / math.tanh(0.5 + c), factor / math.tanh(c)
+
+
+def mean_slope(*, gamma: float = GAMMA, sigma: float, variant: Variant = "paper") -> float:
+    """Mean of the slope over a cell: ``gamma / sinh(gamma) * ln(sinh(1/2 + c) / sinh(c))``.
+
+    A straight-through estimator has 1.
+
+    >>> round(mean_slope(gamma=2.0, sigma=1.0), 4), round(mean_slope(gamma=2.0, sigma=2.0), 4)
+    (0.6508, 1.2401)
+    """
+    c = kernel_exponent(check_sigma(sigma), variant)
+    log_ratio = 0.5 + math.log(-math.expm1(-1 - 2 * c)) - math.log(-math.expm1(-2 * c))
+    return 2 * slope_factor(gamma) * log_ratio
+
+
+def combine_ste_ratio(gamma: float = GAMMA) -> float:
+    """DAQ's slope divided by phi' at beta*: ``coth(gamma/2)``, the same for every input.
+
+    "Combine STE" of Table 7 (rounding forward, derivative of DASR backward) at beta* is therefore DAQ with another
+    learning rate.
+
+    >>> round(combine_ste_ratio(2.0), 4)
+    1.313
+    """
+    return 1 / math.tanh(check_gamma(gamma) / 2)
+
+
+def adaptive_temperature_range(
+    *, gamma: float = GAMMA, sigma: float, variant: Variant = "paper"
+) -> tuple[float, float]:
+    """beta* at a level and at a transition point: ``gamma / (1 - kappa/e)`` and ``gamma sqrt(e) / (1 - kappa)``.
+
+    beta* = gamma e^t / (1 - kappa e^(2t - 1)) increases with t, so these are its least and greatest values.
+
+    >>> [round(value, 4) for value in adaptive_temperature_range(gamma=2.0, sigma=1.0)]
+    [2.5744, 8.3804]
+    """
+    c = kernel_exponent(check_sigma(sigma), variant)
+    return check_gamma(gamma) / -math.expm1(-1 - 2 * c), gamma * math.sqrt(math.e) / -math.expm1(-2 * c)
+
+
+def distance_at_temperature(beta: float, *, gamma: float = GAMMA, sigma: float, variant: Variant = "paper") -> float:
+    """The distance t to the nearest level at which beta* = `beta`: the points x_1 and x_2 of Fig. 4 and 5.
+
+    ``gamma e^t = beta (1 - kappa e^(2t - 1))`` is quadratic in e^t.
+
+    Raises
+    ------
+    ValueError
+        If no input has that temperature.
+
+    >>> round(distance_at_temperature(4.0, sigma=1.0), 4), round(distance_at_temperature(6.0, sigma=1.0), 4)
+    (0.2428, 0.4041)
+    """
+    low, high = adaptive_temperature_range(gamma=gamma, sigma=sigma, variant=variant)
+    beta = grid.check_scalar("beta", beta, low, high)
+    a = beta * kappa(sigma, variant) / math.e
+    z = 2 * beta / (gamma + math.sqrt(gamma**2 + 4 * a * beta))
+    return min(max(math.log(z), 0.0), 0.5)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Closed forms at a fixed temperature (derived): the quantizer gap of Table 6. sigma = inf is the plain soft argmax.
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def fixed_beta_gap(beta: float, *, sigma: float, variant: Variant = "paper") -> float:
+    """Largest |phi(x; beta) - rounding|, reached at the transition point: ``1 / (1 + exp(beta (1-kappa)/sqrt(e)))``.
+
+    Without kernel it is 1/2 at every temperature.
+
+    >>> round(fixed_beta_gap(24.0, sigma=1.0), 4), fixed_beta_gap(150.0, sigma=math.inf)
+    (0.0032, 0.5)
+    """
+    return 1 / (1 + math.exp(_score_distance_at_transition(beta, sigma, variant)))
+
+
+def fixed_beta_mean_gap(beta: float, *, sigma: float, variant: Variant = "paper") -> float:
+    """Mean |phi(x; beta) - rounding| over a cell, by quadrature.
+
+    >>> [round(fixed_beta_mean_gap(beta, sigma=math.inf), 3) for beta in (10, 20, 60, 150)]
+    [0.113, 0.057, 0.019, 0.008]
+    """
+    k = kappa(check_sigma(sigma, infinite=True), variant)
+
+    def gap(t: float) -> float:
+        return 1 / (1 + math.exp(beta * (math.exp(-t) - k * math.exp(t - 1))))
+
+    return float(2 * quad(gap, 0, 0.5, epsabs=1e-13, epsrel=1e-12)[0])
+
+
+def fixed_beta_jumps(beta: float, *, sigma: float, variant: Variant = "paper") -> tuple[float, float]:
+    """Jumps of phi(.; beta) at integers and at half-integers: phi is not continuous.
+
+    ``2 / (1 + exp(beta (1 - kappa/e)))`` and ``tanh(beta (1 - kappa) / (2 sqrt(e)))``.
+
+    >>> [round(value, 4) for value in fixed_beta_jumps(24.0, sigma=1.0)]
+    [0.0, 0.9935]
+    """
+    at_level = 2 / (1 + math.exp(beta * (1 - kappa(sigma, variant) / math.e)))
+    return at_level, math.tanh(_score_distance_at_transition(beta, sigma, variant) / 2)
+
+
+def fixed_beta_mean_slope(beta: float, *, sigma: float, variant: Variant = "paper") -> float:
+    """Mean of phi'(.; beta) over a cell: what the two jumps leave of a rise of 1.
+
+    >>> round(fixed_beta_mean_slope(24.0, sigma=1.0), 4)
+    0.0065
+    """
+    at_level, at_transition = fixed_beta_jumps(beta, sigma=sigma, variant=variant)
+    return 1 - at_level - at_transition
+
+
+def fixed_beta_transition_slope(beta: float, *, sigma: float, variant: Variant = "paper") -> float:
+    """phi'(q_t; beta): with a kernel it vanishes as beta grows, without it is ``beta / (2 sqrt(e))`` and explodes.
+
+    >>> round(fixed_beta_transition_slope(24.0, sigma=1.0), 4), round(fixed_beta_transition_slope(150, sigma=math.inf))
+    (0.0756, 45)
+    """
+    m = 1 / (2 * math.cosh(_score_distance_at_transition(beta, sigma, variant) / 2))
+    return beta * m * m * (1 + kappa(sigma, variant)) / math.sqrt(math.e)
+
+
+def _score_distance_at_transition(beta: float, sigma: float, variant: Variant) -> float:
+    """beta |s_f - s_c| at q_t, bounded so that exp and cosh of it stay finite."""
+    beta = grid.check_scalar("beta", beta, *BETA_RANGE)
+    distance = beta * -math.expm1(-2 * kernel_exponent(sigma, variant)) / math.sqrt(math.e)
+    return min(distance, 700.0)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The contract
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Params(grid.UniformParams):
+    """Parameters of DAQ.
+
+    Attributes
+    ----------
+    gamma : float
+        Constant of Eq. 7.
+    sigma : float
+        Width of the kernel; the paper has 1 for weights and 2 for activations.
+    variant : {"paper", "released"}
+        Formula of the kernel.
+    """
+
+    gamma: float = GAMMA
+    sigma: float = SIGMA["weight"]
+    variant: Variant = "paper"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_gamma(self.gamma)
+        check_sigma(self.sigma)
+        check_variant(self.variant)
+
+
+def init(
+    x: npt.ArrayLike,
+    bits: int | None,
+    role: Role,
+    *,
+    gamma: float = GAMMA,
+    sigma: float | None = None,
+    variant: Variant = "paper",
+) -> Params:
+    """Initialise from a first batch (Section 4.1, "Initialization").
+
+    Weights are expected standardised (`grid.standardize`). `sigma` is by default the paper's for `role`.
+
+    Raises
+    ------
+    ValueError
+        If a parameter is refused, or activations have no spread.
+
+    >>> init([0.0, 1.0, 2.0], bits=1, role="activation")
+    Params(lower=array(0.), upper=array(3.), bits=1, role='activation', gamma=2.0, sigma=2.0, variant='paper')
+    """
+    low, high = grid.initial_clip_range(x, role)
+    return Params(
+        lower=np.asarray(low),
+        upper=np.asarray(high),
+        bits=bits,
+        role=role,
+        gamma=gamma,
+        sigma=SIGMA[role] if sigma is None else sigma,
+        variant=variant,
+    )
+
+
+def forward(x: npt.ArrayLike, params: Params, *, training: bool, noise: None = None) -> Array:
+    """Quantize x-hat: in training through `discretize` (the paper's literal computation), in test by rounding.
+
+    Returns
+    -------
+    ndarray
+        w_q in [-1, 1] or a_q in [0, 1] (Eq. 2), in the dtype of `x`. With ``bits=None``, `x` itself.
+
+    >>> params = Params(-1.0, 1.0, bits=2, role="weight")
+    >>> forward([-2.0, -0.5, 0.1], params, training=False)
+    array([-1.        , -0.33333333,  0.33333333])
+    """
+    if noise is not None:
+        raise grid.refuse("noise", noise, "None (DAQ is deterministic)")
+    x = grid.as_float(x)
+    if params.bits is None:
+        return x
+    normalized = grid.normalize(x, params.lower, params.upper, params.bits)
+    if training:
+        q = discretize(normalized, gamma=params.gamma, sigma=params.sigma, variant=params.variant)
+    else:
+        q = grid.round_half_down(normalized)
+    return grid.decode(q, params.bits, params.role)
+
+
+def codes(x: npt.ArrayLike, params: Params) -> Array:
+    """Integers Q(x-hat) in 0 ... 2^bits - 1 (Eq. 11). Raises ValueError on NaN."""
+    return grid.codes(x, params.lower, params.upper, params.bits, "half_down")
+
+
+def decode(q: npt.ArrayLike, params: Params) -> Array:
+    """Values of codes (Eq. 2)."""
+    return grid.decode(q, grid.check_bits(params.bits) or 0, params.role)
+
+
+def levels(params: Params) -> Array:
+    """The 2^bits values that `forward` can return in test, ascending."""
+    return decode(np.arange(2 ** (params.bits or 0)), params)
+
+
+def vjp(x: npt.ArrayLike, params: Params, grad: npt.ArrayLike) -> tuple[Array, dict[str, Array]]:
+    """Gradients that training uses: those of `forward` with beta* held fixed, in closed form.
+
+    Parameters
+    ----------
+    x : array_like
+        x-hat.
+    grad : array_like
+        Gradient of the loss for the quantized values, of the shape of the output.
+
+    Returns
+    -------
+    grad_x : ndarray
+    grad_params : dict of ndarray
+        For "lower" and "upper", of the shapes of the parameters.
+
+    >>> params = Params(-1.0, 1.0, bits=1, role="weight")
+    >>> grad_x, grad_params = vjp([-2.0, 0.0], params, [1.0, 1.0])
+    >>> grad_x.round(4), grad_params["upper"].round(4)
+    (array([0.    , 1.1258]), np.float64(-0.5629))
+    """
+    x = grid.as_float(x)
+    grad = np.asarray(grad, x.dtype)
+    if params.bits is None:
+        return grad, {"lower": np.zeros_like(params.lower), "upper": np.zeros_like(params.upper)}
+    normalized = grid.normalize(x, params.lower, params.upper, params.bits)
+    g = slope(normalized, gamma=params.gamma, sigma=params.sigma, variant=params.variant)
+    return grid.clip_range_vjp(grad, x, params.lower, params.upper, g, grid.output_scale(params.role))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Compiled twin of the slope, for large arrays
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@numba.vectorize(cache=True)
+def _slope_scalar(x, factor, half_plus_c):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    floor = np.floor(x)
+    rest = x - floor
+    t = rest if rest <= 0.5 else floor + 1 - x
+    return factor / np.tanh(half_plus_c - t)
+
+
+def slope_numba(x: npt.ArrayLike, *, gamma: float = GAMMA, sigma: float, variant: Variant = "paper") -> Array:
+    """Compiled twin of `slope`: equal up to the last bits of tanh.
+
+    >>> slope_numba(np.array([0.0, 0.25, 0.5]), gamma=2.0, sigma=1.0).round(4)
+    array([0.4341, 0.5966, 1.1258])
+    """
+    x = grid.as_float(x)
+    half_plus_c = 0.5 + kernel_exponent(check_sigma(sigma), variant)
+    return np.asarray(_slope_scalar(x, x.dtype.type(slope_factor(gamma)), x.dtype.type(half_plus_c)), x.dtype)

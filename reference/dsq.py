@@ -1,0 +1,235 @@
+"""DSQ, differentiable soft quantization.
+
+Source: Gong et al.: Differentiable Soft Quantization, ICCV 2019. Only its abstract was at hand; the formulas are from
+memory of the paper, and the gradients are derived here.
+
+The clip range [l, u] is divided into n = 2^bits - 1 cells of width Delta = (u - l)/n. In cell i with centre m the soft
+quantizer is a tanh between the cell's two levels,
+
+    z = (x - m)/Delta,   phi = s tanh(K z),   Q = l + Delta (i + (phi + 1)/2),
+
+with K = ln(2/alpha - 1) and s = 1/tanh(K/2) = 1/(1 - alpha), so that phi runs from -1 to 1 over the cell. (The
+paper's k is K/Delta.) alpha tells the shape: towards 0 the hard quantizer, towards 1 the identity. In training the
+output is that of the hard quantizer and the derivative that of the soft one.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from reference import grid
+from reference.grid import Array, Role
+from reference.registry import Method
+
+METHOD = Method(
+    name="dsq",
+    title="DSQ",
+    source="Gong et al.: Differentiable Soft Quantization, ICCV 2019 (formulas from memory)",
+    bits=range(1, 9),
+    roles=grid.ROLES,
+    variants=("paper",),
+    learnable=("lower", "upper", "alpha"),
+)
+
+ALPHA_RANGE = (1e-6, 1 - 1e-6)
+INITIAL_ALPHA = 0.2
+
+
+def check_alpha(alpha: float) -> float:
+    """Return `alpha` if it lies in [1e-6, 1 - 1e-6]; the paper keeps it below 1/2."""
+    return grid.check_scalar("alpha", alpha, *ALPHA_RANGE)
+
+
+def steepness(alpha: float) -> float:
+    """``K = ln(2/alpha - 1)``, the paper's k in units of the cell width.
+
+    >>> round(steepness(0.2), 4)
+    2.1972
+    """
+    return math.log1p(2 * (1 - check_alpha(alpha)) / alpha)
+
+
+def amplitude(alpha: float) -> float:
+    """``s = 1 / tanh(K/2) = 1 / (1 - alpha)``.
+
+    >>> amplitude(0.2)
+    1.25
+    """
+    return 1 / (1 - check_alpha(alpha))
+
+
+def cell(x: npt.ArrayLike) -> tuple[Array, Array]:
+    """Index i of the cell of the normalised input `x` (Eq. 1 of DAQ), and z in [-1/2, 1/2)."""
+    x = grid.as_float(x)
+    i = np.floor(x)
+    return i, x - i - x.dtype.type(0.5)
+
+
+def phi(z: npt.ArrayLike, *, alpha: float) -> Array:
+    """The soft sign of a cell, ``s tanh(K z)``.
+
+    >>> phi([-0.5, 0.0, 0.25], alpha=0.2).round(4)
+    array([-1.   ,  0.   ,  0.625])
+    """
+    z = grid.as_float(z)
+    return np.asarray(z.dtype.type(amplitude(alpha)) * np.tanh(z.dtype.type(steepness(alpha)) * z))
+
+
+def soft(x: npt.ArrayLike, *, alpha: float) -> Array:
+    """The soft quantizer on the normalised input: ``i + (phi + 1)/2``.
+
+    >>> soft([0.0, 0.5, 0.75, 1.0], alpha=0.2).round(4)
+    array([0.    , 0.5   , 0.8125, 1.    ])
+    """
+    i, z = cell(x)
+    return np.asarray(i + (phi(z, alpha=alpha) + 1) / 2)
+
+
+def hard(x: npt.ArrayLike) -> Array:
+    """The hard quantizer: sgn(phi) for phi. At z = 0 the sign counts as -1: ties down, as everywhere in the suite."""
+    return grid.round_half_down(x)
+
+
+def slope(x: npt.ArrayLike, *, alpha: float) -> Array:
+    """Derivative of `soft`: ``(s K / 2) sech^2(K z)``. Its mean over a cell is 1, for every alpha.
+
+    >>> slope([0.0, 0.5], alpha=0.2).round(4)
+    array([0.4944, 1.3733])
+    """
+    _, z = cell(x)
+    K = steepness(alpha)
+    scale = z.dtype.type(amplitude(alpha) * K / 2)
+    return np.asarray(scale * (1 - np.tanh(z.dtype.type(K) * z) ** 2))
+
+
+def slope_range(*, alpha: float) -> tuple[float, float]:
+    """Least slope, ``(K/2) alpha (2 - alpha) / (1 - alpha)``, and greatest, ``s K / 2``.
+
+    >>> [round(value, 4) for value in slope_range(alpha=0.2)]
+    [0.4944, 1.3733]
+    """
+    half = steepness(alpha) / 2
+    return half * alpha * (2 - alpha) / (1 - alpha), half * amplitude(alpha)
+
+
+def alpha_derivative(x: npt.ArrayLike, *, alpha: float) -> Array:
+    """Derivative of `soft` for alpha: ``(tanh(Kz)/(1-alpha)^2 - 2 s z sech^2(Kz) / (alpha (2-alpha))) / 2``.
+
+    >>> alpha_derivative([0.0, 0.25, 0.75], alpha=0.2).round(4) + 0
+    array([ 0.    ,  0.2604, -0.2604])
+    """
+    _, z = cell(x)
+    s = amplitude(alpha)
+    tanh = np.tanh(z.dtype.type(steepness(alpha)) * z)
+    shape = z.dtype.type(2 * s / (alpha * (2 - alpha))) * z * (1 - tanh**2)
+    return np.asarray((tanh * z.dtype.type(s * s) - shape) / 2)
+
+
+@dataclass(frozen=True)
+class Params(grid.UniformParams):
+    """Parameters of DSQ: the clip range, and `alpha` in [1e-6, 1 - 1e-6]."""
+
+    alpha: float = INITIAL_ALPHA
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_alpha(self.alpha)
+
+
+def init(x: npt.ArrayLike, bits: int | None, role: Role, *, alpha: float = INITIAL_ALPHA) -> Params:
+    """Initialise l and u with the least and the greatest value of `x`, and alpha with 0.2.
+
+    The paper's initial values could not be verified. Raises ValueError if `x` is empty, constant or not finite.
+
+    >>> init([-1.0, 0.0, 2.0], bits=2, role="weight").upper
+    array(2.)
+    """
+    x = grid.as_float(x)
+    if x.size == 0 or not np.isfinite(x).all() or x.min() == x.max():
+        raise grid.refuse("x", "empty, constant or not finite values", "finite values that differ")
+    low = 0.0 if grid.check_role(role) == "activation" else x.min()
+    return Params(np.asarray(low), np.asarray(x.max()), bits, role, alpha)
+
+
+def forward(x: npt.ArrayLike, params: Params, *, training: bool, noise: None = None) -> Array:
+    """Quantize `x` to l + Delta Q. Training and test are both the hard quantizer; `forward_soft` is the soft one.
+
+    Returns
+    -------
+    ndarray
+        Values on the 2^bits levels from l to u, in the dtype of `x`.
+
+    >>> forward([-2.0, -0.5, 0.1], Params(-1.0, 1.0, bits=2, role="weight"), training=True).round(4)
+    array([-1.    , -0.3333,  0.3333])
+    """
+    if noise is not None:
+        raise grid.refuse("noise", noise, "None (DSQ is deterministic)")
+    x = grid.as_float(x)
+    return x if params.bits is None else _scale(hard(_normalize(x, params)), params)
+
+
+def forward_soft(x: npt.ArrayLike, params: Params) -> Array:
+    """The soft quantizer l + Delta (i + (phi + 1)/2), clipped outside [l, u]: what training differentiates."""
+    x = grid.as_float(x)
+    return x if params.bits is None else _scale(soft(_normalize(x, params), alpha=params.alpha), params)
+
+
+def _normalize(x: Array, params: Params) -> Array:
+    return grid.normalize(x, params.lower, params.upper, grid.check_bits(params.bits) or 0)
+
+
+def _scale(q: Array, params: Params) -> Array:
+    """``l + (u - l) (Q / n)``, in this order."""
+    low, high = grid.bounds(params.lower, params.upper, q.dtype)
+    return np.asarray(low + (high - low) * (q / q.dtype.type(2 ** (params.bits or 0) - 1)))
+
+
+def codes(x: npt.ArrayLike, params: Params) -> Array:
+    """Integers 0 ... 2^bits - 1. Raises ValueError on NaN."""
+    return grid.codes(x, params.lower, params.upper, params.bits, "half_down")
+
+
+def decode(q: npt.ArrayLike, params: Params) -> Array:
+    """Values of codes, ``l + (u - l) (q / n)``."""
+    return _scale(grid.as_float(q), params)
+
+
+def levels(params: Params) -> Array:
+    """The 2^bits values that `forward` can return, ascending; shape (2^bits,) for a scalar clip range."""
+    q = np.arange(2 ** (params.bits or 0))
+    return decode(q.reshape(-1, *[1] * np.ndim(params.lower)) if np.ndim(params.lower) else q, params)
+
+
+def vjp(x: npt.ArrayLike, params: Params, grad: npt.ArrayLike) -> tuple[Array, dict[str, Array]]:
+    """Gradients of the soft quantizer for x, l, u and alpha.
+
+    With p = (clip(x) - l)/(u - l), P = (Q - l)/(u - l) of the *soft* output and g the slope, inside the range
+
+        dQ/dx = g,   dQ/dl = (1 - P) - g (1 - p),   dQ/du = P - g p,   dQ/dalpha = Delta * `alpha_derivative`,
+
+    so the first three sum to 1. A clipped element gives 1 to the end it is clipped to.
+
+    >>> grad_x, grad_params = vjp([-2.0, 0.0], Params(-1.0, 1.0, bits=1, role="weight"), [1.0, 1.0])
+    >>> grad_x.round(4), grad_params["lower"].round(4)
+    (array([0.    , 1.3733]), np.float64(0.8134))
+    """
+    x = grid.as_float(x)
+    grad = np.asarray(grad, x.dtype)
+    if params.bits is None:
+        return grad, {name: np.zeros_like(getattr(params, name)) for name in METHOD.learnable}
+    low, high = grid.bounds(params.lower, params.upper, x.dtype)
+    n = x.dtype.type(2**params.bits - 1)
+    p = grid.position(x, low, high)
+    clipped = (x < low) | (x > high)
+    g = np.where(clipped, x.dtype.type(0), slope(p * n, alpha=params.alpha))
+    P = np.where(clipped, p, soft(p * n, alpha=params.alpha) / n)
+    by_alpha = np.where(clipped, x.dtype.type(0), (high - low) / n * alpha_derivative(p * n, alpha=params.alpha))
+    return grad * g, {
+        "lower": grid.unbroadcast(grad * ((1 - P) - g * (1 - p)), low.shape),
+        "upper": grid.unbroadcast(grad * (P - g * p), high.shape),
+        "alpha": np.asarray((grad * by_alpha).sum()),
+    }

@@ -1,0 +1,369 @@
+"""The uniform grid that the quantizers share: clipping, normalising, rounding, level sets (DAQ, Eq. 1 and 2).
+
+Every forward computation here uses only ``+ - * /``, comparison and ``floor``, in the order written down, without
+fused multiply-add. An implementation that keeps to that order gives the same bits.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+Array: TypeAlias = npt.NDArray[Any]
+Role: TypeAlias = Literal["weight", "activation", "signed_activation"]
+
+ROLES: tuple[Role, ...] = ("weight", "activation", "signed_activation")
+MAX_BITS = 8
+
+
+def refuse(name: str, value: object, admitted: str) -> ValueError:
+    """Build the error for a refused parameter: its name, its value and what is admitted."""
+    return ValueError(f"{name} must be {admitted}, got {value!r}")
+
+
+def check_bits(bits: int | None, *, lowest: int = 1) -> int | None:
+    """Return `bits` if it is a whole number from `lowest` to 8, or None (full precision).
+
+    >>> check_bits(2)
+    2
+    >>> check_bits(9)
+    Traceback (most recent call last):
+        ...
+    ValueError: bits must be a whole number from 1 to 8, or None for full precision, got 9
+    """
+    if bits is None:
+        return None
+    whole = isinstance(bits, int | np.integer) and not isinstance(bits, bool)
+    if not whole or not lowest <= bits <= MAX_BITS:
+        raise refuse("bits", bits, f"a whole number from {lowest} to {MAX_BITS}, or None for full precision")
+    return int(bits)
+
+
+def check_role(role: str) -> Role:
+    """Return `role` if it is one of `ROLES`, else raise ValueError."""
+    if role not in ROLES:
+        raise refuse("role", role, "one of " + ", ".join(ROLES))
+    return role  # type: ignore[return-value]
+
+
+def check_scalar(name: str, value: float, low: float, high: float) -> float:
+    """Return `value` as a float if ``low <= value <= high`` (NaN never is), else raise ValueError."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not low <= number <= high:
+        raise refuse(name, value, f"a number from {low:g} to {high:g}")
+    return number
+
+
+def as_float(x: npt.ArrayLike) -> Array:
+    """Return `x` as a float32 or float64 array; integers and other floats become float64.
+
+    Raises
+    ------
+    ValueError
+        If `x` is complex, boolean or not numeric.
+    """
+    array = np.asarray(x)
+    if array.dtype in (np.float32, np.float64):
+        return array
+    if array.dtype.kind not in "iuf":
+        raise refuse("x", array.dtype.name, "an array of real numbers")
+    return array.astype(np.float64)
+
+
+def bounds(lower: npt.ArrayLike, upper: npt.ArrayLike, dtype: npt.DTypeLike) -> tuple[Array, Array]:
+    """Return the clip range in `dtype`.
+
+    Raises
+    ------
+    ValueError
+        Unless both ends and their distance are finite and ``lower < upper``, in `dtype`.
+    """
+    low, high = np.asarray(lower, dtype), np.asarray(upper, dtype)
+    with np.errstate(over="ignore", invalid="ignore"):
+        width = high - low
+    if not (np.all(np.isfinite(width)) and np.all(width > 0)):
+        raise refuse("clip range (lower, upper)", (np.asarray(lower).tolist(), np.asarray(upper).tolist()),
+                     f"finite with lower < upper in {np.dtype(dtype).name}")  # fmt: skip
+    return low, high
+
+
+@dataclass(frozen=True)
+class UniformParams:
+    """Parameters that every method on this grid has.
+
+    Attributes
+    ----------
+    lower, upper : ndarray
+        Clip range l, u of Eq. 1, float64, of shape () or (C, 1, ...). For ``role="activation"`` l stays 0 in training.
+    bits : int or None
+        1 to 8; None is full precision.
+    role : {"weight", "activation", "signed_activation"}
+        Scaling of Eq. 2. Plain "activation" is the output of a ReLU.
+    """
+
+    lower: Array
+    upper: Array
+    bits: int | None
+    role: Role
+
+    def __post_init__(self) -> None:
+        check_bits(self.bits)
+        check_role(self.role)
+        low, high = bounds(self.lower, self.upper, np.float64)
+        object.__setattr__(self, "lower", low)
+        object.__setattr__(self, "upper", high)
+
+
+def deviation(x: npt.ArrayLike) -> float:
+    """Unbiased standard deviation of all of `x`.
+
+    Raises
+    ------
+    ValueError
+        If it is not positive and finite: fewer than two elements, all equal, or not finite.
+    """
+    x = as_float(x)
+    value = float(x.std(ddof=1)) if x.size > 1 and np.isfinite(x).all() else math.nan
+    if not (value > 0 and math.isfinite(value)):
+        raise refuse("standard deviation of x", value, "positive and finite")
+    return value
+
+
+def standardize(w: npt.ArrayLike) -> Array:
+    """Weight standardisation: subtract the tensor's mean, divide by its unbiased standard deviation.
+
+    Both are constants in the backward pass, as in DAQ's released code. Raises ValueError where `deviation` does.
+
+    >>> standardize([1.0, 2.0, 3.0])
+    array([-1.,  0.,  1.])
+    """
+    w = as_float(w)
+    return np.asarray((w - w.mean()) / w.dtype.type(deviation(w)))
+
+
+def initial_clip_range(x: npt.ArrayLike, role: Role) -> tuple[float, float]:
+    """DAQ's initial l and u (Section 4.1), from a first batch `x`.
+
+    -3 and 3 for weights, which are standardised; 0 and 3 sigma_A after a ReLU; -3 sigma_A and 3 sigma_A for other
+    activations, where sigma_A is the standard deviation of `x`.
+
+    >>> initial_clip_range([0.0, 1.0, 2.0], "activation")
+    (0.0, 3.0)
+    """
+    if check_role(role) == "weight":
+        return -3.0, 3.0
+    high = 3 * deviation(x)
+    return (0.0 if role == "activation" else -high), high
+
+
+def position(x: npt.ArrayLike, lower: npt.ArrayLike, upper: npt.ArrayLike) -> Array:
+    """Place `x` within its clip range: ``p = (clip(x, l, u) - l) / (u - l)``, in [0, 1].
+
+    NaN stays NaN; infinities clip.
+
+    >>> position([-9.0, 0.0, 1.0, 9.0], -1.0, 3.0)
+    array([0.  , 0.25, 0.5 , 1.  ])
+    """
+    x = as_float(x)
+    low, high = bounds(lower, upper, x.dtype)
+    return np.asarray((np.clip(x, low, high) - low) / (high - low))
+
+
+def normalize(x: npt.ArrayLike, lower: npt.ArrayLike, upper: npt.ArrayLike, bits: int) -> Array:
+    """Eq. 1: clip `x` to [lower, upper] and normalise to [0, 2^bits - 1], as ``n * p``.
+
+    Parameters
+    ----------
+    x : array_like of float32 or float64
+        Full-precision values, called x-hat in the paper.
+    lower, upper : array_like
+        Clip range, of shape () or (C, 1, ...), broadcast against `x`.
+    bits : int
+        1 to 8.
+
+    Returns
+    -------
+    ndarray
+        Shape of the broadcast, dtype of `x`. Never above 2^bits - 1, because p is at most 1 and the product with an
+        integer is rounded monotonically.
+
+    >>> normalize([-9.0, -0.5, 0.2, 9.0], lower=-1.0, upper=1.0, bits=2)
+    array([0.  , 0.75, 1.8 , 3.  ])
+    """
+    p = position(x, lower, upper)
+    return np.asarray(p * p.dtype.type(2**bits - 1))
+
+
+def _nearest(x: npt.ArrayLike) -> tuple[Array, Array]:
+    """Return the nearest integer, ties to even, and what is missing to `x`; the difference is exact (Sterbenz)."""
+    x = as_float(x)
+    nearest = np.rint(x) + x.dtype.type(0)  # + 0 turns -0 into +0: the rules have one zero
+    with np.errstate(invalid="ignore"):
+        return nearest, x - nearest
+
+
+def round_half_down(x: npt.ArrayLike) -> Array:
+    """Round to the nearest integer, ties down: Eq. 11, ``q_f if x <= q_t else q_c``. DAQ's rule.
+
+    >>> round_half_down([0.5, 1.5, -0.5, 0.51])
+    array([ 0.,  1., -1.,  1.])
+    """
+    nearest, rest = _nearest(x)
+    return np.asarray(nearest - (rest == -0.5))
+
+
+def round_half_up(x: npt.ArrayLike) -> Array:
+    """Round to the nearest integer, ties up.
+
+    >>> round_half_up([0.5, 1.5, -0.5])
+    array([1., 2., 0.])
+    """
+    nearest, rest = _nearest(x)
+    return np.asarray(nearest + (rest == 0.5))
+
+
+def round_half_even(x: npt.ArrayLike) -> Array:
+    """Round to the nearest integer, ties to even: the rule of ``torch.round`` and ``numpy.round``.
+
+    >>> round_half_even([0.5, 1.5, -0.5])
+    array([0., 2., 0.])
+    """
+    return _nearest(x)[0]
+
+
+def round_half_away(x: npt.ArrayLike) -> Array:
+    """Round to the nearest integer, ties away from zero: the rule of C's ``round`` and of NEON's FCVTA.
+
+    >>> round_half_away([0.5, 1.5, -0.5])
+    array([ 1.,  2., -1.])
+    """
+    return np.asarray(np.where(as_float(x) < 0, round_half_down(x), round_half_up(x)))
+
+
+ROUNDINGS = {
+    "half_down": round_half_down,
+    "half_up": round_half_up,
+    "half_even": round_half_even,
+    "half_away": round_half_away,
+}
+
+
+def check_rounding(rule: str) -> str:
+    """Return `rule` if it names a rounding, else raise ValueError."""
+    if rule not in ROUNDINGS:
+        raise refuse("rounding", rule, "one of " + ", ".join(ROUNDINGS))
+    return rule
+
+
+def codes(
+    x: npt.ArrayLike, lower: npt.ArrayLike, upper: npt.ArrayLike, bits: int | None, rounding: str = "half_down"
+) -> Array:
+    """Quantize `x` to integer codes 0 ... 2^bits - 1.
+
+    Returns
+    -------
+    ndarray of int64
+        Shape of `x` broadcast with the clip range.
+
+    Raises
+    ------
+    ValueError
+        If `x` holds NaN, `bits` is None, or a parameter is refused.
+
+    >>> codes([-1.0, 0.0, 0.3, 1.0], -1.0, 1.0, bits=2)
+    array([0, 1, 2, 3])
+    """
+    if bits is None:
+        raise refuse("bits", bits, f"a whole number from 1 to {MAX_BITS} (full precision has no codes)")
+    q = ROUNDINGS[check_rounding(rounding)](normalize(x, lower, upper, bits))
+    if np.isnan(q).any():
+        raise refuse("x", "NaN", "free of NaN (NaN has no code)")
+    return q.astype(np.int64)
+
+
+def decode(q: npt.ArrayLike, bits: int, role: Role) -> Array:
+    """Eq. 2: scale Q to [-1, 1] (weights) or [0, 1] (activations).
+
+    The weight value 2Q/n - 1 is computed as ``(2Q - n) / n``: the numerator is an exact odd integer, so the value is
+    rounded once and the levels are symmetric about zero. Signed activations are scaled as activations are: the paper
+    gives one formula for both.
+
+    Parameters
+    ----------
+    q : array_like
+        Codes (integers), or Q as floating point numbers, whose dtype is kept.
+
+    >>> decode([0, 1, 2, 3], bits=2, role="weight")
+    array([-1.        , -0.33333333,  0.33333333,  1.        ])
+    >>> decode([0, 1, 2, 3], bits=2, role="activation")
+    array([0.        , 0.33333333, 0.66666667, 1.        ])
+    """
+    q = as_float(q)
+    n = q.dtype.type(2**bits - 1)
+    return np.asarray((2 * q - n) / n if role == "weight" else q / n)
+
+
+def levels(bits: int, role: Role) -> Array:
+    """Return the 2^bits values of the level set, ascending, float64."""
+    return decode(np.arange(2**bits), bits, role)
+
+
+def output_scale(role: Role) -> float:
+    """Width of the level set: 2 for weights ([-1, 1]), 1 for activations ([0, 1])."""
+    return 2.0 if role == "weight" else 1.0
+
+
+def clip_range_vjp(
+    grad: Array, x: Array, lower: npt.ArrayLike, upper: npt.ArrayLike, slope: Array, scale: float
+) -> tuple[Array, dict[str, Array]]:
+    """Gradients of ``scale * Q / n`` for x-hat, l and u, where dQ/dx = `slope` at the normalised input.
+
+    Inside the clip range, with p the position and w = u - l,
+
+        d/dx-hat = scale * slope / w,   d/dl = -(1 - p) d/dx-hat,   d/du = -p d/dx-hat,
+
+    so the three sum to zero and x-hat d/dx-hat + l d/dl + u d/du = 0. Clipped elements give nothing; an element on
+    an end of the range counts as inside, as in torch.clamp. NaN stays NaN.
+    """
+    low, high = bounds(lower, upper, x.dtype)
+    p = position(x, low, high)
+    clipped = (x < low) | (x > high)
+    grad_x = np.where(clipped, x.dtype.type(0), grad * slope * x.dtype.type(scale) / (high - low))
+    return grad_x, {
+        "lower": unbroadcast(-(1 - p) * grad_x, low.shape),
+        "upper": unbroadcast(-p * grad_x, high.shape),
+    }
+
+
+def unbroadcast(grad: Array, shape: tuple[int, ...]) -> Array:
+    """Sum `grad` down to `shape`, the reverse of broadcasting a parameter of that shape."""
+    grad = grad.sum(axis=tuple(range(grad.ndim - len(shape))))
+    kept = tuple(i for i, size in enumerate(shape) if size == 1)
+    return np.asarray(grad.sum(axis=kept, keepdims=True))
+
+
+@numba.vectorize(cache=True)
+def _round_half_down_scalar(x, low, high, n):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    clipped = low if x < low else (high if x > high else x)
+    normalized = (clipped - low) / (high - low) * n
+    floor = np.floor(normalized)
+    return floor + (normalized - floor > 0.5)
+
+
+def quantize_numba(x: npt.ArrayLike, lower: npt.ArrayLike, upper: npt.ArrayLike, bits: int) -> Array:
+    """Compiled twin of ``round_half_down(normalize(x, lower, upper, bits))``: one pass, the same bits.
+
+    >>> quantize_numba(np.array([-1.0, 0.0, 0.3, 1.0]), -1.0, 1.0, bits=2)
+    array([0., 1., 2., 3.])
+    """
+    x = as_float(x)
+    low, high = bounds(lower, upper, x.dtype)
+    return np.asarray(_round_half_down_scalar(x, low, high, x.dtype.type(2**bits - 1)), x.dtype)

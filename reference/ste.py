@@ -1,0 +1,105 @@
+"""The straight-through estimator on DAQ's uniform grid: rounding forward, identity backward inside the clip range.
+
+Source: Bengio, Leonard, Courville: Estimating or Propagating Gradients Through Stochastic Neurons, 2013, as the first
+row of DAQ's Table 1 uses it. With the same grid, clip range and rounding rule, DAQ and STE differ in one factor of
+the backward pass, which is 1 here.
+
+The source fixes no rule for ties. The default is that of ``torch.round``, ties to even, which is common practice.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from reference import grid
+from reference.grid import Array, Role
+from reference.registry import Method
+
+METHOD = Method(
+    name="ste",
+    title="STE",
+    source="Bengio, Leonard, Courville: Estimating or Propagating Gradients Through Stochastic Neurons, 2013",
+    bits=range(1, 9),
+    roles=grid.ROLES,
+    variants=("half_even", "half_down", "half_up", "half_away"),
+    learnable=("lower", "upper"),
+)
+
+
+@dataclass(frozen=True)
+class Params(grid.UniformParams):
+    """Parameters of the straight-through estimator; `variant` names the rounding rule."""
+
+    variant: str = "half_even"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        grid.check_rounding(self.variant)
+
+
+def init(x: npt.ArrayLike, bits: int | None, role: Role, *, variant: str = "half_even") -> Params:
+    """Initialise the clip range as DAQ does, so that the two are compared on the same grid.
+
+    >>> init([0.0, 1.0, 2.0], bits=1, role="activation").upper
+    array(3.)
+    """
+    low, high = grid.initial_clip_range(x, role)
+    return Params(np.asarray(low), np.asarray(high), bits, role, variant)
+
+
+def forward(x: npt.ArrayLike, params: Params, *, training: bool, noise: None = None) -> Array:
+    """Quantize `x`; training and test are the same.
+
+    >>> forward([-2.0, -0.5, 0.1], Params(-1.0, 1.0, bits=2, role="weight"), training=True)
+    array([-1.        , -0.33333333,  0.33333333])
+    """
+    if noise is not None:
+        raise grid.refuse("noise", noise, "None (STE is deterministic)")
+    x = grid.as_float(x)
+    if params.bits is None:
+        return x
+    q = grid.ROUNDINGS[params.variant](grid.normalize(x, params.lower, params.upper, params.bits))
+    return grid.decode(q, params.bits, params.role)
+
+
+def codes(x: npt.ArrayLike, params: Params) -> Array:
+    """Integers 0 ... 2^bits - 1. Raises ValueError on NaN."""
+    return grid.codes(x, params.lower, params.upper, params.bits, params.variant)
+
+
+def decode(q: npt.ArrayLike, params: Params) -> Array:
+    """Values of codes."""
+    return grid.decode(q, grid.check_bits(params.bits) or 0, params.role)
+
+
+def levels(params: Params) -> Array:
+    """The 2^bits values that `forward` can return, ascending."""
+    return decode(np.arange(2 ** (params.bits or 0)), params)
+
+
+def slope(x: npt.ArrayLike) -> Array:
+    """The derivative used for the rounding: 1 everywhere (NaN for NaN).
+
+    >>> slope([0.2, 0.5])
+    array([1., 1.])
+    """
+    x = grid.as_float(x)
+    return np.where(np.isnan(x), math.nan, x.dtype.type(1))
+
+
+def vjp(x: npt.ArrayLike, params: Params, grad: npt.ArrayLike) -> tuple[Array, dict[str, Array]]:
+    """Gradients for x, l and u: those of DAQ with slope 1.
+
+    >>> vjp([-2.0, 0.0], Params(-1.0, 1.0, bits=1, role="weight"), [1.0, 1.0])[0]
+    array([0., 1.])
+    """
+    x = grid.as_float(x)
+    grad = np.asarray(grad, x.dtype)
+    if params.bits is None:
+        return grad, {"lower": np.zeros_like(params.lower), "upper": np.zeros_like(params.upper)}
+    ones = slope(grid.position(x, params.lower, params.upper))
+    return grid.clip_range_vjp(grad, x, params.lower, params.upper, ones, grid.output_scale(params.role))

@@ -1,0 +1,1 @@
+"""The PyTorch side: quantizers that train networks, layers, networks, data and checkpoints."""

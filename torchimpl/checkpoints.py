@@ -1,0 +1,274 @@
+"""Checkpoints from others: read safely, renamed to this suite's networks, loaded strictly.
+
+Files are read with ``weights_only``, so that they can hold nothing but tensors and plain containers. Two families are
+known: plain ResNet-20 state_dicts in the usual public layouts, and the checkpoints that DAQ's authors released.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import pickle
+import re
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchimpl.models import ARCHITECTURES, ResNet
+
+MAX_BYTES = 512 * 2**20
+UNBOUNDED = 2.0**31  # the released code's clip range that was never set: full precision
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be used; the message is one line that says why."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A state_dict with its file.
+
+    Attributes
+    ----------
+    path : Path
+    sha256 : str
+        Of the file.
+    state : mapping of str to Tensor
+        Names without a leading ``module.``.
+    """
+
+    path: Path
+    sha256: str
+    state: Mapping[str, Tensor]
+
+
+def read(path: str | Path) -> Checkpoint:
+    """Read a checkpoint file: a state_dict, or a dict that holds one as state_dict, model, model_state_dict or net.
+
+    Raises
+    ------
+    CheckpointError
+        If the file is missing, too large, corrupt, holds anything but tensors and plain containers, or no state_dict.
+    """
+    path = Path(path)
+    try:
+        size = path.stat().st_size
+        if not path.is_file() or size > MAX_BYTES:
+            raise CheckpointError(f"{path}: not a file of at most {MAX_BYTES // 2**20} MiB")
+        _check_archive(path)
+        with path.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no such file") from None
+    except CheckpointError:
+        raise
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(f"{path}: refused, holds more than tensors or is corrupt: {_first_line(error)}") from None
+    except Exception as error:  # torch.load documents no exception types for corrupt files
+        reason = f"{type(error).__name__}: {_first_line(error)}"
+        raise CheckpointError(f"{path}: not a readable checkpoint: {reason}") from None
+    return Checkpoint(path, digest, _state_dict(path, content))
+
+
+def _check_archive(path: Path) -> None:
+    """Refuse a zip archive that would unpack to more than the bound."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            total = sum(entry.file_size for entry in archive.infolist())
+        if total > MAX_BYTES:
+            raise CheckpointError(f"{path}: unpacks to {total} bytes, at most {MAX_BYTES} are admitted")
+
+
+def _first_line(error: BaseException) -> str:
+    text = re.sub(r"\s+", " ", str(error)).strip()
+    unsupported = re.search(r"Unsupported (global|class|operand)[^.]*", text)
+    return unsupported.group(0)[:120] if unsupported else text[:120] or type(error).__name__
+
+
+def _state_dict(path: Path, content: Any) -> dict[str, Tensor]:
+    for key in ("state_dict", "model_state_dict", "model", "net"):
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+            break
+    if not isinstance(content, Mapping) or not content:
+        raise CheckpointError(f"{path}: holds no state_dict but a {type(content).__name__}")
+    state = {}
+    for name, value in content.items():
+        if not isinstance(name, str) or not isinstance(value, Tensor):
+            raise CheckpointError(f"{path}: entry {name!r} is a {type(value).__name__}, not a tensor")
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            raise CheckpointError(f"{path}: {name} holds NaN or infinity")
+        state[name.removeprefix("module.")] = value
+    return state
+
+
+def load(
+    checkpoint: Checkpoint, arch: str, method: str | None = None, bits: tuple[int | None, int | None] = (None, None)
+) -> ResNet:
+    """Build a network of the suite with the weights of a checkpoint, in test mode.
+
+    Parameters
+    ----------
+    checkpoint : Checkpoint
+    arch : {"resnet20", "resnet20_released"}
+    method : str, optional
+        Quantizer of the convolutions within the blocks; None is full precision.
+    bits : tuple of (int or None)
+        Bit-widths of weights and activations.
+
+    Raises
+    ------
+    CheckpointError
+        If the checkpoint is of another network: missing and unexpected entries, and shapes that differ, are named.
+    """
+    if arch not in ARCHITECTURES:
+        raise CheckpointError(f"arch must be one of {', '.join(ARCHITECTURES)}, got {arch!r}")
+    state = dict(checkpoint.state)
+    options: dict[str, Any] = {}
+    if arch == "resnet20":
+        state = _from_public_layout(state)
+        options["shortcut"] = "B" if any(".shortcut." in name for name in state) else "A"
+    else:
+        state = _from_released_layout(state, checkpoint.path)
+    classifier = state.get("linear.bias")
+    if classifier is not None and classifier.dim() == 1:
+        options["classes"] = len(classifier)
+    if method == "daq" and arch == "resnet20_released":
+        options["variant"] = "released"
+    model = ARCHITECTURES[arch](method, bits, **options)
+    expected = model.state_dict()
+    _complete_quantizers(state, expected)
+    _compare(checkpoint.path, arch, method, bits, state, expected)
+    model.load_state_dict(state)
+    return model.eval()
+
+
+def _from_public_layout(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Rename the public variants: classifier `fc`, projections `downsample`."""
+    renamed = {}
+    for name, value in state.items():
+        name = re.sub(r"^fc\.", "linear.", name)
+        renamed[re.sub(r"^(layer[123]\.\d+)\.downsample\.", r"\1.shortcut.", name)] = value
+    return renamed
+
+
+_RELEASED_NAMES = {
+    "lW": "weight_quantizer.lower",
+    "uW": "weight_quantizer.upper",
+    "uA": "input_quantizer.upper",
+    "beta": "scale",
+}
+
+
+def _from_released_layout(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """Rename the entries of DAQ's released checkpoints, and drop the ones that its network never uses."""
+    renamed = {}
+    for name, value in state.items():
+        name = re.sub(r"^(layer[123])\.block_(\d+)\.0\.", r"\1.\2.", name)
+        module, _, leaf = name.rpartition(".")
+        if module == "bn1":  # of the first convolution: not called by the released network
+            continue
+        if leaf == "init" or (leaf in ("lA", "uA") and bool(value.abs() >= UNBOUNDED)):  # never set, hence not used
+            continue
+        if leaf == "lA":
+            raise CheckpointError(f"{path}: {name} = {float(value)} was learned; the known network has none")
+        renamed[f"{module}.{_RELEASED_NAMES.get(leaf, leaf)}"] = value
+    return renamed
+
+
+_OWN_ENTRIES = re.compile(r"\.(initialized|scale_initialized|input_quantizer\.lower)$")
+
+
+def _complete_quantizers(state: dict[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    """Add what only this suite records: that quantizers are initialised, and the lower end that stays 0."""
+    for name, value in expected.items():
+        module, _, leaf = name.rpartition(".")
+        if leaf == "lower" and module.endswith("input_quantizer") and f"{module}.upper" in state:
+            state.setdefault(name, value)
+        elif (leaf == "initialized" and f"{module}.upper" in state) or (
+            leaf == "scale_initialized" and f"{module}.scale" in state
+        ):
+            state.setdefault(name, torch.tensor(True))
+
+
+def _compare(
+    path: Path,
+    arch: str,
+    method: str | None,
+    bits: tuple[int | None, int | None],
+    state: Mapping[str, Tensor],
+    expected: Mapping[str, Tensor],
+) -> None:
+    network = (
+        arch if method is None else f"{arch} with {method} {'/'.join('32' if b is None else str(b) for b in bits)}"
+    )
+    problems = {
+        "missing": [n for n in expected if n not in state and not _OWN_ENTRIES.search(n)],
+        "unexpected": [n for n in state if n not in expected],
+        "of another shape": [
+            f"{n} {tuple(state[n].shape)} instead of {tuple(expected[n].shape)}"
+            for n in expected
+            if n in state and state[n].shape != expected[n].shape
+        ],
+    }
+    listed = "; ".join(f"{len(names)} {kind}: {_some(names)}" for kind, names in problems.items() if names)
+    if listed:
+        raise CheckpointError(f"{path}: not a checkpoint of {network}; {listed}")
+
+
+def _some(names: list[str], most: int = 3) -> str:
+    shown = ", ".join(names[:most])
+    return shown if len(names) <= most else f"{shown}, and {len(names) - most} more"
+
+
+def parse_bits(text: str) -> tuple[int | None, int | None]:
+    """Parse "W/A", with 32 for full precision.
+
+    >>> parse_bits("1/32")
+    (1, None)
+
+    Raises
+    ------
+    ValueError
+        If `text` is not two bit-widths of 1 to 8, or 32.
+    """
+    match = re.fullmatch(r"([1-8]|32)/([1-8]|32)", text)
+    if match is None:
+        raise ValueError(f"bits must be W/A with 1 to 8, or 32 for full precision, got {text!r}")
+    weight, activation = (None if bits == "32" else int(bits) for bits in match.groups())
+    return weight, activation
+
+
+def parse_normalization(text: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Parse "imagenet", "cifar10" or "M,M,M/S,S,S" into means and standard deviations of the three channels.
+
+    >>> parse_normalization("0.5,0.5,0.5/0.25,0.25,0.25")
+    ((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+
+    Raises
+    ------
+    ValueError
+        If `text` is neither a known name nor six finite numbers with positive deviations.
+    """
+    if text in NORMALIZATIONS:
+        return NORMALIZATIONS[text]
+    try:
+        means, deviations = (tuple(float(number) for number in part.split(",")) for part in text.split("/"))
+        if len(means) == len(deviations) == 3 and min(deviations) > 0 and all(map(math.isfinite, means + deviations)):
+            return means, deviations
+    except ValueError:
+        pass
+    raise ValueError(f"normalize must be {', '.join(NORMALIZATIONS)} or M,M,M/S,S,S with S > 0, got {text!r}")
+
+
+# imagenet: usual for ImageNet, used on CIFAR-10 by DAQ's released code. cifar10: of the training images, as is common.
+NORMALIZATIONS = {
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+}

@@ -1,0 +1,132 @@
+"""ResNet-20 for CIFAR-10, as published and as DAQ's authors released it.
+
+Source: He et al.: Deep Residual Learning for Image Recognition, CVPR 2016, Section 4.2; and the code released with
+DAQ, whose network differs in two places (see `resnet20_released`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from torchimpl.layers import QuantConv2d
+
+Shortcut: TypeAlias = Literal["A", "B"]
+MakeConv: TypeAlias = Callable[..., nn.Conv2d]
+
+
+class ZeroPadShortcut(nn.Module):
+    """Option A of the paper: every second pixel, and zero channels, half of them on each side."""
+
+    def __init__(self, out_channels: int) -> None:
+        super().__init__()
+        self.out_channels = out_channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, C, H, W) to (N, out_channels, ceil(H/2), ceil(W/2))."""
+        missing = self.out_channels - x.shape[1]
+        return F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, missing // 2, missing - missing // 2))
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int, shortcut: Shortcut, conv: MakeConv) -> None:
+        super().__init__()
+        self.conv1 = conv(in_channels, out_channels, 3, stride=stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(out_channels)
+        self.conv2 = conv(out_channels, out_channels, 3, stride=1, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(out_channels)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 and shortcut == "A":
+            self.shortcut = ZeroPadShortcut(out_channels)
+        elif stride != 1:
+            projection = nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False)
+            self.shortcut = nn.Sequential(projection, nn.BatchNorm2d(out_channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return relu(residual + shortcut)."""
+        out = F.relu(self.bn1(self.conv1(x)))
+        return F.relu(self.bn2(self.conv2(out)) + self.shortcut(x))
+
+
+class ResNet(nn.Module):
+    """ResNet for 32x32 images: three stages of 16, 32 and 64 channels.
+
+    Parameters
+    ----------
+    blocks : int
+        Blocks a stage: 3 for ResNet-20.
+    classes : int
+        Outputs.
+    shortcut : {"A", "B"}
+        Where a stage begins: zero padding, or a 1x1 convolution with BatchNorm.
+    released : bool
+        See `resnet20_released`.
+    conv : callable
+        Builds the convolutions within the blocks; the first convolution and the classifier stay in full precision.
+    """
+
+    def __init__(self, blocks: int, classes: int, shortcut: Shortcut, released: bool, conv: MakeConv) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=False)
+        self.bn1 = nn.Identity() if released else nn.BatchNorm2d(16)
+        channels = [16, *[16] * blocks, *[32] * blocks, *[64] * blocks]
+        stages = []
+        for stage in range(3):
+            first = stage * blocks
+            stages.append(
+                nn.Sequential(
+                    *(
+                        BasicBlock(channels[i], channels[i + 1], 2 if stage and i == first else 1, shortcut, conv)
+                        for i in range(first, first + blocks)
+                    )
+                )
+            )
+        self.layer1, self.layer2, self.layer3 = stages
+        self.bn2 = nn.BatchNorm1d(64) if released else nn.Identity()
+        self.linear = nn.Linear(64, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map images (N, 3, H, W) to logits (N, classes)."""
+        x = F.relu(self.bn1(self.conv1(x)))
+        x = self.layer3(self.layer2(self.layer1(x)))
+        return self.linear(self.bn2(x.mean((2, 3))))
+
+
+def _conv(method: str | None, bits: tuple[int | None, int | None], options: dict[str, Any]) -> MakeConv:
+    return nn.Conv2d if method is None else partial(QuantConv2d, method=method, bits=bits, **options)
+
+
+def resnet20(
+    method: str | None = None,
+    bits: tuple[int | None, int | None] = (None, None),
+    *,
+    classes: int = 10,
+    shortcut: Shortcut = "A",
+    **options: Any,
+) -> ResNet:
+    """ResNet-20 as published; with `method`, the 18 convolutions within the blocks are quantized.
+
+    >>> sum(p.numel() for p in resnet20().parameters())
+    269722
+    >>> resnet20("daq", (1, 1))(torch.rand(2, 3, 32, 32)).shape
+    torch.Size([2, 10])
+    """
+    return ResNet(3, classes, shortcut, released=False, conv=_conv(method, bits, options))
+
+
+def resnet20_released(
+    method: str | None = None, bits: tuple[int | None, int | None] = (None, None), *, classes: int = 10, **options: Any
+) -> ResNet:
+    """The network in DAQ's released code, whose checkpoints the paper's Table 5 can be tested with.
+
+    Against ResNet-20: no BatchNorm after the first convolution (its parameters are in the checkpoints, unused), and a
+    BatchNorm over the 64 features before the classifier.
+    """
+    return ResNet(3, classes, "A", released=True, conv=_conv(method, bits, options))

@@ -1,0 +1,139 @@
+"""DAQ as a module, twice: the closed form (the default) and the paper's literal computation.
+
+The closed form is a rounding forward and one factor, a hyperbolic cotangent, backward; `reference.daq.slope` derives
+it. The literal form goes through scores, kernel, softmax and temperature and lets autograd do the rest, the temperature
+being detached. Both give the same training up to rounding errors; the literal form exists so that this can be tested,
+and costs what the paper's computation costs.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from reference import daq as names
+from torchimpl.quantizers.base import Quantizer, clip_range_backward, normalize, round_half_down, scale_output
+
+
+@torch.library.custom_op("quantgap::daq", mutates_args=())
+def daq_closed_form(
+    x: Tensor, lower: Tensor, upper: Tensor, n: int, is_weight: bool, gamma: float, half_plus_c: float
+) -> Tensor:
+    """Quantize by rounding; the backward pass uses ``gamma/(2 sinh gamma) coth(half_plus_c - t)``."""
+    return scale_output(round_half_down(normalize(x, lower, upper, n)), n, is_weight)
+
+
+@daq_closed_form.register_fake
+def _(x: Tensor, lower: Tensor, upper: Tensor, n: int, is_weight: bool, gamma: float, half_plus_c: float) -> Tensor:
+    return torch.empty_like(torch.broadcast_tensors(x, lower, upper)[0], dtype=x.dtype)
+
+
+def _setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+    x, lower, upper, ctx.n, ctx.is_weight, ctx.gamma, ctx.half_plus_c = inputs
+    ctx.save_for_backward(x, lower, upper)
+
+
+def _backward(ctx, grad):  # type: ignore[no-untyped-def]
+    factor = ctx.gamma * math.exp(-ctx.gamma) / -math.expm1(-2 * ctx.gamma)
+
+    def slope(normalized: Tensor) -> Tensor:
+        above = normalized - torch.floor(normalized)
+        t = torch.minimum(above, 1 - above)
+        return factor / torch.tanh(ctx.half_plus_c - t)
+
+    x, lower, upper = ctx.saved_tensors
+    return *clip_range_backward(grad, x, lower, upper, slope, ctx.n, ctx.is_weight), None, None, None, None
+
+
+daq_closed_form.register_autograd(_backward, setup_context=_setup_context)
+
+
+def daq_literal(x: Tensor, lower: Tensor, upper: Tensor, n: int, is_weight: bool, gamma: float, kappa: float) -> Tensor:
+    """Quantize by Eq. 1, 4 to 8, 10 and 2 as they stand, differentiated by autograd.
+
+    Parameters
+    ----------
+    x : Tensor
+        Full-precision values.
+    lower, upper : Tensor
+        Clip range.
+    n : int
+        2^bits - 1.
+    is_weight : bool
+        Which half of Eq. 2.
+    gamma : float
+        Eq. 7.
+    kappa : float
+        The kernel at the farther level; it is 1 at the nearer.
+    """
+    x = n * (torch.clamp(x, lower, upper) - lower) / (upper - lower)  # Eq. 1
+    q_f = torch.floor(x).detach()
+    levels = torch.stack([q_f, q_f + 1])
+    # |x - q|, with the derivative at x = q taken from the right; torch.abs would have 0 there.
+    distance = torch.where(x >= levels, x - levels, levels - x)
+    d = torch.exp(-distance)  # Eq. 4
+    at_floor = (x - q_f <= 0.5).detach()
+    k = torch.where(torch.stack([at_floor, ~at_floor]), 1.0, kappa)
+    s = k * d  # Eq. 8
+    beta = (gamma / (s[0] - s[1]).abs()).detach()  # Eq. 7, a hyperparameter in both passes (Section 3.3)
+    m = torch.softmax(beta * s, dim=0)  # Eq. 6; softmax subtracts the maximum of each input, not of the tensor
+    phi = (m * levels).sum(0)  # Eq. 5
+    q_t = q_f + 0.5
+    lambda_ = 1 / (math.exp(gamma) + 1)
+    return scale_output((phi - q_t) / (1 - 2 * lambda_) + q_t, n, is_weight)  # Eq. 10, Eq. 2
+
+
+class DAQ(Quantizer):
+    """Distance-aware quantizer (Kim, Lee, Ham, ICCV 2021).
+
+    Parameters
+    ----------
+    bits, role, variant
+        See `Quantizer`; variants are "paper" and "released", the two formulas of the kernel.
+    gamma : float
+        Eq. 7; 2 in the paper.
+    sigma : float, optional
+        Width of the kernel; by default the paper's, 1 for weights and 2 for activations.
+    literal : bool
+        In training, compute Eq. 4 to 10 through autograd instead of the closed form.
+
+    >>> quantizer = DAQ(bits=2, role="weight")
+    >>> quantizer(torch.tensor([-9.0, -1.0, 0.5, 9.0])).detach()
+    tensor([-1.0000, -0.3333,  0.3333,  1.0000])
+    """
+
+    method = "daq"
+
+    def __init__(
+        self,
+        bits: int | None,
+        role: str = "activation",
+        *,
+        variant: str | None = None,
+        gamma: float = names.GAMMA,
+        sigma: float | None = None,
+        literal: bool = False,
+    ) -> None:
+        super().__init__(bits, role, variant=variant)
+        self.gamma = names.check_gamma(gamma)
+        self.sigma = names.check_sigma(names.SIGMA[self.role] if sigma is None else sigma)
+        self.literal = literal
+
+    def quantize(self, x: Tensor) -> Tensor:
+        """Quantize with the clip range as it stands."""
+        n, is_weight = self.levels - 1, self.role == "weight"
+        c = 1 / (4 * self.sigma**2) if self.variant == "paper" else 1 / (2 * self.sigma**2)
+        if self.literal and self.training:
+            lower, upper = self.lower.to(x.dtype), self.upper.to(x.dtype)
+            return daq_literal(x, lower, upper, n, is_weight, self.gamma, math.exp(-2 * c))
+        return daq_closed_form(x, self.lower, self.upper, n, is_weight, self.gamma, 0.5 + c)
+
+    def extra_repr(self) -> str:
+        """Show what the quantizer was built with."""
+        form = ", literal" if self.literal else ""
+        return f"{super().extra_repr()}, gamma={self.gamma:g}, sigma={self.sigma:g}{form}"
+
+
+QUANTIZER = DAQ

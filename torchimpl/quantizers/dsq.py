@@ -1,0 +1,109 @@
+"""DSQ as a module: the hard quantizer forward, the slope of the soft one backward; l, u and alpha learned.
+
+Formulas and their sources are in `reference.dsq`.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from reference import dsq as names
+from reference import grid
+from torchimpl.quantizers.base import Quantizer, normalize, round_half_down
+
+
+@torch.library.custom_op("quantgap::dsq", mutates_args=())
+def dsq_hard(x: Tensor, lower: Tensor, upper: Tensor, alpha: Tensor, n: int) -> Tensor:
+    """Quantize to l + (u - l) (Q / n); the backward pass is that of the soft quantizer."""
+    lower_x, upper_x = lower.to(x.dtype), upper.to(x.dtype)
+    return lower_x + (upper_x - lower_x) * (round_half_down(normalize(x, lower, upper, n)) / n)
+
+
+@dsq_hard.register_fake
+def _(x: Tensor, lower: Tensor, upper: Tensor, alpha: Tensor, n: int) -> Tensor:
+    return torch.empty_like(torch.broadcast_tensors(x, lower, upper)[0], dtype=x.dtype)
+
+
+def _setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+    x, lower, upper, alpha, ctx.n = inputs
+    ctx.save_for_backward(x, lower, upper, alpha)
+
+
+def _backward(ctx, grad):  # type: ignore[no-untyped-def]
+    x, lower, upper, alpha = ctx.saved_tensors
+    low, high, n = lower.to(x.dtype), upper.to(x.dtype), ctx.n
+    a = alpha.to(x.dtype).clamp(*names.ALPHA_RANGE)
+    s, K = 1 / (1 - a), torch.log(2 / a - 1)
+    p = (torch.clamp(x, low, high) - low) / (high - low)
+    inside = ~((x < low) | (x > high))
+    cell = torch.floor(p * n)
+    z = p * n - cell - 0.5
+    tanh = torch.tanh(K * z)
+    sech2 = 1 - tanh * tanh
+    g = torch.where(inside, s * K / 2 * sech2, 0.0)
+    P = torch.where(inside, (cell + (s * tanh + 1) / 2) / n, p)
+    by_alpha = (tanh * s * s - 2 * s * z * sech2 / (a * (2 - a))) / 2
+    grad_alpha = torch.where(inside, (high - low) / n * by_alpha, 0.0)
+    return (
+        grad * g,
+        (grad * ((1 - P) - g * (1 - p))).sum_to_size(lower.shape).to(lower.dtype),
+        (grad * (P - g * p)).sum_to_size(upper.shape).to(upper.dtype),
+        (grad * grad_alpha).sum_to_size(alpha.shape).to(alpha.dtype),
+        None,
+    )
+
+
+dsq_hard.register_autograd(_backward, setup_context=_setup_context)
+
+
+class DSQ(Quantizer):
+    """Differentiable soft quantization (Gong et al., ICCV 2019). Values stay in the clip range, from l to u.
+
+    The clip range starts at the least and the greatest value of the first batch (0 and the greatest after a ReLU).
+    `alpha` is learned; whatever training makes of it, the slope is that of the nearest admitted alpha.
+
+    >>> DSQ(bits=2, role="weight").alpha
+    Parameter containing:
+    tensor(0.2000, requires_grad=True)
+    """
+
+    method = "dsq"
+
+    def __init__(
+        self,
+        bits: int | None,
+        role: str = "activation",
+        *,
+        variant: str | None = None,
+        alpha: float = names.INITIAL_ALPHA,
+    ) -> None:
+        super().__init__(bits, role, variant=variant)
+        self.alpha = nn.Parameter(torch.tensor(names.check_alpha(alpha)))
+
+    def ready_at_once(self) -> bool:
+        """Never: the clip range comes from data, for weights too."""
+        return False
+
+    @torch.no_grad()
+    def initialize(self, x: Tensor) -> None:
+        """Set the clip range to the range of `x`. Raises ValueError if `x` has none."""
+        low, high = (float(x.min()), float(x.max())) if x.numel() else (0.0, 0.0)
+        low = 0.0 if self.role == "activation" else low
+        if not (low < high and abs(low) < float("inf") and abs(high) < float("inf")):
+            raise grid.refuse("range of the first batch", (low, high), "finite values that differ")
+        self.lower.fill_(low)
+        self.upper.fill_(high)
+        self.mark_initialized()
+
+    def quantize(self, x: Tensor) -> Tensor:
+        """Quantize with the clip range as it stands."""
+        return dsq_hard(x, self.lower, self.upper, self.alpha, self.levels - 1)
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """Values of codes, ``l + (u - l) (q / n)``."""
+        lower, upper = self.lower.detach(), self.upper.detach()
+        return lower + (upper - lower) * (codes.to(upper.dtype) / (self.levels - 1))
+
+
+QUANTIZER = DSQ

@@ -1,0 +1,66 @@
+"""The straight-through estimator as a module: rounding forward, identity backward inside the clip range."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from torchimpl.quantizers.base import Quantizer, clip_range_backward, normalize, round_half_down, scale_output
+
+
+def round_by(rule: str, x: Tensor) -> Tensor:
+    """Round x >= 0 by a named rule for ties."""
+    if rule == "half_even":
+        return torch.round(x) + 0.0
+    if rule == "half_down":
+        return round_half_down(x)
+    floor = torch.floor(x)  # up and away from zero are the same for x >= 0
+    return torch.where(x.isnan(), x, floor + (x - floor >= 0.5))
+
+
+@torch.library.custom_op("quantgap::ste", mutates_args=())
+def straight_through(x: Tensor, lower: Tensor, upper: Tensor, n: int, is_weight: bool, rule: str) -> Tensor:
+    """Quantize by rounding; the backward pass takes the rounding's derivative for 1."""
+    return scale_output(round_by(rule, normalize(x, lower, upper, n)), n, is_weight)
+
+
+@straight_through.register_fake
+def _(x: Tensor, lower: Tensor, upper: Tensor, n: int, is_weight: bool, rule: str) -> Tensor:
+    return torch.empty_like(torch.broadcast_tensors(x, lower, upper)[0], dtype=x.dtype)
+
+
+def _setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+    x, lower, upper, ctx.n, ctx.is_weight, _ = inputs
+    ctx.save_for_backward(x, lower, upper)
+
+
+def _backward(ctx, grad):  # type: ignore[no-untyped-def]
+    def slope(normalized: Tensor) -> Tensor:
+        return normalized * 0 + 1  # NaN stays NaN
+
+    x, lower, upper = ctx.saved_tensors
+    return *clip_range_backward(grad, x, lower, upper, slope, ctx.n, ctx.is_weight), None, None, None
+
+
+straight_through.register_autograd(_backward, setup_context=_setup_context)
+
+
+class STE(Quantizer):
+    """Straight-through estimator on DAQ's grid; `variant` is the rounding rule, by default "half_even".
+
+    >>> STE(bits=1, role="weight")(torch.tensor([-1.0, 0.5])).detach()
+    tensor([-1.,  1.])
+    """
+
+    method = "ste"
+
+    def quantize(self, x: Tensor) -> Tensor:
+        """Quantize with the clip range as it stands."""
+        return straight_through(x, self.lower, self.upper, self.levels - 1, self.role == "weight", self.variant)
+
+    def round(self, x: Tensor) -> Tensor:
+        """Round normalised values by the chosen rule."""
+        return round_by(self.variant, x)
+
+
+QUANTIZER = STE
