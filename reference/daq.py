@@ -459,7 +459,7 @@ def fixed_beta_transition_slope(beta: float, *, sigma: float, variant: Variant =
 
 
 def _score_distance_at_transition(beta: float, sigma: float, variant: Variant) -> float:
-    """beta |s_f - s_c| at q_t, bounded so that exp and cosh of it stay finite."""
+    """Return beta |s_f - s_c| at q_t, bounded so that exp and cosh of it stay finite."""
     beta = grid.check_scalar("beta", beta, *BETA_RANGE)
     distance = beta * -math.expm1(-2 * kernel_exponent(sigma, variant)) / math.sqrt(math.e)
     return min(distance, 700.0)
@@ -603,7 +603,7 @@ def vjp(x: npt.ArrayLike, params: Params, grad: npt.ArrayLike) -> tuple[Array, d
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-@numba.vectorize(cache=True)
+@numba.vectorize(cache=True)  # type: ignore[no-untyped-call]
 def _slope_scalar(x, factor, half_plus_c):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
     floor = np.floor(x)
     rest = x - floor

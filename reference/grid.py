@@ -48,7 +48,7 @@ def check_role(role: str) -> Role:
     """Return `role` if it is one of `ROLES`, else raise ValueError."""
     if role not in ROLES:
         raise refuse("role", role, "one of " + ", ".join(ROLES))
-    return role  # type: ignore[return-value]
+    return role
 
 
 def check_scalar(name: str, value: float, low: float, high: float) -> float:
@@ -350,7 +350,7 @@ def unbroadcast(grad: Array, shape: tuple[int, ...]) -> Array:
     return np.asarray(grad.sum(axis=kept, keepdims=True))
 
 
-@numba.vectorize(cache=True)
+@numba.vectorize(cache=True)  # type: ignore[no-untyped-call]
 def _round_half_down_scalar(x, low, high, n):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
     clipped = low if x < low else (high if x > high else x)
     normalized = (clipped - low) / (high - low) * n

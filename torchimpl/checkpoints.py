@@ -47,13 +47,20 @@ class Checkpoint:
     state: Mapping[str, Tensor]
 
 
-def read(path: str | Path) -> Checkpoint:
+def read(path: str | Path, *, sha256: str | None = None) -> Checkpoint:
     """Read a checkpoint file: a state_dict, or a dict that holds one as state_dict, model, model_state_dict or net.
+
+    Parameters
+    ----------
+    path : path
+    sha256 : str, optional
+        What the file must be; it is checked before anything is unpickled.
 
     Raises
     ------
     CheckpointError
-        If the file is missing, too large, corrupt, holds anything but tensors and plain containers, or no state_dict.
+        If the file is missing, too large, corrupt, not the expected one, holds anything but tensors and plain
+        containers, or no state_dict.
     """
     path = Path(path)
     try:
@@ -63,6 +70,8 @@ def read(path: str | Path) -> Checkpoint:
         _check_archive(path)
         with path.open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        if sha256 not in (None, digest):
+            raise CheckpointError(f"{path}: has sha256 {digest}, the released file has {sha256}: damaged, or another")
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such file") from None
@@ -71,8 +80,7 @@ def read(path: str | Path) -> Checkpoint:
     except pickle.UnpicklingError as error:
         raise CheckpointError(f"{path}: refused, holds more than tensors or is corrupt: {_first_line(error)}") from None
     except Exception as error:  # torch.load documents no exception types for corrupt files
-        reason = f"{type(error).__name__}: {_first_line(error)}"
-        raise CheckpointError(f"{path}: not a readable checkpoint: {reason}") from None
+        raise CheckpointError(f"{path}: no checkpoint, or damaged ({type(error).__name__} while reading it)") from None
     return Checkpoint(path, digest, _state_dict(path, content))
 
 

@@ -22,8 +22,9 @@ def standardize(w: Tensor) -> Tensor:
 class _Quantized(nn.Module):
     """The part that `QuantConv2d` and `QuantLinear` share: two quantizers and an output scale."""
 
-    weight: nn.Parameter
-    bias: nn.Parameter | None
+    weight: Tensor
+    bias: Tensor | None
+    scale_initialized: Tensor
     bias_shape: tuple[int, ...]
 
     def _add_quantizers(
@@ -132,7 +133,7 @@ class QuantConv2d(_Quantized, nn.Conv2d):
         return self._conv_forward(x, w, None)
 
 
-class QuantLinear(_Quantized, nn.Linear):
+class QuantLinear(_Quantized, nn.Linear):  # type: ignore[misc]  # torch types bias as never None here
     """Linear layer with quantized weights and inputs; the keywords are those of `QuantConv2d`.
 
     Examples

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal, TypeAlias
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -115,6 +114,7 @@ def resnet20(
 
     >>> sum(p.numel() for p in resnet20().parameters())
     269722
+    >>> import torch
     >>> resnet20("daq", (1, 1))(torch.rand(2, 3, 32, 32)).shape
     torch.Size([2, 10])
     """

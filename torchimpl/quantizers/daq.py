@@ -27,7 +27,7 @@ def daq_closed_form(
 
 @daq_closed_form.register_fake
 def _(x: Tensor, lower: Tensor, upper: Tensor, n: int, is_weight: bool, gamma: float, half_plus_c: float) -> Tensor:
-    return torch.empty_like(torch.broadcast_tensors(x, lower, upper)[0], dtype=x.dtype)
+    return torch.empty_like(x + lower.to(x.dtype) + upper.to(x.dtype))
 
 
 def _setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
@@ -75,7 +75,7 @@ def daq_literal(x: Tensor, lower: Tensor, upper: Tensor, n: int, is_weight: bool
     distance = torch.where(x >= levels, x - levels, levels - x)
     d = torch.exp(-distance)  # Eq. 4
     at_floor = (x - q_f <= 0.5).detach()
-    k = torch.where(torch.stack([at_floor, ~at_floor]), 1.0, kappa)
+    k = torch.where(torch.stack([at_floor, ~at_floor]), 1.0, torch.full_like(levels, kappa))  # in the dtype of x
     s = k * d  # Eq. 8
     beta = (gamma / (s[0] - s[1]).abs()).detach()  # Eq. 7, a hyperparameter in both passes (Section 3.3)
     m = torch.softmax(beta * s, dim=0)  # Eq. 6; softmax subtracts the maximum of each input, not of the tensor

@@ -1,0 +1,1 @@
+"""The papers' tables and claims, measured again and set beside what is printed."""

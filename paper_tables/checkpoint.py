@@ -1,0 +1,170 @@
+"""The accuracy of a checkpoint over CIFAR-10's test images, against what is claimed of it."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Sequence
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import Progress
+
+from paper_tables import cells, render, tables, verdicts
+from paper_tables.cells import Cell
+from paper_tables.tables import InputError
+from reference import registry
+from torchimpl import checkpoints, evaluation
+from torchimpl.data import cifar10
+from torchimpl.models import ARCHITECTURES
+
+DESCRIPTION = """\
+Measure the test accuracy of a checkpoint of a known network on CIFAR-10, all 10,000 test images, and judge a claim.
+
+  resnet20           ResNet-20 in the usual public layouts: classifier "linear" or "fc", shortcuts of option A or
+                     B ("shortcut" or "downsample"), with or without a leading "module."
+  resnet20_released  the network of DAQ's released code
+
+The file may be a state_dict, or a dict that holds one. It is read as tensors and plain containers only: a file that
+holds anything else is refused.
+"""
+EPILOG = """\
+The claim is reproduced if the accuracy is within half a unit of its last digit, else contradicted, with the
+difference in images.
+
+Exit status: 0 done; 1 with --strict, the claim is contradicted; 2 bad input; 3 a failure of the suite.
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """Build the parser."""
+    result = argparse.ArgumentParser(
+        prog="python -m paper_tables checkpoint",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    result.add_argument("--arch", required=True, choices=list(ARCHITECTURES))
+    result.add_argument("--weights", required=True, metavar="FILE")
+    result.add_argument("--data", metavar="DIR", help="folder with CIFAR-10, or QUANTGAP_DATA")
+    result.add_argument("--method", choices=list(registry.methods()), help="quantizer; without, full precision")
+    result.add_argument("--bits", metavar="W/A", help="bit-widths of weights and activations, such as 1/1 or 2/32")
+    result.add_argument(
+        "--normalize",
+        metavar="HOW",
+        help="imagenet, cifar10, or means and deviations as M,M,M/S,S,S "
+        "(default: imagenet for resnet20_released, else cifar10)",
+    )
+    result.add_argument("--claim", metavar="PERCENT", help="claimed accuracy, with its printed decimals, such as 91.20")
+    result.add_argument("--out", metavar="DIR", help="also write the result there, as JSON")
+    result.add_argument("--strict", action="store_true", help="exit with 1 if the claim is contradicted")
+    result.add_argument("--quiet", action="store_true", help="no progress bar")
+    return result
+
+
+def parse_claim(text: str) -> Decimal:
+    """Parse a claimed accuracy.
+
+    >>> parse_claim("91.20")
+    Decimal('91.20')
+    """
+    try:
+        claim = Decimal(text)
+    except InvalidOperation:
+        claim = Decimal("NaN")
+    exponent = claim.as_tuple().exponent
+    if not isinstance(exponent, int) or not -6 <= exponent <= 0 or not 0 <= claim <= 100:
+        raise InputError(f"--claim must be a percentage from 0 to 100, such as 91.2, got {text!r}")
+    return claim
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Measure and judge; returns the exit status."""
+    given = parser().parse_args(arguments)
+    claim = None if given.claim is None else parse_claim(given.claim)
+    assumed = given.normalize is None and given.arch != "resnet20_released"
+    normalization = given.normalize or ("imagenet" if given.arch == "resnet20_released" else "cifar10")
+    try:
+        bits = _bits(given.method, given.bits)
+        mean, std = checkpoints.parse_normalization(normalization)
+        data = _data_folder(given.data)
+        checkpoint = checkpoints.read(given.weights)
+        model = checkpoints.load(checkpoint, given.arch, given.method, bits)
+        test = cifar10.load(data, "test")
+    except ValueError as error:
+        raise InputError(str(error)) from None
+    start = time.perf_counter()
+    with Progress(console=tables.console, disable=given.quiet, transient=True) as progress:
+        task = progress.add_task(Path(given.weights).name, total=len(test.labels))
+        correct = evaluation.count_correct(
+            model, test.images, test.labels, mean=mean, std=std, progress=lambda done: progress.advance(task, done)
+        )
+    images = len(test.labels)
+    verdict, reason = (None, f"{correct} of {images} images")
+    if claim is not None:
+        verdict, reason = verdicts.judge_accuracy(correct, images, claim)
+    if verdict == "contradicted" and assumed:
+        reason += f" (normalization {normalization} was assumed: --normalize sets it)"
+    cell = Cell(
+        paper="",
+        table="checkpoint",
+        row=Path(given.weights).name,
+        column=given.bits or "FP",
+        unit="percent",
+        reported=given.claim,
+        measured=float(verdicts.accuracy(correct, images)),
+        ci95=verdicts.accuracy_interval(correct, images),
+        seeds=1,
+        images=images,
+        protocol=f"{given.arch}, {given.method or 'full precision'}, normalization {normalization}",
+        value_verdict=verdict,
+        reason=reason,
+        seconds=round(time.perf_counter() - start, 1),
+        hardware=cells.hardware(),
+        versions=cells.versions(),
+        source_sha256=cells.source_digest(
+            ("paper_tables.checkpoint", *([f"torchimpl.quantizers.{given.method}"] if given.method else [])),
+            checkpoint=checkpoint.sha256,
+            bits=bits,
+            normalization=[mean, std],
+            images=test.sha256,
+        ),
+    )
+    _show(cell)
+    if given.out:
+        try:
+            cells.write(Path(given.out), [cell])
+        except OSError as error:
+            raise InputError(f"--out {given.out}: {error.strerror}: {error.filename}") from None
+    return 1 if given.strict and verdict == "contradicted" else 0
+
+
+def _bits(method: str | None, text: str | None) -> tuple[int | None, int | None]:
+    if (method is None) != (text is None):
+        raise InputError("--method and --bits go together: both for a quantized network, neither for full precision")
+    bits = checkpoints.parse_bits(text) if text else (None, None)
+    if method and bits == (None, None):
+        raise InputError("--bits 32/32 is full precision: leave --method and --bits out")
+    return bits
+
+
+def _data_folder(value: str | None) -> Path:
+    from paper_tables.cli import folder
+
+    found = folder("data", value)
+    if found is None:
+        raise InputError("no CIFAR-10: give --data DIR (python -m torchimpl.data.cifar10 DIR downloads it)")
+    return found
+
+
+def _show(cell: Cell) -> None:
+    low, high = cell.ci95 or (0.0, 0.0)
+    out = Console(soft_wrap=True, highlight=False)
+    out.print(f"{cell.row}: {cell.protocol}, {cell.seconds:.0f} s")
+    out.print(f"accuracy {cell.measured:.2f} %, 95 % interval {low:.2f} to {high:.2f}")
+    mark = render.MARKS.get(cell.value_verdict or "", "")
+    if cell.value_verdict:
+        out.print(f"claim {cell.reported} %: {cell.value_verdict} {mark}. {cell.reason}")
+    else:
+        out.print(cell.reason)

@@ -1,0 +1,172 @@
+"""The command line: which tables, with which data, and what the exit status means."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table as RichTable
+
+from paper_tables import cells, checkpoint, render, tables
+from paper_tables.tables import SCRIPTS, InputError, Options, Table
+from reference import registry
+
+EPILOG = """\
+Without names, every table is regenerated. What needs data that are not given is listed as not run, with the command
+that would run it.
+
+  --data DIR         CIFAR-10 in one of its official layouts, or QUANTGAP_DATA
+                     (python -m torchimpl.data.cifar10 DIR downloads it)
+  --checkpoints DIR  the three checkpoints that DAQ's authors released, or QUANTGAP_CHECKPOINTS
+                     (folder "results" of cvlab-yonsei/DAQ on GitHub)
+
+Results: a table on the terminal, one JSON file a number in OUT/cells, and OUT/report.md.
+
+Subcommand:
+  python -m paper_tables checkpoint --help     the accuracy of anybody's checkpoint, against a claim
+
+Exit status: 0 done; 1 with --strict, something printed is contradicted; 2 bad input; 3 a failure of the suite.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments[:1] == ["checkpoint"]:
+        return guarded(lambda: checkpoint.main(arguments[1:]))
+    return guarded(lambda: run(parser().parse_args(arguments)))
+
+
+def main_for(name: str) -> int:
+    """Run one table's script alone."""
+    return main(["--table", name, *sys.argv[1:]])
+
+
+def guarded(action: Callable[[], int]) -> int:
+    """Turn what can go wrong into an exit status: bad input is one line, a failure of the suite a traceback."""
+    try:
+        return action()
+    except InputError as error:
+        tables.console.print(f"[bold red]error:[/bold red] {escape(str(error))}", highlight=False, soft_wrap=True)
+        return 2
+    except KeyboardInterrupt:
+        tables.console.print("interrupted; nothing was written", highlight=False)
+        return 130
+    except Exception:
+        traceback.print_exc()
+        tables.console.print("[bold red]failure of the suite[/bold red], not of your input: please report the above")
+        return 3
+
+
+def folder(name: str, value: str | None) -> Path | None:
+    """Return a folder given by option or environment variable.
+
+    Raises
+    ------
+    InputError
+        If it is not a folder.
+    """
+    value = value or os.environ.get(f"QUANTGAP_{name.upper()}") or None
+    if value is None:
+        return None
+    path = Path(value).expanduser()
+    if not path.is_dir():
+        raise InputError(f"--{name} {value}: no such folder")
+    return path
+
+
+def parser() -> argparse.ArgumentParser:
+    """Build the parser."""
+    result = argparse.ArgumentParser(
+        prog="python -m paper_tables",
+        description="Regenerate the tables of the DAQ and DSQ papers: the measured number beside the printed one.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    result.add_argument(
+        "--table", nargs="+", metavar="NAME", default=list(SCRIPTS), help=f"one or more of {', '.join(SCRIPTS)}"
+    )
+    result.add_argument("--list", action="store_true", help="list the tables and what they need, and stop")
+    result.add_argument("--list-methods", action="store_true", help="list the quantizers of the suite, and stop")
+    result.add_argument("--data", metavar="DIR", help="folder with CIFAR-10")
+    result.add_argument("--checkpoints", metavar="DIR", help="folder with the released checkpoints")
+    result.add_argument("--out", metavar="DIR", default="out", help="where results go (default: out)")
+    result.add_argument("--record", action="store_true", help="also write what data were needed for to results/")
+    result.add_argument("--strict", action="store_true", help="exit with 1 if anything printed is contradicted")
+    result.add_argument("--quiet", action="store_true", help="no tables and no progress bars")
+    return result
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Regenerate the chosen tables, show and write them."""
+    out = Console()
+    if arguments.list or arguments.list_methods:
+        out.print(_list_methods() if arguments.list_methods else _list_tables())
+        return 0
+    options = Options(
+        data=folder("data", arguments.data),
+        checkpoints=folder("checkpoints", arguments.checkpoints),
+        quiet=arguments.quiet,
+    )
+    destination = Path(arguments.out)
+    _make_folder(destination)
+    scripts = [tables.script(name) for name in dict.fromkeys(arguments.table)]
+    found: list[Table] = [script.run(options) for script in scripts]  # all of them, before anything is written
+    if not arguments.quiet:
+        for table in found:
+            render.show(table, out)
+        render.show_not_run(found, out)
+        out.print(f"\n[dim]{render.LEGEND}[/dim]", highlight=False)
+        out.print(f"[bold]{render.totals(found)}[/bold]", highlight=False)
+    try:
+        for table in found:
+            cells.write(destination / "cells", table.cells)
+        cells.write_atomic(destination / "report.md", render.report(found))
+        if arguments.record:
+            cells.write(cells.RESULTS, _to_record(found))
+    except OSError as error:
+        raise InputError(f"--out {destination}: {error.strerror}: {error.filename}") from None
+    if not arguments.quiet:
+        out.print(f"Report: {destination / 'report.md'}", highlight=False, soft_wrap=True)
+    contradicted = any({"contradicted", "fails"} & table.counts().keys() for table in found)
+    return 1 if arguments.strict and contradicted else 0
+
+
+def _make_folder(destination: Path) -> None:
+    """Make the output folder before anything is computed; raises InputError if that is refused."""
+    try:
+        destination.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--out {destination}: {error.strerror}") from None
+
+
+def _to_record(found: Sequence[Table]) -> list[cells.Cell]:
+    """Return the cells that took data and were measured in this run."""
+    return [
+        cell
+        for table in found
+        for cell in table.cells
+        if cell.command and cell.seconds and not cell.protocol.endswith("(recorded)")
+    ]
+
+
+def _list_tables() -> RichTable:
+    listed = RichTable("name", "what", "needs", title="Tables", title_justify="left")
+    for name in SCRIPTS:
+        script = tables.script(name)
+        listed.add_row(name, script.TITLE, script.NEEDS)
+    return listed
+
+
+def _list_methods() -> RichTable:
+    listed = RichTable("name", "bits", "quantizes", "variants", "source", title="Methods", title_justify="left")
+    for method in registry.methods().values():
+        bits = f"{min(method.bits)}-{max(method.bits)}"
+        listed.add_row(method.name, bits, ", ".join(method.roles), ", ".join(method.variants), method.source)
+    return listed

@@ -1,0 +1,233 @@
+"""DAQ's Table 1, measured: how far is the derivative used backward from that of the function used forward?
+
+The paper's table has words, such as "rounding" and "identity". Here are numbers, for each method on a dense grid:
+
+(a) the derivative used backward against that of the *per-input function*: the function that training applies to this
+    input, with everything that training treats as a constant (DAQ's temperature) held fixed;
+(b) the same derivative against that of the *map realised*: from input to output, as training computes it;
+(c) the output in training against the output in test.
+
+Functions are differentiated by finite differences of the reference; the derivative used backward is what autograd
+returns from the torch modules (for QNet, of which the suite has no module, the derivative of the sigmoid).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from paper_tables import cells, reported
+from paper_tables.cells import Cell
+from paper_tables.equations import LEVELS, difference_quotient, frozen, inside_cells, with_edges
+from paper_tables.reported import Printed
+from paper_tables.tables import Options, Table
+from reference import daq, dsq, grid, qnet
+from reference.grid import Array
+from torchimpl.quantizers import quantizer_class
+
+TITLE = "Gradient mismatch and quantizer gap, measured"
+NEEDS = "nothing"
+
+RESOLUTION = 1e-5  # of the finite differences, over all the functions below
+BITS = 2
+
+COLUMNS = (
+    "(a) max",
+    "(a) mean",
+    "(b) max",
+    "(b) mean",
+    "(c) max",
+    "(c) mean",
+)
+INTRO = (
+    "The derivative used backward, less that of (a) the function applied to each input with its temperature held "
+    "fixed, (b) the map from input to output that training realises; and (c) the training output less the test output. "
+    f"Absolute values, largest and mean over {LEVELS} cells, in units of one level; 0 means below {RESOLUTION:g}."
+)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A method as the table sees it.
+
+    Attributes
+    ----------
+    name : str
+    printed : str
+        Its row in the paper's Table 1.
+    backward : callable
+        Derivative that training uses, of the normalised input.
+    per_input : callable
+        ``per_input(x)`` is the function that training applies to the inputs near `x`, constants held fixed.
+    training, test : callable
+        The map in training and in test.
+    """
+
+    name: str
+    printed: str
+    backward: Callable[[Array], Array]
+    per_input: Callable[[Array], Callable[[Array], Array]]
+    training: Callable[[Array], Array]
+    test: Callable[[Array], Array]
+
+
+def used_backward(method: str, *, role: str, **options: Any) -> Callable[[Array], Array]:
+    """Return the derivative that a torch module uses, for inputs and outputs counted in levels."""
+
+    def derivative(x: Array) -> Array:
+        quantizer = quantizer_class(method)(BITS, role, **options).double()
+        with torch.no_grad():
+            quantizer.lower.fill_(0.0)
+            quantizer.upper.fill_(float(quantizer.levels - 1))
+        quantizer.mark_initialized()
+        n = quantizer.levels - 1
+        inputs = torch.tensor(x % n, requires_grad=True)
+        output = quantizer.train()(inputs)
+        span = float(quantizer.decode(torch.tensor(n)) - quantizer.decode(torch.tensor(0)))
+        (gradient,) = torch.autograd.grad(output.sum() * n / span, inputs)
+        return np.asarray(gradient.numpy())
+
+    return derivative
+
+
+def _daq(role: grid.Role, variant: daq.Variant) -> Entry:
+    sigma = daq.SIGMA[role]
+
+    def per_input(x: Array) -> Callable[[Array], Array]:
+        beta = daq.adaptive_temperature(x, sigma=sigma, variant=variant)
+        return lambda y: frozen(y, beta, daq.GAMMA, sigma, variant)
+
+    def training(x: Array) -> Array:
+        return daq.discretize(x, sigma=sigma, variant=variant)
+
+    kind = "weights" if role == "weight" else "activations"
+    return Entry(
+        f"DAQ {kind}" + ("" if variant == "paper" else ", released"),
+        "Ours",
+        used_backward("daq", role=role, variant=variant),
+        per_input,
+        training,
+        grid.round_half_down,
+    )
+
+
+def _qnet(temperature: float) -> Entry:
+    def training(x: Array) -> Array:
+        return qnet.soft(x, temperature=temperature)
+
+    def backward(x: Array) -> Array:
+        return qnet.slope(x, temperature=temperature)
+
+    return Entry(f"QNet T = {temperature:g}", "QNet", backward, lambda _: training, training, qnet.hard)
+
+
+def _dsq(alpha: float) -> Entry:
+    backward = used_backward("dsq", role="signed_activation", alpha=alpha)
+    return Entry(f"DSQ alpha = {alpha:g}", "", backward, lambda _: dsq.hard, dsq.hard, dsq.hard)
+
+
+def entries() -> Iterator[Entry]:
+    """The rows of the table: the paper's, and DSQ, which its text describes as soft backward and hard forward."""
+    rounding = grid.round_half_even
+    yield Entry("STE", "STE-based", used_backward("ste", role="activation"), lambda _: rounding, rounding, rounding)
+    yield from (_qnet(temperature) for temperature in (4.0, 10.0, 100.0))
+    yield from (_dsq(alpha) for alpha in (0.2, 0.01))
+    for variant in daq.METHOD.variants:
+        for role in ("weight", "activation"):
+            yield _daq(role, variant)  # type: ignore[arg-type]
+
+
+def measure(entry: Entry) -> dict[str, float]:
+    """Measure one row."""
+    x, edges = inside_cells(), with_edges()[:-1]
+    used = entry.backward(x)
+    mismatch = {
+        "(a)": np.abs(used - difference_quotient(entry.per_input(x), x)),
+        "(b)": np.abs(used - difference_quotient(entry.training, x)),
+        "(c)": np.abs(entry.training(edges) - entry.test(edges)),
+    }
+    found = {}
+    for name, values in mismatch.items():
+        found[f"{name} max"], found[f"{name} mean"] = float(values.max()), float(values.mean())
+    return {name: 0.0 if value < RESOLUTION else value for name, value in found.items()}
+
+
+def run(options: Options) -> Table:
+    """Measure every row."""
+    printed = {row.method: row for row in reported.tables()["1"].rows}
+    digest = cells.source_digest(
+        ("paper_tables.table1", *(f"torchimpl.quantizers.{name}" for name in ("daq", "dsq", "ste")))
+    )
+    found: list[Cell] = []
+    for entry in entries():
+        start = time.perf_counter()
+        measured = measure(entry)
+        seconds = round(time.perf_counter() - start, 3)
+        words = printed[entry.printed].values if entry.printed else None
+        for column in COLUMNS:
+            found.append(
+                Cell(
+                    paper="DAQ",
+                    table="1",
+                    row=entry.name,
+                    column=column,
+                    unit="levels",
+                    measured=measured[column],
+                    protocol="dense grid, float64",
+                    reason=_words(words) if words else "not in the paper's table; described in its Section 2",
+                    seconds=seconds,
+                    hardware=cells.hardware(),
+                    versions=cells.versions(),
+                    source_sha256=digest,
+                )
+            )
+    return Table("1", TITLE, INTRO, tuple(found), _findings(found), columns=COLUMNS)
+
+
+def _words(values: Mapping[str, Printed]) -> str:
+    printed = {column: value.value for column, value in values.items()}
+    return (
+        f"printed: forward {printed['Forward']}, backward {printed['Backward']}; "
+        f"training {printed['Training']}, test {printed['Test']}"
+    )
+
+
+def _findings(found: list[Cell]) -> tuple[str, ...]:
+    """State what the numbers of this run say."""
+    value = {(cell.row, cell.column): cell.measured or 0.0 for cell in found}
+    weights, activations = value["DAQ weights", "(b) max"], value["DAQ activations", "(b) max"]
+    daq_rows = {cell.row for cell in found if cell.row.startswith("DAQ")}
+    matched = all(value[row, "(a) max"] == 0 for row in daq_rows)
+    gapless = all(value[row, "(c) max"] == 0 for row in daq_rows)
+    low, high = daq.slope_range(sigma=daq.SIGMA["weight"])
+    sentences = []
+    if matched and min(weights, activations) > 0:
+        sentences.append(
+            "DAQ is a straight-through estimator with a coth-shaped slope: forward it rounds, and backward it "
+            f"multiplies by a number that grows from {low:.2f} at a level to {high:.2f} halfway between two (weights). "
+            '"The same DASR with beta* in both passes" holds for (a), each input\'s function with its temperature '
+            f"frozen, where the mismatch is 0; against (b), the staircase actually realised, it is up to {weights:.2f} "
+            f"for weights and {activations:.2f} for activations, where the plain straight-through estimator has "
+            f"{value['STE', '(b) max']:.2f}."
+        )
+    if gapless:
+        sentences.append("No quantizer gap: DAQ's training output equals its test output. That claim holds.")
+    gaps = {row: value[row, "(c) max"] for row in ("QNet T = 4", "QNet T = 100")}
+    if math.isclose(min(gaps.values()), 0.5):
+        sentences.append(
+            "A sigmoid leaves a gap of half a level at the transition point at every temperature; only its mean falls, "
+            f"from {value['QNet T = 4', '(c) mean']:.3f} at T = 4 to {value['QNet T = 100', '(c) mean']:.3f} at 100."
+        )
+    return tuple(sentences)
+
+
+if __name__ == "__main__":
+    from paper_tables.cli import main_for
+
+    raise SystemExit(main_for("1"))

@@ -1,0 +1,134 @@
+"""What a table script is: its name, its options, its result."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from types import ModuleType
+from typing import Literal
+
+from rich.console import Console
+
+from paper_tables import cells
+from paper_tables.cells import Cell
+from paper_tables.reported import Printed, ReportedTable
+
+# Each script defines TITLE (a line), NEEDS (what it needs to run in full) and run(options) -> Table.
+SCRIPTS = {
+    "1": "paper_tables.table1",
+    "2": "paper_tables.table2",
+    "3": "paper_tables.table3",
+    "4": "paper_tables.table4",
+    "5": "paper_tables.table5",
+    "6": "paper_tables.table6",
+    "7": "paper_tables.table7",
+    "equations": "paper_tables.equations",
+}
+
+console = Console(stderr=True)  # progress and errors; results go to standard output
+
+
+class InputError(ValueError):
+    """What the user gave cannot be used; the message is one line."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line says.
+
+    Attributes
+    ----------
+    data : Path or None
+        Folder with CIFAR-10.
+    checkpoints : Path or None
+        Folder with the released checkpoints.
+    quiet : bool
+        No progress bars.
+    """
+
+    data: Path | None = None
+    checkpoints: Path | None = None
+    quiet: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """A regenerated table.
+
+    Attributes
+    ----------
+    name, title : str
+    intro : str
+        What is set beside what, in one paragraph.
+    cells : tuple of Cell
+        In the order of the table.
+    findings : tuple of str
+        What the numbers say, a sentence each; those that contradict the paper first.
+    layout : {"grid", "list"}
+        Rows by columns, or a line a cell.
+    columns : tuple of str
+        Order of a grid's columns.
+    """
+
+    name: str
+    title: str
+    intro: str
+    cells: tuple[Cell, ...]
+    findings: tuple[str, ...] = ()
+    layout: Literal["grid", "list"] = "grid"
+    columns: tuple[str, ...] = ()
+
+    def counts(self) -> dict[str, int]:
+        """Count the verdicts, value and claim verdicts together."""
+        found: dict[str, int] = {}
+        for cell in self.cells:
+            for verdict in (cell.value_verdict, cell.claim_verdict):
+                if verdict:
+                    found[verdict] = found.get(verdict, 0) + 1
+        return found
+
+
+def script(name: str) -> ModuleType:
+    """Import the script of a table; raises InputError for a name that there is none of."""
+    if name not in SCRIPTS:
+        raise InputError(f"table must be one of {', '.join(SCRIPTS)}, got {name!r}")
+    return importlib.import_module(SCRIPTS[name])
+
+
+def printed_text(value: Decimal | str) -> str:
+    """Return a printed value as text, with its decimals."""
+    return value if isinstance(value, str) else f"{value:f}"
+
+
+def not_run_cell(table: ReportedTable, method: str, column: str, printed: Printed, why: str) -> Cell:
+    """Build the cell of a printed number that the suite does not measure, and say why."""
+    return Cell(
+        paper=table.paper,
+        table=table.table,
+        row=method,
+        column=column,
+        unit=table.unit_of(column),
+        reported=printed_text(printed.value),
+        images=table.images,
+        value_verdict="not run",
+        reason=why,
+        source_sha256=cells.source_digest(()),
+    )
+
+
+def not_run(table: ReportedTable, intro: str, why: Callable[[str], str]) -> Table:
+    """Build a table of which nothing is measured; ``why(method)`` gives the reason for a row."""
+    return Table(
+        name=table.table,
+        title=table.title,
+        intro=intro,
+        cells=tuple(
+            not_run_cell(table, row.method, column, printed, why(row.method))
+            for row in table.rows
+            for column, printed in row.values.items()
+        ),
+        columns=table.columns,
+    )

@@ -1,0 +1,233 @@
+"""The command line, run in this process: what it writes, what it says, how it ends."""
+
+import json
+import re
+import runpy
+import shutil
+import sys
+
+import pytest
+import torch
+
+from paper_tables import cells, cli, reported, table5
+from paper_tables.tables import SCRIPTS
+from torchimpl.models import resnet20
+
+
+@pytest.fixture(autouse=True)
+def _no_data(monkeypatch):
+    monkeypatch.delenv("QUANTGAP_DATA", raising=False)
+    monkeypatch.delenv("QUANTGAP_CHECKPOINTS", raising=False)
+
+
+def files(folder):
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+def test_every_printed_number_gets_a_cell_and_a_reason(tmp_path, capsys):
+    assert cli.main(["--table", "2", "3", "4", "5", "6", "7", "--out", str(tmp_path)]) == 0
+    found = [cells.read(path) for path in (tmp_path / "cells").rglob("*.json")]
+    for name, table in reported.tables().items():
+        if name == "1":
+            continue
+        printed = {(row.method, column, str(cell.value)) for row in table.rows for column, cell in row.values.items()}
+        assert printed == {(cell.row, cell.column, cell.reported) for cell in found if cell.table == name}
+    assert all(cell.reason for cell in found)
+    assert all(cell.value_verdict for cell in found)
+    assert "Not run" in capsys.readouterr().out
+
+
+def test_without_data_the_checkpoints_are_recorded_or_not_run_with_the_command(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(cells, "recorded", lambda cell: cell)
+    assert cli.main(["--table", "5", "--out", str(tmp_path)]) == 0
+    ours = [cell for cell in map(cells.read, (tmp_path / "cells" / "5").iterdir()) if cell.row == "Ours"]
+    assert [(cell.measured, cell.value_verdict, cell.command) for cell in ours] == [
+        (None, "not run", table5.COMMAND)
+    ] * 3
+    assert table5.COMMAND in capsys.readouterr().out
+
+
+def test_the_report_links_every_cell_to_its_file(tmp_path):
+    assert cli.main(["--table", "2", "5", "--out", str(tmp_path), "--quiet"]) == 0
+    report = (tmp_path / "report.md").read_text()
+    links = re.findall(r"\]\((cells/[^)]+)\)", report)
+    assert len(links) == len(files(tmp_path / "cells"))
+    assert all((tmp_path / link).is_file() for link in links)
+
+
+def test_quiet_says_nothing(tmp_path, capsys):
+    assert cli.main(["--table", "2", "--out", str(tmp_path), "--quiet"]) == 0
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("option", ["--list", "--list-methods", "--help"])
+def test_listings(option, capsys):
+    try:
+        status = cli.main([option])
+    except SystemExit as stop:  # argparse's own --help
+        status = stop.code
+    out = capsys.readouterr().out
+    assert status == 0
+    names = {"--list": SCRIPTS, "--list-methods": ("daq", "dsq", "ste"), "--help": ("Exit status", "checkpoint")}
+    assert all(name in out for name in names[option])
+
+
+BAD = [
+    (["--table", "8"], "table must be one of"),
+    (["--table", "2", "--data", "/no/such/folder"], "--data /no/such/folder: no such folder"),
+    (["--table", "2", "--checkpoints", "/no/such/folder"], "no such folder"),
+    (["checkpoint", "--arch", "resnet20", "--weights", "x", "--claim", "101"], "--claim must be"),
+    (["checkpoint", "--arch", "resnet20", "--weights", "x", "--claim", "nan"], "--claim must be"),
+    (["checkpoint", "--arch", "resnet20", "--weights", "x", "--bits", "1/1"], "go together"),
+    (["checkpoint", "--arch", "resnet20", "--weights", "x", "--bits", "0/1", "--method", "daq"], "bits must be W/A"),
+    (["checkpoint", "--arch", "resnet20", "--weights", "x", "--bits", "32/32", "--method", "daq"], "full precision"),
+    (["checkpoint", "--arch", "resnet20", "--weights", "x", "--normalize", "1,2/3"], "normalize must be"),
+    (["checkpoint", "--arch", "resnet20", "--weights", "x"], "no CIFAR-10: give --data"),
+    (["checkpoint", "--arch", "resnet20", "--weights", "/no/file", "--data", "."], "no such file"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), BAD, ids=lambda value: str(value)[-40:])
+def test_bad_input_is_one_line_and_status_2(arguments, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert message in err
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert files(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--nonsense"], ["checkpoint"], ["checkpoint", "--arch", "vgg", "--weights", "x"]]
+)
+def test_bad_options_are_status_2(arguments):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(arguments)
+    assert stop.value.code == 2
+
+
+def test_an_output_folder_that_cannot_be_is_named_before_anything_runs(tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(cli.tables, "script", lambda name: pytest.fail("ran"))
+    assert cli.main(["--table", "2", "--out", str(tmp_path / "file" / "out")]) == 2
+    assert "--out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("damage", ["missing", "truncated", "other"])
+def test_a_damaged_checkpoint_leaves_no_partial_result(damage, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(table5.cifar10, "load", lambda root, split: None)
+    (tmp_path / "data").mkdir()
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    if damage != "missing":
+        torch.save(resnet20().state_dict(), folder / "cifar10_fp.pth")
+    if damage == "truncated":
+        content = (folder / "cifar10_fp.pth").read_bytes()
+        (folder / "cifar10_fp.pth").write_bytes(content[:-1000])
+    out = tmp_path / "out"
+    arguments = ["--table", "2", "5", "--data", str(tmp_path / "data"), "--checkpoints", str(folder), "--out", str(out)]
+    assert cli.main(arguments) == 2
+    err = capsys.readouterr().err
+    assert "cifar10_fp.pth" in err
+    assert err.count("\n") == 1
+    assert files(out) == []
+
+
+def test_damaged_data_are_refused(tmp_path, capsys):
+    folder = tmp_path / "cifar-10-batches-py"
+    folder.mkdir()
+    (folder / "test_batch").write_bytes(b"cos\nsystem\n(S'echo hostile'\ntR.")
+    out = tmp_path / "out"
+    arguments = ["--table", "5", "--data", str(tmp_path), "--checkpoints", str(tmp_path), "--out", str(out)]
+    assert cli.main(arguments) == 2
+    err = capsys.readouterr().err
+    assert "test_batch" in err
+    assert err.count("\n") == 1
+    assert files(out) == []
+
+
+def test_a_failure_of_the_suite_is_status_3(monkeypatch, tmp_path, capsys):
+    def broken(options):
+        raise ZeroDivisionError("planted")
+
+    monkeypatch.setattr("paper_tables.table2.run", broken)
+    assert cli.main(["--table", "2", "--out", str(tmp_path)]) == 3
+    err = capsys.readouterr().err
+    assert "planted" in err
+    assert "failure of the suite" in err
+    assert files(tmp_path) == []
+
+
+def test_an_interruption_says_so(monkeypatch, tmp_path, capsys):
+    def interrupted(options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("paper_tables.table2.run", interrupted)
+    assert cli.main(["--table", "2", "--out", str(tmp_path)]) == 130
+    assert "interrupted" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verdict", ["contradicted", "reproduced", "not run"])
+def test_strict_fails_on_a_contradiction_only(verdict, monkeypatch, tmp_path):
+    import dataclasses
+
+    from paper_tables import table2
+
+    right = table2.run
+
+    def judged(options):
+        table = right(options)
+        return dataclasses.replace(table, cells=(dataclasses.replace(table.cells[0], value_verdict=verdict),))
+
+    monkeypatch.setattr(table2, "run", judged)
+    arguments = ["--table", "2", "--out", str(tmp_path), "--quiet"]
+    assert cli.main(arguments) == 0
+    assert cli.main([*arguments, "--strict"]) == (1 if verdict == "contradicted" else 0)
+
+
+@pytest.mark.parametrize("name", ["2", "7"])
+def test_each_script_runs_alone(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [f"table{name}", "--out", str(tmp_path), "--quiet"])
+    monkeypatch.delitem(sys.modules, f"paper_tables.table{name}", raising=False)
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_module(f"paper_tables.table{name}", run_name="__main__")
+    assert stop.value.code == 0
+    assert (tmp_path / "report.md").is_file()
+
+
+def test_released_checkpoints_on_cifar10(cifar10_root, checkpoint_root, tmp_path, monkeypatch):
+    """The three released checkpoints, all 10,000 images: what the report shows beside 91.4, 85.8 and 91.2."""
+    monkeypatch.setattr(cells, "RESULTS", tmp_path / "results")
+    arguments = ["--table", "5", "--data", str(cifar10_root), "--checkpoints", str(checkpoint_root)]
+    assert cli.main([*arguments, "--out", str(tmp_path), "--quiet", "--record", "--strict"]) == 1
+    found = {cell.column: cell for cell in map(cells.read, (tmp_path / "cells" / "5").iterdir()) if cell.row == "Ours"}
+    # Counts in float32 on a CPU; another build of torch may move an image or two that lie on a decision boundary.
+    for column, correct in {"FP": 9145, "1/1": 8562, "1/32": 9152}.items():
+        assert abs(found[column].measured * 100 - correct) <= 3, column
+    assert found["1/1"].value_verdict == found["1/32"].value_verdict == "contradicted"
+    assert len(files(tmp_path / "results")) == 3
+    # What was recorded is shown where there are no data.
+    assert cli.main(["--table", "5", "--out", str(tmp_path / "again"), "--quiet"]) == 0
+    again = [json.loads(path.read_text()) for path in (tmp_path / "again" / "cells" / "5").iterdir()]
+    assert sorted(cell["measured"] for cell in again if cell["row"] == "Ours") == sorted(
+        cell.measured for cell in found.values()
+    )
+
+
+def test_checkpoint_of_a_public_layout(cifar10_root, tmp_path, capsys, monkeypatch):
+    """An untrained network in a common public layout: near chance, and the claim of 91.2 % is contradicted."""
+    torch.manual_seed(0)
+    state = {f"module.{name}".replace("linear.", "fc."): value for name, value in resnet20().state_dict().items()}
+    torch.save({"state_dict": state, "epoch": 3}, tmp_path / "weights.pth")
+    monkeypatch.setenv("QUANTGAP_DATA", str(cifar10_root))
+    arguments = ["checkpoint", "--arch", "resnet20", "--weights", str(tmp_path / "weights.pth"), "--quiet"]
+    assert cli.main([*arguments, "--claim", "91.2", "--out", str(tmp_path / "out")]) == 0
+    assert cli.main([*arguments, "--claim", "91.2", "--strict"]) == 1
+    assert "contradicted" in capsys.readouterr().out
+    (path,) = files(tmp_path / "out")
+    cell = cells.read(path)
+    assert cell.reported == "91.2"
+    assert 2 < cell.measured < 30
+    shutil.rmtree(tmp_path / "out")

@@ -1,0 +1,70 @@
+"""Table 1, against what the functions' derivatives are known to be."""
+
+import math
+
+import numpy as np
+import pytest
+
+from paper_tables import table1
+from paper_tables.tables import Options
+
+
+@pytest.fixture(scope="module")
+def measured():
+    table = table1.run(Options(quiet=True))
+    return {(cell.row, cell.column): cell.measured for cell in table.cells}, table.findings
+
+
+def slope(t, gamma, c):
+    return gamma / (2 * math.sinh(gamma) * math.tanh(0.5 - t + c))
+
+
+@pytest.mark.parametrize(
+    ("row", "c"),
+    [
+        ("DAQ weights", 1 / 4),
+        ("DAQ activations", 1 / 16),
+        ("DAQ weights, released", 1 / 2),
+        ("DAQ activations, released", 1 / 8),
+    ],
+)
+def test_daq_is_exact_per_input_and_off_by_its_slope_as_realised(measured, row, c):
+    values, _ = measured
+    assert values[row, "(a) max"] == values[row, "(c) max"] == 0
+    grid = (np.arange(2048) + 0.5) / 4096
+    slopes = [slope(t, 2.0, c) for t in grid]
+    assert values[row, "(b) max"] == pytest.approx(max(slopes), abs=1e-5)
+    assert values[row, "(b) mean"] == pytest.approx(np.mean(slopes), abs=1e-5)
+
+
+def test_ste_is_off_by_one_and_has_no_gap(measured):
+    values, _ = measured
+    assert [values["STE", column] for column in table1.COLUMNS] == pytest.approx([1, 1, 1, 1, 0, 0], abs=1e-9)
+
+
+@pytest.mark.parametrize("temperature", [4, 10, 100])
+def test_the_sigmoid_matches_its_gradient_and_has_a_gap_of_one_half(measured, temperature):
+    values, _ = measured
+    row = f"QNet T = {temperature}"
+    assert values[row, "(a) max"] == values[row, "(b) max"] == 0
+    assert values[row, "(c) max"] == 0.5
+    # mean of sigmoid(T (x - 1/2)) over [0, 1/2], twice: 2/T (ln 2 - ln(1 + exp(-T/2)))
+    assert values[row, "(c) mean"] == pytest.approx(
+        2 / temperature * math.log(2 / (1 + math.exp(-temperature / 2))), abs=2e-4
+    )
+
+
+def test_dsq_is_off_by_its_soft_slope_of_mean_one(measured):
+    values, _ = measured
+    for alpha in (0.2, 0.01):
+        K = math.log(2 / alpha - 1)
+        row = f"DSQ alpha = {alpha:g}"
+        assert values[row, "(b) max"] == pytest.approx(K / 2 / (1 - alpha), rel=1e-5)
+        assert values[row, "(b) mean"] == pytest.approx(1, abs=1e-5)
+        assert values[row, "(c) max"] == 0
+
+
+def test_the_finding_is_stated(measured):
+    _, findings = measured
+    assert any("straight-through estimator with a coth-shaped slope" in sentence for sentence in findings)
+    assert any("No quantizer gap" in sentence for sentence in findings)

@@ -1,0 +1,1 @@
+"""The data sets that the papers train and test on."""
