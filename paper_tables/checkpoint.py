@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Sequence
-from decimal import Decimal, InvalidOperation
 from pathlib import Path
 
 from rich.console import Console
@@ -63,26 +62,10 @@ def parser() -> argparse.ArgumentParser:
     return result
 
 
-def parse_claim(text: str) -> Decimal:
-    """Parse a claimed accuracy.
-
-    >>> parse_claim("91.20")
-    Decimal('91.20')
-    """
-    try:
-        claim = Decimal(text)
-    except InvalidOperation:
-        claim = Decimal("NaN")
-    exponent = claim.as_tuple().exponent
-    if not isinstance(exponent, int) or not -6 <= exponent <= 0 or not 0 <= claim <= 100:
-        raise InputError(f"--claim must be a percentage from 0 to 100, such as 91.2, got {text!r}")
-    return claim
-
-
 def main(arguments: Sequence[str]) -> int:
     """Measure and judge; returns the exit status."""
     given = parser().parse_args(arguments)
-    claim = None if given.claim is None else parse_claim(given.claim)
+    claim = None if given.claim is None else tables.parse_percent("--claim", given.claim)
     assumed = given.normalize is None and given.arch != "resnet20_released"
     normalization = given.normalize or ("imagenet" if given.arch == "resnet20_released" else "cifar10")
     try:

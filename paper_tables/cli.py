@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as RichTable
 
-from paper_tables import cells, checkpoint, render, tables
+from paper_tables import cells, checkpoint, claim, render, tables
 from paper_tables.tables import SCRIPTS, InputError, Options, Table
 from reference import registry
 
@@ -28,8 +28,9 @@ that would run it.
 
 Results: a table on the terminal, one JSON file a number in OUT/cells, and OUT/report.md.
 
-Subcommand:
-  python -m paper_tables checkpoint --help     the accuracy of anybody's checkpoint, against a claim
+Subcommands, for anybody's numbers:
+  python -m paper_tables checkpoint --help     the accuracy of a checkpoint, against a claim
+  python -m paper_tables claim --help          is one printed accuracy better than another? A table's arithmetic?
 
 Exit status: 0 done; 1 with --strict, something printed is contradicted; 2 bad input; 3 a failure of the suite.
 """
@@ -38,8 +39,9 @@ Exit status: 0 done; 1 with --strict, something printed is contradicted; 2 bad i
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    if arguments[:1] == ["checkpoint"]:
-        return guarded(lambda: checkpoint.main(arguments[1:]))
+    subcommands = {"checkpoint": checkpoint.main, "claim": claim.main}
+    if arguments and arguments[0] in subcommands:
+        return guarded(lambda: subcommands[arguments[0]](arguments[1:]))
     return guarded(lambda: run(parser().parse_args(arguments)))
 
 

@@ -30,7 +30,6 @@ NEEDS = "nothing"
 
 GAMMAS = (0.5, 2.0, 8.0)
 SIGMAS = (0.5, 1.0, 2.0)
-VARIANTS: tuple[daq.Variant, ...] = ("paper", "released")
 KERNEL_BETAS = (4.0, 8.0, 12.0, 24.0)  # Table 6
 SOFT_ARGMAX_BETAS = (10.0, 20.0, 60.0, 150.0)  # Table 6
 ALPHAS = (0.01, 0.1, 0.2, 0.4)
@@ -100,7 +99,7 @@ def worst(stated: object, measured: object) -> float:
 
 def over_parameters(error: Callable[[float, float, daq.Variant], float]) -> float:
     """Worst error over all gamma, sigma and variants."""
-    return max(error(*setting) for setting in itertools.product(GAMMAS, SIGMAS, VARIANTS))
+    return max(error(*setting) for setting in itertools.product(GAMMAS, SIGMAS, daq.VARIANTS))
 
 
 def autograd_slope(x: Array, gamma: float, sigma: float, variant: daq.Variant) -> Array:
@@ -230,8 +229,8 @@ def _sum_rule(gamma: float, sigma: float, variant: daq.Variant) -> float:
 def _fixed_temperature() -> Iterator[Statement]:
     """What a fixed temperature does: the gap, the jumps and the slopes behind Table 6."""
     inside, edges = inside_cells()[:POINTS], with_edges()[: POINTS + 1]
-    cases = [(beta, sigma, variant) for beta in KERNEL_BETAS for sigma in SIGMAS for variant in VARIANTS]
-    plain = [(beta, math.inf, VARIANTS[0]) for beta in SOFT_ARGMAX_BETAS]
+    cases = [(beta, sigma, variant) for beta in KERNEL_BETAS for sigma in SIGMAS for variant in daq.VARIANTS]
+    plain = [(beta, math.inf, daq.VARIANTS[0]) for beta in SOFT_ARGMAX_BETAS]
 
     def over(error: Callable[[float, float, daq.Variant], float]) -> Callable[[], float]:
         return lambda: max(error(*case) for case in (*cases, *plain))

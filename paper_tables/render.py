@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from rich import box
 from rich.console import Console
@@ -89,24 +89,41 @@ def show(table: Table, console: Console) -> None:
     console.print(f"[bold]{escape(heading(table))}[/bold]", highlight=False)
     shown = RichTable(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
     if table.layout == "grid":
-        columns, rows = grid(table)
+        names, rows = grid(table)
         shown.add_column("method", no_wrap=True)
-        for column in columns:
+        for column in names:
             shown.add_column(column, justify="right", no_wrap=True)
         for row, found in rows.items():
-            shown.add_row(row, *(_styled(found.get(column)) for column in columns))
+            shown.add_row(row, *(_styled(found.get(column)) for column in names))
     else:
-        for column in ("statement", "where", "measured", ""):
-            shown.add_column(column, justify="right" if column == "measured" else "left")
+        lines = [cell for cell in table.cells if table.shown is None or verdict(cell) in table.shown]
+        columns = _list_columns(table)
+        shown.add_column("statement")
+        for name in columns:
+            shown.add_column(name, justify="right" if name == "measured" else "left")
+        shown.add_column("")
         previous = ""
-        for cell in table.cells:
+        for cell in lines:
             mark = MARKS.get(verdict(cell), "")
-            name, previous = ("" if cell.row == previous else cell.row), cell.row
-            shown.add_row(name, cell.column, number(cell.measured), Text(mark, STYLES.get(mark, "")))
+            statement, previous = ("" if cell.row == previous else cell.row), cell.row
+            entries = [text(cell) for text in columns.values()]
+            shown.add_row(statement, *entries, Text(mark, STYLES.get(mark, "")))
     console.print(shown)
+    if table.shown is not None:
+        console.print(f"[dim]{len(lines)} of {len(table.cells)} lines; the report has all[/dim]", highlight=False)
     for finding in table.findings:
         console.print(f"[bold]→[/bold] {escape(finding)}", highlight=False)
     console.print()
+
+
+def _list_columns(table: Table) -> dict[str, Callable[[Cell], str]]:
+    """Return the columns of a list that tell its lines apart, with what they show of a cell."""
+    columns: dict[str, Callable[[Cell], str]] = {
+        "where": lambda cell: cell.column,
+        "printed": lambda cell: cell.reported or "",
+        "measured": lambda cell: number(cell.measured),
+    }
+    return {name: text for name, text in columns.items() if len({text(cell) for cell in table.cells} - {"", "0"}) > 1}
 
 
 def _styled(cell: Cell | None) -> Text:
@@ -174,11 +191,11 @@ def _markdown_grid(table: Table) -> list[str]:
 
 
 def _markdown_list(table: Table) -> list[str]:
-    lines = [_line(["statement", "where", "measured", "verdict", "basis"]), _line(["---", "---", "---:", "---", "---"])]
+    columns = _list_columns(table)
+    lines = [_line(["statement", *columns, "verdict", "basis"]), _line(["---"] * (len(columns) + 3))]
     for cell in table.cells:
-        lines.append(
-            _line([cell.row, cell.column, _linked(table, cell, number(cell.measured)), verdict(cell), cell.reason])
-        )
+        entries = [text(cell) for text in columns.values()]
+        lines.append(_line([cell.row, *entries, _linked(table, cell, verdict(cell) or "measured"), cell.reason]))
     return lines
 
 

@@ -138,9 +138,9 @@ def entries() -> Iterator[Entry]:
     yield Entry("STE", "STE-based", used_backward("ste", role="activation"), lambda _: rounding, rounding, rounding)
     yield from (_qnet(temperature) for temperature in (4.0, 10.0, 100.0))
     yield from (_dsq(alpha) for alpha in (0.2, 0.01))
-    for variant in daq.METHOD.variants:
-        for role in ("weight", "activation"):
-            yield _daq(role, variant)  # type: ignore[arg-type]
+    for variant in daq.VARIANTS:
+        for role in grid.ROLES[:2]:
+            yield _daq(role, variant)
 
 
 def measure(entry: Entry) -> dict[str, float]:

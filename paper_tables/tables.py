@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
@@ -26,6 +27,10 @@ SCRIPTS = {
     "6": "paper_tables.table6",
     "7": "paper_tables.table7",
     "equations": "paper_tables.equations",
+    "arithmetic": "paper_tables.audit.arithmetic",
+    "significance": "paper_tables.audit.significance",
+    "claims": "paper_tables.audit.claims",
+    "code": "paper_tables.audit.code",
 }
 
 console = Console(stderr=True)  # progress and errors; results go to standard output
@@ -71,6 +76,8 @@ class Table:
         Rows by columns, or a line a cell.
     columns : tuple of str
         Order of a grid's columns.
+    shown : tuple of str, optional
+        Of a long list, the verdicts that the terminal shows; the report has all.
     """
 
     name: str
@@ -80,6 +87,7 @@ class Table:
     findings: tuple[str, ...] = ()
     layout: Literal["grid", "list"] = "grid"
     columns: tuple[str, ...] = ()
+    shown: tuple[str, ...] | None = None
 
     def counts(self) -> dict[str, int]:
         """Count the verdicts, value and claim verdicts together."""
@@ -96,6 +104,22 @@ def script(name: str) -> ModuleType:
     if name not in SCRIPTS:
         raise InputError(f"table must be one of {', '.join(SCRIPTS)}, got {name!r}")
     return importlib.import_module(SCRIPTS[name])
+
+
+def parse_percent(option: str, text: str) -> Decimal:
+    """Parse an accuracy given to `option`, keeping its printed decimals.
+
+    >>> parse_percent("--claim", "91.20")
+    Decimal('91.20')
+
+    Raises
+    ------
+    InputError
+        If it is not a number from 0 to 100 of at most six decimals.
+    """
+    if not re.fullmatch(r"\d{1,3}(\.\d{1,6})?", text, re.ASCII) or Decimal(text) > 100:
+        raise InputError(f"{option} must be a percentage from 0 to 100, such as 91.2, got {text!r}")
+    return Decimal(text)
 
 
 def printed_text(value: Decimal | str) -> str:

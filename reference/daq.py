@@ -33,6 +33,7 @@ from reference.grid import Array, Role
 from reference.registry import Method
 
 Variant: TypeAlias = Literal["paper", "released"]
+VARIANTS: tuple[Variant, ...] = ("paper", "released")
 
 METHOD = Method(
     name="daq",
@@ -40,7 +41,7 @@ METHOD = Method(
     source="Kim, Lee, Ham: Distance-aware Quantization, ICCV 2021",
     bits=range(1, 9),
     roles=grid.ROLES,
-    variants=("paper", "released"),
+    variants=VARIANTS,
     learnable=("lower", "upper"),
 )
 
@@ -67,9 +68,9 @@ def check_sigma(sigma: float, *, infinite: bool = False) -> float:
 
 def check_variant(variant: str) -> Variant:
     """Return `variant` if it is "paper" or "released"."""
-    if variant not in ("paper", "released"):
+    if variant not in VARIANTS:
         raise grid.refuse("variant", variant, "one of paper, released")
-    return variant  # type: ignore[return-value]
+    return variant
 
 
 # ---------------------------------------------------------------------------------------------------------------------

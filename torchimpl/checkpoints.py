@@ -50,6 +50,15 @@ class Checkpoint:
 def read(path: str | Path, *, sha256: str | None = None) -> Checkpoint:
     """Read a checkpoint file: a state_dict, or a dict that holds one as state_dict, model, model_state_dict or net.
 
+    Parameters and errors are those of `read_content`; besides, CheckpointError if there is no state_dict.
+    """
+    content, digest = read_content(path, sha256=sha256)
+    return Checkpoint(Path(path), digest, _state_dict(Path(path), content))
+
+
+def read_content(path: str | Path, *, sha256: str | None = None) -> tuple[Any, str]:
+    """Read whatever a checkpoint file holds, and its sha256.
+
     Parameters
     ----------
     path : path
@@ -59,8 +68,8 @@ def read(path: str | Path, *, sha256: str | None = None) -> Checkpoint:
     Raises
     ------
     CheckpointError
-        If the file is missing, too large, corrupt, not the expected one, holds anything but tensors and plain
-        containers, or no state_dict.
+        If the file is missing, too large, corrupt, not the expected one, or holds anything but tensors and plain
+        containers.
     """
     path = Path(path)
     try:
@@ -72,7 +81,7 @@ def read(path: str | Path, *, sha256: str | None = None) -> Checkpoint:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
         if sha256 not in (None, digest):
             raise CheckpointError(f"{path}: has sha256 {digest}, the released file has {sha256}: damaged, or another")
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True), digest
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such file") from None
     except CheckpointError:
@@ -81,7 +90,6 @@ def read(path: str | Path, *, sha256: str | None = None) -> Checkpoint:
         raise CheckpointError(f"{path}: refused, holds more than tensors or is corrupt: {_first_line(error)}") from None
     except Exception as error:  # torch.load documents no exception types for corrupt files
         raise CheckpointError(f"{path}: no checkpoint, or damaged ({type(error).__name__} while reading it)") from None
-    return Checkpoint(path, digest, _state_dict(path, content))
 
 
 def _check_archive(path: Path) -> None:

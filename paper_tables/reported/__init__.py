@@ -232,7 +232,7 @@ class _File:
         if len(raw) > _MAX_BYTES:
             self.fail(raw.count(b"\n") + 1, f"more than {_MAX_BYTES} bytes", f"at most {_MAX_BYTES}")
         try:
-            self.source = raw.decode("utf-8").replace("\r\n", "\n")
+            self.source = raw.decode("utf-8")
         except UnicodeDecodeError as error:
             self.fail(raw.count(b"\n", 0, error.start) + 1, f"byte 0x{raw[error.start]:02x}", "UTF-8 text")
         lines = self.source.split("\n")

@@ -1,0 +1,1 @@
+"""Audits of what is printed: arithmetic, significance, claims, and paper against released code."""
