@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import re
 from collections.abc import Sequence
 from decimal import Decimal
@@ -13,7 +14,7 @@ from rich.console import Console
 from paper_tables import cells, render
 from paper_tables.audit import arithmetic, significance
 from paper_tables.reported import TableError, load_table
-from paper_tables.tables import InputError, Table, parse_percent
+from paper_tables.tables import InputError, parse_percent
 
 DESCRIPTION = """\
 Is one accuracy better than another by more than the choice of test images explains? Either two numbers,
@@ -126,13 +127,9 @@ def _audit_table(path: str, out: str | None) -> bool:
         raise InputError(str(error)) from None
     except OSError as error:
         raise InputError(f"--table {path}: {error.strerror}") from None
-    differences = arithmetic.check(table)
-    compared = significance.check([table]) if table.images else []
+    sections = [arithmetic.audit([table]), significance.audit([table])]
+    sections = [dataclasses.replace(section, shown=None) for section in sections]
     console = Console()
-    sections = [
-        Table("arithmetic", arithmetic.TITLE, "", tuple(differences), arithmetic.findings(differences), layout="list"),
-        Table("significance", significance.TITLE, "", tuple(compared), significance.summary(compared), layout="list"),
-    ]
     for section in sections:
         if section.cells:
             render.show(section, console)

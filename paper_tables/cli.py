@@ -13,20 +13,20 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as RichTable
 
-from paper_tables import cells, checkpoint, claim, render, tables
+from paper_tables import cells, checkpoint, claim, figures, render, tables
 from paper_tables.tables import SCRIPTS, InputError, Options, Table
 from reference import registry
 
 EPILOG = """\
-Without names, every table is regenerated. What needs data that are not given is listed as not run, with the command
-that would run it.
+Without names, every table and figure is regenerated. What needs data that are not given is listed as not run, with the
+command that would run it.
 
   --data DIR         CIFAR-10 in one of its official layouts, or QUANTGAP_DATA
                      (python -m torchimpl.data.cifar10 DIR downloads it)
   --checkpoints DIR  the three checkpoints that DAQ's authors released, or QUANTGAP_CHECKPOINTS
                      (folder "results" of cvlab-yonsei/DAQ on GitHub)
 
-Results: a table on the terminal, one JSON file a number in OUT/cells, and OUT/report.md.
+Results: tables on the terminal, one JSON file a number in OUT/cells, pictures in OUT/figures, and OUT/report.md.
 
 Subcommands, for anybody's numbers:
   python -m paper_tables checkpoint --help     the accuracy of a checkpoint, against a claim
@@ -91,8 +91,9 @@ def parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    result.add_argument("--table", nargs="+", metavar="NAME", default=[], help=f"one or more of {', '.join(SCRIPTS)}")
     result.add_argument(
-        "--table", nargs="+", metavar="NAME", default=list(SCRIPTS), help=f"one or more of {', '.join(SCRIPTS)}"
+        "--figure", nargs="+", metavar="N", default=[], help=f"one or more of {', '.join(figures.SCRIPTS)}"
     )
     result.add_argument("--list", action="store_true", help="list the tables and what they need, and stop")
     result.add_argument("--list-methods", action="store_true", help="list the quantizers of the suite, and stop")
@@ -118,7 +119,9 @@ def run(arguments: argparse.Namespace) -> int:
     )
     destination = Path(arguments.out)
     _make_folder(destination)
-    scripts = [tables.script(name) for name in dict.fromkeys(arguments.table)]
+    everything = not (arguments.table or arguments.figure)
+    scripts = [tables.script(name) for name in dict.fromkeys(SCRIPTS if everything else arguments.table)]
+    drawn = {n: figures.script(n) for n in dict.fromkeys(figures.SCRIPTS if everything else arguments.figure)}
     found: list[Table] = [script.run(options) for script in scripts]  # all of them, before anything is written
     if not arguments.quiet:
         for table in found:
@@ -129,7 +132,10 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         for table in found:
             cells.write(destination / "cells", table.cells)
-        cells.write_atomic(destination / "report.md", render.report(found))
+        for number in drawn:
+            figures.save(number, destination / "figures")
+        shown = [render.Figure(number, script.TITLE, script.CAPTION) for number, script in drawn.items()]
+        cells.write_atomic(destination / "report.md", render.report(found, shown))
         if arguments.record:
             cells.write(cells.RESULTS, _to_record(found))
     except OSError as error:
@@ -159,10 +165,12 @@ def _to_record(found: Sequence[Table]) -> list[cells.Cell]:
 
 
 def _list_tables() -> RichTable:
-    listed = RichTable("name", "what", "needs", title="Tables", title_justify="left")
+    listed = RichTable("name", "what", "needs", title="Tables and figures", title_justify="left")
     for name in SCRIPTS:
         script = tables.script(name)
         listed.add_row(name, script.TITLE, script.NEEDS)
+    for number in figures.SCRIPTS:
+        listed.add_row(f"figure {number}", figures.script(number).TITLE, "nothing")
     return listed
 
 

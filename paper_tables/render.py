@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 from rich import box
 from rich.console import Console
@@ -12,6 +14,16 @@ from rich.text import Text
 
 from paper_tables.cells import Cell
 from paper_tables.tables import Table
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure as the report shows it; its pictures lie in ``figures/`` beside the report."""
+
+    number: str
+    title: str
+    caption: str
+
 
 MARKS = {
     "reproduced": "✓",
@@ -111,8 +123,10 @@ def show(table: Table, console: Console) -> None:
     console.print(shown)
     if table.shown is not None:
         console.print(f"[dim]{len(lines)} of {len(table.cells)} lines; the report has all[/dim]", highlight=False)
-    for finding in table.findings:
-        console.print(f"[bold]→[/bold] {escape(finding)}", highlight=False)
+    for sentence in table.wrong:
+        console.print(f"[bold red]✗[/bold red] {escape(sentence)}", highlight=False)
+    for sentence in table.findings:
+        console.print(f"[bold]→[/bold] {escape(sentence)}", highlight=False)
     console.print()
 
 
@@ -164,60 +178,127 @@ def totals(tables: Iterable[Table]) -> str:
     return ", ".join(f"{counts[name]} {name}" for name in MARKS if name in counts)
 
 
-def report(tables: Sequence[Table]) -> str:
-    """Return the Markdown report: findings first, then contents, a section a table, and what was not run."""
-    lines = ["# What holds of DAQ and DSQ", "", totals(tables) + ".", "", "## Findings", ""]
-    for table in tables:
-        lines += [f"- [{_reference(table)}](#{_anchor(table)}): {finding}" for finding in table.findings]
+def report(tables: Sequence[Table], figures: Sequence[Figure] = ()) -> str:
+    """Return the Markdown report: what does not hold first, then contents, and a section a table and a figure."""
+    lines = ["# What holds of DAQ and DSQ", "", f"{totals(tables).capitalize()}.", ""]
+    lines += ["## What does not hold", "", *_sentences(tables, lambda table: table.wrong)]
+    lines += ["", "## What else the numbers say", "", *_sentences(tables, lambda table: table.findings)]
     lines += ["", "## Contents", ""]
-    lines += [f"- [{heading(table)}](#{_anchor(table)})" for table in tables]
+    lines += [f"- [{_escape(heading(table))}](#{_anchor(table)})" for table in tables]
+    lines += [f"- [Figure {figure.number}: {_escape(figure.title)}](#figure-{figure.number})" for figure in figures]
+    lines += ["- [Not run](#not-run)", "- [How to read this report](#how-to-read-this-report)"]
     for table in tables:
-        lines += ["", f'<a id="{_anchor(table)}"></a>', "", f"## {heading(table)}", "", table.intro, ""]
+        lines += [
+            "",
+            f'<a id="{_anchor(table)}"></a>',
+            "",
+            f"## {_escape(heading(table))}",
+            "",
+            _escape(table.intro),
+            "",
+        ]
         lines += _markdown_grid(table) if table.layout == "grid" else _markdown_list(table)
+    for figure in figures:
+        lines += [
+            "",
+            f'<a id="figure-{figure.number}"></a>',
+            "",
+            f"## Figure {figure.number}: {_escape(figure.title)}",
+            "",
+        ]
+        lines += [f"![Figure {figure.number}](figures/figure{figure.number}.png)", "", _escape(figure.caption)]
     lines += ["", "## Not run", ""]
     for (name, reason, command), count in not_run(tables).items():
-        how = f" `{command}`" if command else ""
-        lines.append(f"- Table {name}, {count} of its numbers: {reason}.{how}")
+        how = f": `{command}`" if command else ""
+        lines.append(f"- Table {name}, {count} {'number' if count == 1 else 'numbers'}: {_escape(reason)}{how}")
+    lines += ["", "## How to read this report", "", *HOW_TO_READ]
     return "\n".join(lines) + "\n"
+
+
+HOW_TO_READ = """\
+Every number links to its cell, a JSON file with all that is known of it: as printed, as measured, how, on what, and a
+hash of the sources and data that shaped it.
+
+- ✓ *reproduced*: within half a unit of the last printed digit; for a formula, the worst error over a dense grid is
+  below the accuracy of the computation it is compared with. ✗ *contradicted*: not so.
+- ✓ *holds*, ✗ *fails*: a claim in words. ? *undecided*: within chance. ∅ *vacuous*: there is nothing to compare with.
+  – *not testable*: the reason says what it would take.
+- · *not run*: the reason says why, and the command that would. *(recorded)*: measured earlier, with the sources and
+  data as they are now. *stale*: measured earlier, with others.""".splitlines()
+
+
+def _sentences(tables: Iterable[Table], of: Callable[[Table], tuple[str, ...]]) -> list[str]:
+    """List sentences under the title of their table; one that has a single sentence is one line."""
+    lines = []
+    for table in tables:
+        link = f"[{_escape(heading(table))}](#{_anchor(table)})"
+        sentences = [_escape(sentence) for sentence in of(table)]
+        if len(sentences) == 1:
+            lines.append(f"- {link}: {sentences[0]}")
+        elif sentences:
+            lines += [f"- {link}:", *(f"  - {sentence}" for sentence in sentences)]
+    return lines or ["- Nothing."]
 
 
 def _markdown_grid(table: Table) -> list[str]:
     columns, rows = grid(table)
     lines = [_line(["method", *columns]), _line(["---", *["---:"] * len(columns)])]
     for row, found in rows.items():
-        lines.append(_line([row, *(_linked(table, found.get(column)) for column in columns)]))
+        lines.append(_line([_escape(row), *(_linked(table, found.get(column)) for column in columns)]))
     measured = [cell for cell in table.cells if cell.measured is not None and cell.reported is not None]
-    return [*lines, "", *(f"- {cell.row}, {cell.column}: {_basis(cell)}" for cell in measured)]
+    return [*lines, "", *(f"- {_escape(f'{cell.row}, {cell.column}: {_basis(cell)}')}" for cell in measured)]
 
 
 def _markdown_list(table: Table) -> list[str]:
+    """Return a list's lines; of a long one those that matter, and all of them folded."""
+    if table.shown is None:
+        return _markdown_lines(table, table.cells)
+    some = [cell for cell in table.cells if verdict(cell) in table.shown]
+    folded = ["<details>", f"<summary>All {len(table.cells)} lines</summary>", ""]
+    return [
+        *(_markdown_lines(table, some) if some else []),
+        "",
+        *folded,
+        *_markdown_lines(table, table.cells),
+        "",
+        "</details>",
+    ]
+
+
+def _markdown_lines(table: Table, cells: Sequence[Cell]) -> list[str]:
     columns = _list_columns(table)
     lines = [_line(["statement", *columns, "verdict", "basis"]), _line(["---"] * (len(columns) + 3))]
-    for cell in table.cells:
-        entries = [text(cell) for text in columns.values()]
-        lines.append(_line([cell.row, *entries, _linked(table, cell, verdict(cell) or "measured"), cell.reason]))
+    for cell in cells:
+        entries = [_escape(text(cell)) for text in columns.values()]
+        shown = _linked(table, cell, f"{MARKS.get(verdict(cell), '')} {verdict(cell) or 'measured'}".strip())
+        lines.append(_line([_escape(cell.row), *entries, shown, _escape(cell.reason)]))
     return lines
 
 
 def _basis(cell: Cell) -> str:
     interval = f" 95 % interval {cell.ci95[0]:.2f} to {cell.ci95[1]:.2f}." if cell.ci95 else ""
-    return f"{verdict(cell)}. {cell.reason}.{interval} Protocol: {cell.protocol}."
+    return f"{verdict(cell)}; {cell.reason}.{interval} Protocol: {cell.protocol}."
 
 
 def _linked(table: Table, cell: Cell | None, text: str | None = None) -> str:
     """Return a cell's text as a link to its file, which is written beside the report."""
     if cell is None:
         return ""
-    return f"[{text or summary(cell) or '–'}](cells/{table.name}/{cell.filename})"
+    return f"[{_escape(text or summary(cell) or '–')}](cells/{table.name}/{cell.filename})"
+
+
+def _escape(text: str) -> str:
+    r"""Keep Markdown from reading a formula as emphasis, a table's border or HTML.
+
+    >>> print(_escape("beta* s_f < |x|"))
+    beta\* s\_f &lt; \|x\|
+    """
+    return re.sub(r"([*_|`\[\]\\])", r"\\\1", text).replace("<", "&lt;")
 
 
 def _line(entries: Iterable[str]) -> str:
-    return "| " + " | ".join(entry.replace("|", "\\|") for entry in entries) + " |"
+    return "| " + " | ".join(entries) + " |"
 
 
 def _anchor(table: Table) -> str:
     return f"table-{table.name}"
-
-
-def _reference(table: Table) -> str:
-    return f"Table {table.name}" if table.name.isdigit() else table.title

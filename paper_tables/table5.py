@@ -68,15 +68,14 @@ def run(options: Options) -> Table:
             is_ours = row.method == table.ours and column in RELEASED
             cell = measured[column] if is_ours else not_run_cell(table, row.method, column, printed, OTHERS)
             found.append(cell)
-    findings = [_finding(measured[column], ours[column].value) for column in RELEASED]
-    wrong = [cell for cell in measured.values() if cell.value_verdict == "contradicted" and cell.measured is not None]
-    above = {Decimal(str(cell.measured)) > Decimal(cell.reported or "NaN") for cell in wrong}
-    if above == {True, False}:
-        findings.append(
+    wrong = [_finding(measured[column], ours[column].value) for column in RELEASED]
+    off = [cell for cell in measured.values() if cell.value_verdict == "contradicted" and cell.measured is not None]
+    if {Decimal(str(cell.measured)) > Decimal(cell.reported or "NaN") for cell in off} == {True, False}:
+        wrong.append(
             "One checkpoint is below what is printed and one above. If the paper printed each run's best epoch on the "
             "test images, no last epoch could be above it; if it printed the last, these are other runs."
         )
-    return Table("5", table.title, INTRO, tuple(found), tuple(filter(None, findings)), columns=table.columns)
+    return Table("5", table.title, INTRO, tuple(found), wrong=tuple(filter(None, wrong)), columns=table.columns)
 
 
 def _blank(table: reported.ReportedTable, column: str) -> Cell:

@@ -70,8 +70,10 @@ class Table:
         What is set beside what, in one paragraph.
     cells : tuple of Cell
         In the order of the table.
+    wrong : tuple of str
+        What does not hold of what is printed, a sentence each.
     findings : tuple of str
-        What the numbers say, a sentence each; those that contradict the paper first.
+        What else the numbers say.
     layout : {"grid", "list"}
         Rows by columns, or a line a cell.
     columns : tuple of str
@@ -84,6 +86,7 @@ class Table:
     title: str
     intro: str
     cells: tuple[Cell, ...]
+    wrong: tuple[str, ...] = ()
     findings: tuple[str, ...] = ()
     layout: Literal["grid", "list"] = "grid"
     columns: tuple[str, ...] = ()

@@ -27,6 +27,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 from scipy.integrate import quad
+from scipy.special import expit
 
 from reference import grid
 from reference.grid import Array, Role
@@ -51,7 +52,7 @@ SIGMA: dict[Role, float] = {"weight": 1.0, "activation": 2.0, "signed_activation
 # Admitted parameters. Outside, float32 could no longer tell the two scores, or the two assignments, apart.
 GAMMA_RANGE = (1e-3, 1e3)
 SIGMA_RANGE = (1e-2, 1e2)
-BETA_RANGE = (0.0, 1e6)
+BETA_RANGE = (0.0, 1e8)  # beyond the largest beta* of the parameters above, 3.3e7
 
 
 def check_gamma(gamma: float) -> float:
@@ -172,7 +173,7 @@ def kernel_soft_argmax(x: npt.ArrayLike, beta: npt.ArrayLike, *, sigma: float, v
     >>> kernel_soft_argmax([0.0, 0.25, 0.5, 0.75, 1.0], beta=4.0, sigma=1.0).round(4)
     array([0.0428, 0.1225, 0.278 , 0.8775, 1.0428])
     """
-    _check_beta(beta)
+    _check_beta(beta, x)
     q_f, q_c = nearest_levels(x)
     m_f, m_c = distance_probability(weighted_scores(x, sigma=sigma, variant=variant), beta)
     return np.asarray(m_f * q_f + m_c * q_c)
@@ -197,8 +198,8 @@ def full_grid_kernel_soft_argmax(
     >>> full_grid_kernel_soft_argmax([0.25, 1.5], beta=4.0, bits=2, sigma=1.0).round(4)
     array([0.3006, 1.2643])
     """
-    _check_beta(beta)
     x = grid.as_float(x)
+    _check_beta(beta, x)
     nearest = grid.round_half_down(x)
     q = [np.full_like(x, level) for level in range(2 ** (grid.check_bits(bits) or 0))]
     scores = tuple(kernel(level, nearest, sigma=sigma, variant=variant) * distance_score(x, level) for level in q)
@@ -216,19 +217,18 @@ def kernel_soft_argmax_slope(
     >>> kernel_soft_argmax_slope([0.0, 0.5], beta=4.0, sigma=1.0).round(4)
     array([0.2004, 0.7822])
     """
-    _check_beta(beta)
+    _check_beta(beta, x)
     s_f, s_c = weighted_scores(x, sigma=sigma, variant=variant)
     m_f, m_c = distance_probability((s_f, s_c), beta)
     return np.asarray(np.asarray(beta, s_f.dtype) * m_f * m_c * (s_f + s_c))
 
 
-def _check_beta(beta: npt.ArrayLike) -> None:
-    beta = np.asarray(beta)
-    admitted = (beta >= BETA_RANGE[0]) & (beta <= BETA_RANGE[1])
-    if not np.all(admitted | np.isnan(beta)):  # NaN inputs have a NaN temperature
-        raise grid.refuse("beta", beta[~admitted].flat[0].item(), "a number from 0 to 1e+06")
-    if beta.ndim == 0 and np.isnan(beta):
-        raise grid.refuse("beta", math.nan, "a number from 0 to 1e+06")
+def _check_beta(beta: npt.ArrayLike, x: npt.ArrayLike) -> None:
+    """Refuse a temperature out of range; NaN is admitted where the input is NaN, whose beta* is NaN."""
+    beta, x = np.broadcast_arrays(beta, x)
+    refused = ~((beta >= BETA_RANGE[0]) & (beta <= BETA_RANGE[1])) & ~np.isnan(x)
+    if refused.any():
+        raise grid.refuse("beta", beta[refused].flat[0].item(), f"a number from {BETA_RANGE[0]:g} to {BETA_RANGE[1]:g}")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -410,7 +410,7 @@ def fixed_beta_gap(beta: float, *, sigma: float, variant: Variant = "paper") -> 
     >>> round(fixed_beta_gap(24.0, sigma=1.0), 4), fixed_beta_gap(150.0, sigma=math.inf)
     (0.0032, 0.5)
     """
-    return 1 / (1 + math.exp(_score_distance_at_transition(beta, sigma, variant)))
+    return float(expit(-_score_distance_at_transition(beta, sigma, variant)))
 
 
 def fixed_beta_mean_gap(beta: float, *, sigma: float, variant: Variant = "paper") -> float:
@@ -419,10 +419,11 @@ def fixed_beta_mean_gap(beta: float, *, sigma: float, variant: Variant = "paper"
     >>> [round(fixed_beta_mean_gap(beta, sigma=math.inf), 3) for beta in (10, 20, 60, 150)]
     [0.113, 0.057, 0.019, 0.008]
     """
-    k = kappa(check_sigma(sigma, infinite=True), variant)
+    beta = _check_scalar_beta(beta)
+    k = kappa(sigma, variant)
 
     def gap(t: float) -> float:
-        return 1 / (1 + math.exp(beta * (math.exp(-t) - k * math.exp(t - 1))))
+        return float(expit(-beta * (math.exp(-t) - k * math.exp(t - 1))))
 
     return float(2 * quad(gap, 0, 0.5, epsabs=1e-13, epsrel=1e-12)[0])
 
@@ -435,7 +436,7 @@ def fixed_beta_jumps(beta: float, *, sigma: float, variant: Variant = "paper") -
     >>> [round(value, 4) for value in fixed_beta_jumps(24.0, sigma=1.0)]
     [0.0, 0.9935]
     """
-    at_level = 2 / (1 + math.exp(beta * (1 - kappa(sigma, variant) / math.e)))
+    at_level = 2 * float(expit(-_check_scalar_beta(beta) * (1 - kappa(sigma, variant) / math.e)))
     return at_level, math.tanh(_score_distance_at_transition(beta, sigma, variant) / 2)
 
 
@@ -455,15 +456,17 @@ def fixed_beta_transition_slope(beta: float, *, sigma: float, variant: Variant =
     >>> round(fixed_beta_transition_slope(24.0, sigma=1.0), 4), round(fixed_beta_transition_slope(150, sigma=math.inf))
     (0.0756, 45)
     """
-    m = 1 / (2 * math.cosh(_score_distance_at_transition(beta, sigma, variant) / 2))
-    return beta * m * m * (1 + kappa(sigma, variant)) / math.sqrt(math.e)
+    distance = _score_distance_at_transition(beta, sigma, variant)
+    return beta * float(expit(distance) * expit(-distance)) * (1 + kappa(sigma, variant)) / math.sqrt(math.e)
+
+
+def _check_scalar_beta(beta: float) -> float:
+    return grid.check_scalar("beta", beta, *BETA_RANGE)
 
 
 def _score_distance_at_transition(beta: float, sigma: float, variant: Variant) -> float:
-    """Return beta |s_f - s_c| at q_t, bounded so that exp and cosh of it stay finite."""
-    beta = grid.check_scalar("beta", beta, *BETA_RANGE)
-    distance = beta * -math.expm1(-2 * kernel_exponent(sigma, variant)) / math.sqrt(math.e)
-    return min(distance, 700.0)
+    """Return beta |s_f - s_c| at q_t."""
+    return _check_scalar_beta(beta) * -math.expm1(-2 * kernel_exponent(sigma, variant)) / math.sqrt(math.e)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -561,12 +564,12 @@ def codes(x: npt.ArrayLike, params: Params) -> Array:
 
 def decode(q: npt.ArrayLike, params: Params) -> Array:
     """Values of codes (Eq. 2)."""
-    return grid.decode(q, grid.check_bits(params.bits) or 0, params.role)
+    return grid.decode(q, params.bits, params.role)
 
 
 def levels(params: Params) -> Array:
     """The 2^bits values that `forward` can return in test, ascending."""
-    return decode(np.arange(2 ** (params.bits or 0)), params)
+    return grid.levels(params.bits, params.role)
 
 
 def vjp(x: npt.ArrayLike, params: Params, grad: npt.ArrayLike) -> tuple[Array, dict[str, Array]]:
@@ -605,11 +608,11 @@ def vjp(x: npt.ArrayLike, params: Params, grad: npt.ArrayLike) -> tuple[Array, d
 
 
 @numba.vectorize(cache=True)  # type: ignore[no-untyped-call]
-def _slope_scalar(x, factor, half_plus_c):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+def _slope_scalar(x, factor, half, c):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
     floor = np.floor(x)
     rest = x - floor
     t = rest if rest <= 0.5 else floor + 1 - x
-    return factor / np.tanh(half_plus_c - t)
+    return factor / np.tanh(half - t + c)
 
 
 def slope_numba(x: npt.ArrayLike, *, gamma: float = GAMMA, sigma: float, variant: Variant = "paper") -> Array:
@@ -619,5 +622,7 @@ def slope_numba(x: npt.ArrayLike, *, gamma: float = GAMMA, sigma: float, variant
     array([0.4341, 0.5966, 1.1258])
     """
     x = grid.as_float(x)
-    half_plus_c = 0.5 + kernel_exponent(check_sigma(sigma), variant)
-    return np.asarray(_slope_scalar(x, x.dtype.type(slope_factor(gamma)), x.dtype.type(half_plus_c)), x.dtype)
+    number = x.dtype.type
+    c = number(kernel_exponent(check_sigma(sigma), variant))
+    with np.errstate(invalid="ignore"):  # comparing NaN
+        return np.asarray(_slope_scalar(x, number(slope_factor(gamma)), number(0.5), c), x.dtype)

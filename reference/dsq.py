@@ -179,13 +179,13 @@ def forward_soft(x: npt.ArrayLike, params: Params) -> Array:
 
 
 def _normalize(x: Array, params: Params) -> Array:
-    return grid.normalize(x, params.lower, params.upper, grid.check_bits(params.bits) or 0)
+    return grid.normalize(x, params.lower, params.upper, params.bits)
 
 
 def _scale(q: Array, params: Params) -> Array:
     """``l + (u - l) (Q / n)``, in this order."""
     low, high = grid.bounds(params.lower, params.upper, q.dtype)
-    return np.asarray(low + (high - low) * (q / q.dtype.type(2 ** (params.bits or 0) - 1)))
+    return np.asarray(low + (high - low) * (q / q.dtype.type(grid.top_code(params.bits))))
 
 
 def codes(x: npt.ArrayLike, params: Params) -> Array:
@@ -200,7 +200,7 @@ def decode(q: npt.ArrayLike, params: Params) -> Array:
 
 def levels(params: Params) -> Array:
     """The 2^bits values that `forward` can return, ascending; shape (2^bits,) for a scalar clip range."""
-    q = np.arange(2 ** (params.bits or 0))
+    q = np.arange(grid.top_code(params.bits) + 1)
     return decode(q.reshape(-1, *[1] * np.ndim(params.lower)) if np.ndim(params.lower) else q, params)
 
 
@@ -228,7 +228,7 @@ def vjp(x: npt.ArrayLike, params: Params, grad: npt.ArrayLike) -> tuple[Array, d
     g = np.where(clipped, x.dtype.type(0), slope(p * n, alpha=params.alpha))
     P = np.where(clipped, p, soft(p * n, alpha=params.alpha) / n)
     by_alpha = np.where(clipped, x.dtype.type(0), (high - low) / n * alpha_derivative(p * n, alpha=params.alpha))
-    return grad * g, {
+    return grid.unbroadcast(grad * g, x.shape), {
         "lower": grid.unbroadcast(grad * ((1 - P) - g * (1 - p)), low.shape),
         "upper": grid.unbroadcast(grad * (P - g * p), high.shape),
         "alpha": np.asarray((grad * by_alpha).sum()),

@@ -44,6 +44,17 @@ def check_bits(bits: int | None, *, lowest: int = 1) -> int | None:
     return int(bits)
 
 
+def top_code(bits: int | None) -> int:
+    """Return n = 2^bits - 1; raises ValueError for bits that are refused, full precision among them.
+
+    >>> top_code(2)
+    3
+    """
+    if bits is None:
+        raise refuse("bits", bits, f"a whole number from 1 to {MAX_BITS} (full precision has no codes)")
+    return 2 ** (check_bits(bits) or 0) - 1
+
+
 def check_role(role: str) -> Role:
     """Return `role` if it is one of `ROLES`, else raise ValueError."""
     if role not in ROLES:
@@ -54,8 +65,8 @@ def check_role(role: str) -> Role:
 def check_scalar(name: str, value: float, low: float, high: float) -> float:
     """Return `value` as a float if ``low <= value <= high`` (NaN never is), else raise ValueError."""
     try:
-        number = float(value)
-    except (TypeError, ValueError):
+        number = math.nan if isinstance(value, str | bytes) or np.ndim(value) else float(value)
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not low <= number <= high:
         raise refuse(name, value, f"a number from {low:g} to {high:g}")
@@ -86,8 +97,8 @@ def bounds(lower: npt.ArrayLike, upper: npt.ArrayLike, dtype: npt.DTypeLike) -> 
     ValueError
         Unless both ends and their distance are finite and ``lower < upper``, in `dtype`.
     """
-    low, high = np.asarray(lower, dtype), np.asarray(upper, dtype)
     with np.errstate(over="ignore", invalid="ignore"):
+        low, high = np.asarray(lower, dtype), np.asarray(upper, dtype)
         width = high - low
     if not (np.all(np.isfinite(width)) and np.all(width > 0)):
         raise refuse("clip range (lower, upper)", (np.asarray(lower).tolist(), np.asarray(upper).tolist()),
@@ -131,7 +142,8 @@ def deviation(x: npt.ArrayLike) -> float:
         If it is not positive and finite: fewer than two elements, all equal, or not finite.
     """
     x = as_float(x)
-    value = float(x.std(ddof=1)) if x.size > 1 and np.isfinite(x).all() else math.nan
+    spread = x.size > 1 and bool(np.isfinite(x).all() and x.min() < x.max())  # equal values can have a rounded mean
+    value = float(x.std(ddof=1)) if spread else math.nan
     if not (value > 0 and math.isfinite(value)):
         raise refuse("standard deviation of x", value, "positive and finite")
     return value
@@ -177,7 +189,7 @@ def position(x: npt.ArrayLike, lower: npt.ArrayLike, upper: npt.ArrayLike) -> Ar
     return np.asarray((np.clip(x, low, high) - low) / (high - low))
 
 
-def normalize(x: npt.ArrayLike, lower: npt.ArrayLike, upper: npt.ArrayLike, bits: int) -> Array:
+def normalize(x: npt.ArrayLike, lower: npt.ArrayLike, upper: npt.ArrayLike, bits: int | None) -> Array:
     """Eq. 1: clip `x` to [lower, upper] and normalise to [0, 2^bits - 1], as ``n * p``.
 
     Parameters
@@ -198,8 +210,9 @@ def normalize(x: npt.ArrayLike, lower: npt.ArrayLike, upper: npt.ArrayLike, bits
     >>> normalize([-9.0, -0.5, 0.2, 9.0], lower=-1.0, upper=1.0, bits=2)
     array([0.  , 0.75, 1.8 , 3.  ])
     """
+    n = top_code(bits)
     p = position(x, lower, upper)
-    return np.asarray(p * p.dtype.type(2**bits - 1))
+    return np.asarray(p * p.dtype.type(n))
 
 
 def _nearest(x: npt.ArrayLike) -> tuple[Array, Array]:
@@ -281,15 +294,14 @@ def codes(
     >>> codes([-1.0, 0.0, 0.3, 1.0], -1.0, 1.0, bits=2)
     array([0, 1, 2, 3])
     """
-    if bits is None:
-        raise refuse("bits", bits, f"a whole number from 1 to {MAX_BITS} (full precision has no codes)")
+    top_code(bits)
     q = ROUNDINGS[check_rounding(rounding)](normalize(x, lower, upper, bits))
     if np.isnan(q).any():
         raise refuse("x", "NaN", "free of NaN (NaN has no code)")
     return q.astype(np.int64)
 
 
-def decode(q: npt.ArrayLike, bits: int, role: Role) -> Array:
+def decode(q: npt.ArrayLike, bits: int | None, role: Role) -> Array:
     """Eq. 2: scale Q to [-1, 1] (weights) or [0, 1] (activations).
 
     The weight value 2Q/n - 1 is computed as ``(2Q - n) / n``: the numerator is an exact odd integer, so the value is
@@ -307,18 +319,18 @@ def decode(q: npt.ArrayLike, bits: int, role: Role) -> Array:
     array([0.        , 0.33333333, 0.66666667, 1.        ])
     """
     q = as_float(q)
-    n = q.dtype.type(2**bits - 1)
-    return np.asarray((2 * q - n) / n if role == "weight" else q / n)
+    n = q.dtype.type(top_code(bits))
+    return np.asarray((2 * q - n) / n if check_role(role) == "weight" else q / n)
 
 
-def levels(bits: int, role: Role) -> Array:
+def levels(bits: int | None, role: Role) -> Array:
     """Return the 2^bits values of the level set, ascending, float64."""
-    return decode(np.arange(2**bits), bits, role)
+    return decode(np.arange(top_code(bits) + 1), bits, role)
 
 
 def output_scale(role: Role) -> float:
     """Width of the level set: 2 for weights ([-1, 1]), 1 for activations ([0, 1])."""
-    return 2.0 if role == "weight" else 1.0
+    return 2.0 if check_role(role) == "weight" else 1.0
 
 
 def clip_range_vjp(
@@ -337,7 +349,7 @@ def clip_range_vjp(
     p = position(x, low, high)
     clipped = (x < low) | (x > high)
     grad_x = np.where(clipped, x.dtype.type(0), grad * slope * x.dtype.type(scale) / (high - low))
-    return grad_x, {
+    return unbroadcast(grad_x, x.shape), {
         "lower": unbroadcast(-(1 - p) * grad_x, low.shape),
         "upper": unbroadcast(-p * grad_x, high.shape),
     }
@@ -366,4 +378,5 @@ def quantize_numba(x: npt.ArrayLike, lower: npt.ArrayLike, upper: npt.ArrayLike,
     """
     x = as_float(x)
     low, high = bounds(lower, upper, x.dtype)
-    return np.asarray(_round_half_down_scalar(x, low, high, x.dtype.type(2**bits - 1)), x.dtype)
+    with np.errstate(invalid="ignore"):  # comparing NaN
+        return np.asarray(_round_half_down_scalar(x, low, high, x.dtype.type(top_code(bits))), x.dtype)

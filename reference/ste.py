@@ -73,12 +73,12 @@ def codes(x: npt.ArrayLike, params: Params) -> Array:
 
 def decode(q: npt.ArrayLike, params: Params) -> Array:
     """Values of codes."""
-    return grid.decode(q, grid.check_bits(params.bits) or 0, params.role)
+    return grid.decode(q, params.bits, params.role)
 
 
 def levels(params: Params) -> Array:
     """The 2^bits values that `forward` can return, ascending."""
-    return decode(np.arange(2 ** (params.bits or 0)), params)
+    return grid.levels(params.bits, params.role)
 
 
 def slope(x: npt.ArrayLike) -> Array:

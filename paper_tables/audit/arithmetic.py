@@ -70,19 +70,22 @@ def _judge(printed: Printed, base: Printed | None, baseline: str) -> tuple[float
     return float(expected), "contradicted", f"{sum_}, printed {difference}: off by {off}, {why}"
 
 
-def findings(found: Iterable[Cell]) -> tuple[str, ...]:
-    """State the differences that are wrong, and how many are right."""
-    found = list(found)
-    wrong = [cell for cell in found if cell.value_verdict == "contradicted"]
-    sentences = [f"{cell.column}, {cell.row}: {cell.reason}." for cell in wrong]
+def audit(tables: Iterable[ReportedTable]) -> Table:
+    """Check the printed differences of `tables`."""
+    found = tuple(cell for table in tables for cell in check(table))
+    wrong = tuple(
+        f"{cell.column}, {cell.row}: {cell.reason}." for cell in found if cell.value_verdict == "contradicted"
+    )
     judged = sum(cell.value_verdict is not None for cell in found)
-    return (*sentences, f"{judged - len(wrong)} of {judged} printed differences are those of the printed numbers.")
+    count = f"{judged - len(wrong)} of {judged} printed differences are those of the printed numbers."
+    return Table(
+        "arithmetic", TITLE, INTRO, found, wrong=wrong, findings=(count,), layout="list", shown=("contradicted",)
+    )
 
 
 def run(options: Options) -> Table:
     """Check every table of the DAQ paper."""
-    found = [cell for table in reported.tables().values() for cell in check(table)]
-    return Table("arithmetic", TITLE, INTRO, tuple(found), findings(found), layout="list", shown=("contradicted",))
+    return audit(reported.tables().values())
 
 
 if __name__ == "__main__":

@@ -298,7 +298,7 @@ def run(options: Options) -> Table:
     """Compute every row that can be."""
     computed = [*kernel_cells(), *tie_cells(), *maximum_cells(), *literal_cells()]
     found = computed + measure(options)
-    return Table("code", TITLE, INTRO, tuple(found), _findings(found), layout="list")
+    return Table("code", TITLE, INTRO, tuple(found), wrong=_findings(found), layout="list")
 
 
 def _findings(found: list[Cell]) -> tuple[str, ...]:

@@ -196,13 +196,26 @@ def summary(found: Sequence[Cell]) -> tuple[str, ...]:
     return tuple(sentences)
 
 
+def audit(tables: Sequence[ReportedTable]) -> Table:
+    """Judge the comparisons that `tables` make, together."""
+    found = check(tables)
+    wrong = tuple(f"{cell.column}: {cell.row}, {cell.reason}." for cell in found if cell.claim_verdict == "fails")
+    return Table(
+        "significance",
+        TITLE,
+        INTRO,
+        tuple(found),
+        wrong=wrong,
+        findings=summary(found),
+        layout="list",
+        shown=("fails", "undecided"),
+    )
+
+
 def run(options: Options) -> Table:
     """Judge every comparison of Tables 2 to 5."""
     tables = reported.tables()
-    found = check([tables[name] for name in TABLES])
-    return Table(
-        "significance", TITLE, INTRO, tuple(found), summary(found), layout="list", shown=("fails", "undecided")
-    )
+    return audit([tables[name] for name in TABLES])
 
 
 if __name__ == "__main__":

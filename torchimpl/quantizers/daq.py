@@ -18,20 +18,18 @@ from torchimpl.quantizers.base import Quantizer, clip_range_backward, normalize,
 
 
 @torch.library.custom_op("quantgap::daq", mutates_args=())
-def daq_closed_form(
-    x: Tensor, lower: Tensor, upper: Tensor, n: int, is_weight: bool, gamma: float, half_plus_c: float
-) -> Tensor:
-    """Quantize by rounding; the backward pass uses ``gamma/(2 sinh gamma) coth(half_plus_c - t)``."""
+def daq_closed_form(x: Tensor, lower: Tensor, upper: Tensor, n: int, is_weight: bool, gamma: float, c: float) -> Tensor:
+    """Quantize by rounding; the backward pass uses ``gamma/(2 sinh gamma) coth(1/2 - t + c)``."""
     return scale_output(round_half_down(normalize(x, lower, upper, n)), n, is_weight)
 
 
 @daq_closed_form.register_fake
-def _(x: Tensor, lower: Tensor, upper: Tensor, n: int, is_weight: bool, gamma: float, half_plus_c: float) -> Tensor:
+def _(x: Tensor, lower: Tensor, upper: Tensor, n: int, is_weight: bool, gamma: float, c: float) -> Tensor:
     return torch.empty_like(x + lower.to(x.dtype) + upper.to(x.dtype))
 
 
 def _setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
-    x, lower, upper, ctx.n, ctx.is_weight, ctx.gamma, ctx.half_plus_c = inputs
+    x, lower, upper, ctx.n, ctx.is_weight, ctx.gamma, ctx.c = inputs
     ctx.save_for_backward(x, lower, upper)
 
 
@@ -41,7 +39,7 @@ def _backward(ctx, grad):  # type: ignore[no-untyped-def]
     def slope(normalized: Tensor) -> Tensor:
         above = normalized - torch.floor(normalized)
         t = torch.minimum(above, 1 - above)
-        return factor / torch.tanh(ctx.half_plus_c - t)
+        return factor / torch.tanh(0.5 - t + ctx.c)
 
     x, lower, upper = ctx.saved_tensors
     return *clip_range_backward(grad, x, lower, upper, slope, ctx.n, ctx.is_weight), None, None, None, None
@@ -128,7 +126,7 @@ class DAQ(Quantizer):
         if self.literal and self.training:
             lower, upper = self.lower.to(x.dtype), self.upper.to(x.dtype)
             return daq_literal(x, lower, upper, n, is_weight, self.gamma, math.exp(-2 * c))
-        return daq_closed_form(x, self.lower, self.upper, n, is_weight, self.gamma, 0.5 + c)
+        return daq_closed_form(x, self.lower, self.upper, n, is_weight, self.gamma, c)
 
     def extra_repr(self) -> str:
         """Show what the quantizer was built with."""

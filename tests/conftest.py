@@ -1,0 +1,41 @@
+"""How much the property tests draw, where the real data are, and that tests can import each other's helpers."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+ROOT = Path(__file__).parents[1]
+if str(ROOT) not in sys.path:  # a bare `pytest` does not add the root, `python -m pytest` does
+    sys.path.insert(0, str(ROOT))
+
+slow_machine = [HealthCheck.too_slow]  # says something about the machine, nothing about the code
+settings.register_profile("dev", max_examples=25, deadline=None, suppress_health_check=slow_machine)
+settings.register_profile("ci", max_examples=100, deadline=None, suppress_health_check=slow_machine, derandomize=True)
+settings.register_profile("nightly", max_examples=10_000, deadline=None, suppress_health_check=slow_machine)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "dev"))
+
+
+def pytest_collection_finish() -> None:
+    """One thread for torch, as xdist runs several processes; tests that need no torch do not import it."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
+
+
+def folder(variable: str, content: str) -> Path:
+    """Return the folder that an environment variable names, or skip the test."""
+    if not os.environ.get(variable):
+        pytest.skip(f"{variable} is not set: this test needs {content}; see README")
+    return Path(os.environ[variable])
+
+
+@pytest.fixture(scope="session")
+def cifar10_root() -> Path:
+    return folder("QUANTGAP_DATA", "the CIFAR-10 images")
+
+
+@pytest.fixture(scope="session")
+def checkpoint_root() -> Path:
+    return folder("QUANTGAP_CHECKPOINTS", "the checkpoints that DAQ's authors released")

@@ -1,0 +1,536 @@
+"""DAQ against its equations in scalar decimal arithmetic, and its closed forms against numeric computation."""
+
+import math
+from decimal import Decimal
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from scipy.integrate import quad
+
+from reference import daq, grid
+from tests import oracles
+from tests.oracles import check_near, check_same, elementwise, eps, exact
+from tests.strategies import (
+    bit_widths,
+    clip_ranges,
+    cotangents,
+    daq_options,
+    dtypes,
+    finite_inputs,
+    gammas,
+    inputs,
+    kernels,
+    layouts,
+    normalized,
+    roles,
+    sigmas,
+    variants,
+)
+
+few = settings.get_profile(settings.get_current_profile_name()).max_examples // 5  # for slow oracles
+betas = st.floats(0, 200) | st.floats(*daq.BETA_RANGE)
+moderate_kernels = st.fixed_dictionaries({"sigma": st.floats(0.3, 5), "variant": variants})
+
+
+def least_score_distance(options: dict) -> float:
+    """|s_f - s_c| where it is least, at the transition point."""
+    s_f, s_c = oracles.scores(oracles.HALF, sigma=options["sigma"], variant=options["variant"])
+    return float(s_f - s_c)
+
+
+# Numbers of the paper, and of what was derived from it
+
+
+@pytest.mark.parametrize(
+    ("expression", "want"),
+    [
+        ("lambda_(2.0)", 0.1192),
+        ("kappa(1.0)", 0.6065),
+        ("kappa(1.0, 'released')", 0.3679),
+        ("mean_slope(sigma=1.0)", 0.6508),
+        ("mean_slope(sigma=2.0)", 1.2401),
+        ("mean_slope(sigma=1.0, variant='released')", 0.4485),
+        ("mean_slope(sigma=2.0, variant='released')", 0.9215),
+        ("slope_range(sigma=1.0)", (0.4341, 1.1258)),
+        ("slope_range(sigma=2.0)", (0.5408, 4.4173)),
+        ("slope_range(sigma=1.0, variant='released')", (0.3620, 0.5966)),
+        ("slope_range(sigma=2.0, variant='released')", (0.4972, 2.2172)),
+        ("combine_ste_ratio()", 1.3130),
+        ("distance_at_temperature(4.0, sigma=1.0)", 0.243),
+        ("distance_at_temperature(6.0, sigma=1.0)", 0.404),
+        ("fixed_beta_mean_gap(10.0, sigma=math.inf)", 0.113),
+        ("fixed_beta_mean_gap(20.0, sigma=math.inf)", 0.057),
+        ("fixed_beta_mean_gap(60.0, sigma=math.inf)", 0.019),
+        ("fixed_beta_mean_gap(150.0, sigma=math.inf)", 0.008),
+        ("fixed_beta_gap(150.0, sigma=math.inf)", 0.5),
+        ("fixed_beta_mean_slope(24.0, sigma=1.0)", 0.0065),
+        ("fixed_beta_transition_slope(150.0, sigma=math.inf)", 45.0),
+    ],
+)
+def test_stated_numbers(expression, want):
+    got = eval(f"daq.{expression}", {"daq": daq, "math": math})
+    for value, printed in zip(np.atleast_1d(got), np.atleast_1d(want), strict=True):
+        digits = 0 if printed == 45 else len(f"{printed}".partition(".")[2])
+        assert abs(value - printed) <= 0.5001 * 10.0**-digits, f"daq.{expression} = {got}, stated {want}"
+
+
+def test_constants_of_section_4_1():
+    assert daq.GAMMA == 2
+    assert (daq.SIGMA["weight"], daq.SIGMA["activation"], daq.SIGMA["signed_activation"]) == (1, 2, 2)
+
+
+def test_the_released_temperature_never_reaches_6():
+    with pytest.raises(ValueError, match=r"beta must be a number from 2.3\d* to 5.2\d*, got 6"):
+        daq.distance_at_temperature(6.0, sigma=1.0, variant="released")
+
+
+# Section 3.2, function by function. A score errs by 3 eps: one exponential (2 eps, say) of a distance, one product.
+
+
+@given(st.data(), dtypes)
+def test_nearest_levels(data, dtype):
+    x = data.draw(normalized(dtype))
+    q_f, q_c = daq.nearest_levels(x)
+    check_same(f"nearest_levels({x!r})[0]", q_f, np.array([math.floor(v) for v in x], dtype))
+    check_same(f"nearest_levels({x!r})[1]", q_c, q_f + dtype(1))
+
+
+@given(st.data(), dtypes, st.integers(0, 255))
+def test_distance_score(data, dtype, q):
+    x = data.draw(normalized(dtype))
+    want = elementwise(lambda v: oracles.exp(-abs(v - q)), x)
+    # |x - q| is up to 255 and rounded to eps/2 of itself, which the exponential turns into that much relative error.
+    bound = (2 + np.abs(x - q)) * eps(x) * want + np.finfo(dtype).tiny
+    check_near(f"distance_score({x!r}, {q})", daq.distance_score(x, q), want, bound)
+
+
+@given(kernels)
+def test_kernel(options):
+    kappa = float(oracles.kappa(**options))
+    exponent = 2 * daq.kernel_exponent(**options)
+    # The exponent, up to 10^4, errs by 2 eps relative; below 1e-300 doubles lose digits.
+    bound = (4 + 2 * exponent) * 2.3e-16 * kappa + 1e-300
+    check_near(f"kappa({options})", daq.kappa(**options), kappa, bound)
+    got = daq.kernel([0.0, 1.0, 2.0], 1.0, **options)
+    check_near(f"kernel([0, 1, 2], 1, {options})", got, [kappa, 1, kappa], bound)
+    assert got[1] == 1
+
+
+@pytest.mark.parametrize("variant", ["paper", "released"])
+def test_an_infinite_sigma_is_no_kernel(variant):
+    assert daq.kappa(math.inf, variant) == 1
+    assert daq.kernel([0.0, 1.0], 0.0, sigma=math.inf, variant=variant).tolist() == [1, 1]
+
+
+@given(st.data(), dtypes, kernels)
+def test_weighted_scores(data, dtype, options):
+    x = data.draw(normalized(dtype))
+    for i, got in enumerate(daq.weighted_scores(x, **options)):
+        want = elementwise(lambda v, i=i: oracles.scores(v, **options)[i], x)
+        bound = (4 + 4 * daq.kernel_exponent(**options)) * eps(x) * want + np.finfo(dtype).tiny
+        check_near(f"weighted_scores({x!r}, {options})[{i}]", got, want, bound)
+
+
+@given(st.data(), dtypes, kernels | st.just({"sigma": math.inf, "variant": "paper"}), betas)
+@example(data=None, dtype=np.float64, options={"sigma": 1.0, "variant": "paper"}, beta=24.0)
+def test_kernel_soft_argmax(data, dtype, options, beta):
+    x = np.linspace(0, 3, 25, dtype=dtype) if data is None else data.draw(normalized(dtype))
+    _, q_c = daq.nearest_levels(x)
+    beta_x = exact(dtype(beta))
+    # The two scores err by 6 eps together, the exponent by beta times that (never by more than the whole jump of
+    # 1), the probabilities by 4 eps more, relative to a level.
+    bound = np.minimum(1, 6 * beta * eps(x)) + 4 * eps(x) * q_c
+    want = elementwise(lambda v: oracles.phi(v, beta_x, **options), x)
+    check_near(f"kernel_soft_argmax({x!r}, {beta}, {options})", daq.kernel_soft_argmax(x, beta, **options), want, bound)
+    scores = daq.weighted_scores(x, **options)
+    m_f, m_c = daq.distance_probability(scores, dtype(beta))
+    assert ((m_f >= 0) & (m_c >= 0)).all()
+    check_near(f"m_f + m_c at {x!r}", m_f + m_c, np.ones_like(x), 2 * eps(x))
+    if options["sigma"] == math.inf:
+        check_same(f"soft_argmax({x!r}, {beta})", daq.soft_argmax(x, beta), daq.kernel_soft_argmax(x, beta, **options))
+
+
+@given(st.data(), bit_widths, kernels, st.floats(0, 100))
+@settings(max_examples=few)
+def test_soft_argmax_over_the_full_grid(data, bits, options, beta):
+    x = data.draw(normalized(np.float64, top=2**bits - 1, shape=st.just((2,))))
+    got = daq.full_grid_kernel_soft_argmax(x, beta, bits=bits, **options)
+    want = elementwise(lambda v: oracles.phi_of_all_levels(v, exact(beta), bits=bits, **options), x)
+    # As above, over 2^bits levels: each probability errs by 6 beta eps and the sum's roundings, times a level.
+    bound = (6 * beta + 2**bits + 8) * eps(x) * 2**bits
+    check_near(f"full_grid_kernel_soft_argmax({x!r}, {beta}, bits={bits}, {options})", got, want, bound)
+
+
+@given(st.data(), dtypes, kernels, st.floats(0, 200))
+def test_slope_at_a_fixed_temperature(data, dtype, options, beta):
+    x = data.draw(normalized(dtype))
+    beta_x = exact(dtype(beta))
+    want = elementwise(lambda v: oracles.phi_slope(v, beta_x, **options), x)
+    # beta m_f m_c (s_f + s_c): the exponent errs by 6 beta eps, and m_f m_c by as much relative.
+    bound = (12 * beta + 12 + 4 * daq.kernel_exponent(**options)) * eps(x) * want + 1e-30
+    got = daq.kernel_soft_argmax_slope(x, beta, **options)
+    check_near(f"kernel_soft_argmax_slope({x!r}, {beta}, {options})", got, want, bound)
+
+
+@pytest.mark.parametrize("beta", [-1.0, 1e9, math.inf, math.nan, [1.0, -1.0]])
+def test_temperatures_that_are_refused(beta):
+    calls = [daq.kernel_soft_argmax, daq.kernel_soft_argmax_slope]
+    for call in [*calls, lambda *a, **k: daq.full_grid_kernel_soft_argmax(*a, bits=2, **k)]:
+        with pytest.raises(ValueError, match=r"beta must be a number from 0 to 1e\+0\d, got"):
+            call([0.2, 0.3], beta, sigma=1.0)
+
+
+# Section 3.3
+
+
+@given(st.data(), dtypes, daq_options)
+def test_adaptive_temperature(data, dtype, options):
+    x = data.draw(normalized(dtype))
+    want = elementwise(lambda v: oracles.temperature(v, **options), x)
+    # The difference of the scores errs by 8 eps in all, which counts relative to the difference.
+    bound = (8 / least_score_distance(options) + 4) * eps(x) * want
+    check_near(f"adaptive_temperature({x!r}, {options})", daq.adaptive_temperature(x, **options), want, bound)
+
+
+@given(gammas)
+def test_lambda(gamma):
+    want = float(oracles.lambda_(gamma))
+    bound = 4 * 2.3e-16 * want + 1e-300
+    check_near(f"lambda_({gamma})", daq.lambda_(gamma), want, bound)
+
+
+def literal_bound(x: np.ndarray, gamma: float) -> np.ndarray:
+    """Error of f(phi(x; beta*)) as computed.
+
+    beta* is divided by the very difference of scores that it multiplies, so that only gamma comes back, within 2 eps;
+    m_f and m_c then err by 2 gamma eps m_f m_c < eps, and by 3 eps of their own. Their mean with the levels errs by
+    6 eps q_c at most, and f divides that by 1 - 2 lambda = tanh(gamma/2).
+    """
+    return 8 * eps(x) * (np.floor(x.astype(np.float64)) + 1) / math.tanh(gamma / 2)
+
+
+@given(st.data(), dtypes, daq_options)
+@example(data=None, dtype=np.float64, options={"gamma": 2.0, "sigma": 1.0, "variant": "paper"})
+def test_eq_9_for_every_gamma_sigma_x(data, dtype, options):
+    x = np.arange(0, 8, 0.125, dtype=dtype) if data is None else data.draw(normalized(dtype))
+    want = elementwise(lambda v: oracles.assignment(v, options["gamma"]), x)
+    beta = daq.adaptive_temperature(x, **options)
+    kernel = {name: options[name] for name in ("sigma", "variant")}
+    got = daq.kernel_soft_argmax(x, beta, **kernel)
+    bound = literal_bound(x, options["gamma"]) * math.tanh(options["gamma"] / 2)
+    check_near(f"kernel_soft_argmax({x!r}, beta*, {options})", got, want, bound)
+    stated = daq.adaptive_assignment(x, gamma=options["gamma"])
+    check_near(f"adaptive_assignment({x!r}, {options['gamma']})", stated, want, 2 * eps(x) * (1 + want))
+
+
+@given(st.data(), dtypes, daq_options)
+@example(data=None, dtype=np.float32, options={"gamma": 2.0, "sigma": 1.0, "variant": "released"})
+def test_eq_11_for_every_gamma_sigma_x(data, dtype, options):
+    x = np.arange(0, 8, 0.125, dtype=dtype) if data is None else data.draw(normalized(dtype))
+    got = daq.discretize(x, **options)
+    want = elementwise(oracles.nearest, x)
+    check_near(f"discretize({x!r}, {options})", got, want, literal_bound(x, options["gamma"]))
+    assert got.dtype == dtype
+
+
+@pytest.mark.parametrize("gamma", daq.GAMMA_RANGE)
+@pytest.mark.parametrize("sigma", daq.SIGMA_RANGE)
+@pytest.mark.parametrize("variant", ["paper", "released"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_eq_11_at_the_ends_of_the_admitted_range(gamma, sigma, variant, dtype):
+    x = np.arange(0, 3.25, 0.25, dtype=dtype)
+    got = daq.discretize(x, gamma=gamma, sigma=sigma, variant=variant)
+    check_near(f"discretize({x!r}, {gamma}, {sigma}, {variant})", got, np.ceil(x - 0.5), literal_bound(x, gamma))
+
+
+@given(st.data(), dtypes, gammas)
+def test_rescale(data, dtype, gamma):
+    y = data.draw(normalized(dtype, top=3))
+    q_t = np.floor(y) + dtype(0.5)
+    want = elementwise(lambda v: oracles.rescale(v, oracles.floor(v) + oracles.HALF, gamma), y)
+    # The quotient errs by 2 eps, the sum by eps/2 of the result.
+    bound = 3 * eps(y) * (np.abs(want - q_t) + np.abs(want))
+    check_near(f"rescale({y!r}, q_t, gamma={gamma})", daq.rescale(y, q_t, gamma=gamma), want, bound)
+
+
+# The slope. Its argument 1/2 - t + c is a sum of positive terms, t being exact, and errs by 2 eps relative; so does
+# coth of it, whose condition number is at most 1. tanh (4 eps), division and constant make 8.
+SLOPE_ERROR = 8
+
+
+@given(st.data(), dtypes, daq_options)
+@example(data=None, dtype=np.float64, options={"gamma": 2.0, "sigma": 1.0, "variant": "paper"})
+@example(data=None, dtype=np.float64, options={"gamma": 2.0, "sigma": 2.0, "variant": "released"})
+def test_slope_is_the_derivative_with_the_temperature_held_fixed(data, dtype, options):
+    x = np.arange(0, 4, 0.125, dtype=dtype) if data is None else data.draw(normalized(dtype))
+    want = elementwise(lambda v: oracles.daq_slope(v, **options), x)
+    got = daq.slope(x, **options)
+    tiny = float(np.finfo(dtype).tiny)  # gamma/(2 sinh gamma) vanishes in float32 from gamma = 90
+    check_near(f"slope({x!r}, {options})", got, want, SLOPE_ERROR * eps(x) * want + tiny)
+    assert got.dtype == dtype
+
+
+@given(st.data(), daq_options)
+def test_without_holding_it_fixed_the_slope_is_zero(data, options):
+    """The realised function is a staircase; oracle against oracle, so that the word "frozen" above means something."""
+    x = exact(data.draw(st.floats(0.01, 0.49) | st.floats(0.51, 0.99)))
+    assert abs(oracles.derivative(lambda v: oracles.daq(v, **options, at=v), x)) < 1e-9
+
+
+@given(st.data(), dtypes, daq_options)
+def test_slope_numba_equals_slope_up_to_the_last_bits_of_tanh(data, dtype, options):
+    x = data.draw(normalized(dtype))
+    want = elementwise(lambda v: oracles.daq_slope(v, **options), x)
+    for name, view in {"as it is": x, **layouts(x)}.items():
+        got = daq.slope_numba(view, **options)
+        assert got.dtype == dtype
+        bound = SLOPE_ERROR * eps(x) * want + float(np.finfo(dtype).tiny)
+        check_near(f"slope_numba({name} {x!r}, {options})", got, want, bound)
+
+
+@pytest.mark.parametrize("function", [daq.slope, daq.slope_numba])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_slopes_of_nan_and_of_nothing(function, dtype):
+    got = function(np.array([math.nan, 0.25], dtype), sigma=1.0)
+    assert np.isnan(got).tolist() == [True, False]
+    for shape in [(0,), (2, 0), ()]:
+        got = function(np.zeros(shape, dtype), sigma=1.0)
+        assert (got.shape, got.dtype) == (shape, dtype)
+
+
+# Closed forms, each against numeric computation. Doubles; 1e-12 is 4000 eps, for a few hundred operations.
+
+
+@given(gammas, kernels)
+@settings(max_examples=few)
+def test_slope_range_is_that_of_the_slope(gamma, kernel):
+    t = [Decimal(i) / 64 for i in range(33)]
+    slopes = [float(oracles.daq_slope(v, gamma=gamma, **kernel)) for v in t]
+    assert slopes == sorted(slopes), "the slope grows towards the transition point"
+    got = daq.slope_range(gamma=gamma, **kernel)
+    want = [slopes[0], slopes[-1]]
+    check_near(f"slope_range(gamma={gamma}, {kernel})", got, want, 1e-12 * np.array(want) + 1e-300)
+
+
+@given(gammas.filter(lambda gamma: gamma < 50), moderate_kernels)
+@settings(max_examples=few)
+def test_mean_slope_is_the_mean_of_the_slope(gamma, kernel):
+    def slope(x: float) -> float:
+        return float(oracles.daq_slope(exact(x), gamma=gamma, **kernel))
+
+    mean = 2 * quad(slope, 0, 0.5, epsabs=0, epsrel=1e-10)[0]  # the cell is symmetric
+    check_near(f"mean_slope(gamma={gamma}, {kernel})", daq.mean_slope(gamma=gamma, **kernel), mean, 1e-9 * mean)
+
+
+@given(daq_options)
+def test_mean_slope_lies_within_the_range(options):
+    low, high = daq.slope_range(**options)
+    mean = daq.mean_slope(**options)
+    assert low * (1 - 1e-12) <= mean <= high * (1 + 1e-12), f"mean_slope({options}) = {mean}, range {low} to {high}"
+
+
+@given(gammas)
+def test_slope_factor(gamma):
+    g = exact(gamma)
+    want = float(g / (oracles.exp(g) - oracles.exp(-g)))
+    check_near(f"slope_factor({gamma})", daq.slope_factor(gamma), want, 1e-12 * want + 1e-300)
+
+
+@given(st.floats(0, 1), daq_options)
+def test_combine_ste_ratio_is_the_same_everywhere(x, options):
+    at = exact(x)
+    beta = oracles.temperature(at, **options)
+    kernel = {name: options[name] for name in ("sigma", "variant")}
+    want = float(oracles.daq_slope(at, **options) / oracles.phi_slope(at, beta, **kernel))
+    got = daq.combine_ste_ratio(options["gamma"])
+    check_near(f"combine_ste_ratio({options['gamma']})", got, want, 1e-12 * want)
+
+
+@given(daq_options)
+@settings(max_examples=few)
+def test_temperature_range(options):
+    t = [Decimal(i) / 64 for i in range(33)]
+    temperatures = [float(oracles.temperature(v, **options)) for v in t]
+    assert temperatures == sorted(temperatures), "the temperature rises towards the transition point"
+    want = [temperatures[0], temperatures[-1]]
+    got = daq.adaptive_temperature_range(**options)
+    check_near(f"adaptive_temperature_range({options})", got, want, 1e-12 * np.array(want))
+
+
+@given(daq_options, st.floats(0, 1))
+@settings(max_examples=few)
+def test_distance_at_temperature_is_the_root(options, share):
+    low, high = daq.adaptive_temperature_range(**options)
+    beta = min(low + share * (high - low), high)
+    got = daq.distance_at_temperature(beta, **options)
+    assert 0 <= got <= 0.5
+    lo, hi = Decimal(0), oracles.HALF
+    for _ in range(60):  # bisection: beta* increases with t
+        middle = (lo + hi) / 2
+        lo, hi = (middle, hi) if oracles.temperature(middle, **options) < exact(beta) else (lo, middle)
+    # beta* is accurate to a few eps, and so is e^t, whose derivative for log beta is at most 1.
+    check_near(f"distance_at_temperature({beta}, {options})", got, float(lo), 1e-14)
+
+
+@given(betas, kernels | st.just({"sigma": math.inf, "variant": "paper"}))
+@settings(max_examples=few)
+@example(beta=1000.0, kernel={"sigma": 1.0, "variant": "paper"})
+def test_largest_gap_at_a_fixed_temperature(beta, kernel):
+    points = [Decimal(i) / 64 for i in range(129)]
+    gaps = [abs(oracles.phi_offset(x, exact(beta), **kernel, at=x)) for x in points]
+    want = float(max(gaps))
+    assert gaps[32] >= max(gaps) - Decimal("1e-45"), "the gap is largest at the transition point"
+    got = daq.fixed_beta_gap(beta, **kernel)
+    # exp of beta |s_f - s_c|, which errs by 4 eps of itself; beyond 700, a gap of 1e-304 is returned.
+    check_near(f"fixed_beta_gap({beta}, {kernel})", got, want, (4 + 4 * min(beta, 700)) * 2.3e-16 * want + 1e-303)
+
+
+@given(st.floats(0, 200), moderate_kernels | st.just({"sigma": math.inf, "variant": "paper"}))
+@settings(max_examples=few)
+def test_mean_gap_at_a_fixed_temperature(beta, kernel):
+    def gap(x: float) -> float:
+        return float(abs(oracles.phi(exact(x), exact(beta), **kernel) - oracles.nearest(exact(x))))
+
+    want = quad(gap, 0, 0.5, epsabs=1e-10)[0] + quad(gap, math.nextafter(0.5, 1), 1, epsabs=1e-10)[0]
+    check_near(f"fixed_beta_mean_gap({beta}, {kernel})", daq.fixed_beta_mean_gap(beta, **kernel), want, 1e-9)
+
+
+@given(betas, kernels | st.just({"sigma": math.inf, "variant": "paper"}))
+@example(beta=1000.0, kernel={"sigma": 1.0, "variant": "paper"})
+def test_jumps_at_a_fixed_temperature(beta, kernel):
+    tiny = Decimal("1e-45")  # 50 digits are carried
+
+    def jump(x: Decimal, below: Decimal, above: Decimal) -> float:
+        step = oracles.phi(x + above, exact(beta), **kernel) - oracles.phi(x - below, exact(beta), **kernel)
+        return float(step)
+
+    want = [jump(Decimal(1), tiny, Decimal(0)), jump(oracles.HALF, Decimal(0), tiny)]
+    got = daq.fixed_beta_jumps(beta, **kernel)
+    # beta |s_f - s_c| errs by 4 eps of itself, the exponential of it by as much: x e^-x < 1.
+    check_near(f"fixed_beta_jumps({beta}, {kernel})", got, want, 1e-14)
+    mean = daq.fixed_beta_mean_slope(beta, **kernel)
+    check_near(f"fixed_beta_mean_slope({beta}, {kernel})", mean, 1 - sum(want), 3e-14)
+
+
+@given(st.floats(1e-3, 200) | st.floats(1e-3, 1e6), kernels | st.just({"sigma": math.inf, "variant": "paper"}))
+def test_slope_at_the_transition_point_at_a_fixed_temperature(beta, kernel):
+    want = float(oracles.phi_slope(oracles.HALF, exact(beta), **kernel))
+    got = daq.fixed_beta_transition_slope(beta, **kernel)
+    bound = (4 + 4 * min(beta, 700)) * 2.3e-16 * want + 1e-290  # as for the largest gap
+    check_near(f"fixed_beta_transition_slope({beta}, {kernel})", got, want, bound)
+
+
+def test_with_a_kernel_the_slope_vanishes_and_without_it_explodes():
+    """The last two rows of Table 6."""
+    with_kernel = [daq.fixed_beta_transition_slope(beta, sigma=1.0) for beta in (24, 60, 150)]
+    without = [daq.fixed_beta_transition_slope(beta, sigma=math.inf) for beta in (24, 60, 150)]
+    assert with_kernel == sorted(with_kernel, reverse=True)
+    assert with_kernel[-1] < 1e-12
+    check_near("slopes without kernel", without, np.array([24, 60, 150]) / (2 * math.sqrt(math.e)), 1e-12)
+
+
+FIXED = ["gap", "mean_gap", "jumps", "mean_slope", "transition_slope"]
+
+
+@pytest.mark.parametrize("function", FIXED)
+def test_fixed_temperatures_up_to_the_largest_admitted(function):
+    for beta in [0.0, 900.0, 1e4, 1e6]:
+        for sigma in [0.01, 1.0, 100.0, math.inf]:
+            got = np.array(getattr(daq, f"fixed_beta_{function}")(beta, sigma=sigma))
+            assert np.isfinite(got).all(), f"fixed_beta_{function}({beta}, sigma={sigma}) = {got}"
+
+
+@pytest.mark.parametrize("function", FIXED)
+def test_fixed_temperatures_that_are_refused(function):
+    for beta in [-1.0, 1e9, math.inf, math.nan, None]:
+        with pytest.raises(ValueError, match=r"beta must be a number from 0 to 1e\+0\d, got "):
+            print(function, beta, getattr(daq, f"fixed_beta_{function}")(beta, sigma=1.0))
+
+
+# The contract's functions, as far as they are DAQ's own (the shared part is in test_registry.py)
+
+
+@given(st.data(), dtypes, bit_widths, roles, clip_ranges(), daq_options)
+def test_training_gives_what_test_gives(data, dtype, bits, role, clip_range, options):
+    params = daq.Params(*clip_range, bits, role, **options)
+    x = data.draw(inputs(*clip_range, bits, dtype, nan=True))
+    want = daq.forward(x, params, training=False)
+    got = daq.forward(x, params, training=True)
+    assert got.dtype == dtype
+    finite = ~np.isnan(x)
+    check_same(f"isnan(forward({x!r}, {params}))", np.isnan(got), ~finite)
+    # Eq. 2 divides the error of the integer by n, and doubles it for weights.
+    normalized = grid.normalize(x, *clip_range, bits)
+    bound = literal_bound(normalized, options["gamma"]) * grid.output_scale(role) / (2**bits - 1) + 2 * eps(x)
+    check_near(f"forward({x!r}, {params}, training=True)", got[finite], want[finite], bound[finite])
+
+
+@given(st.data(), bit_widths, clip_ranges())
+@example(data=None, bits=8, clip_range=(np.asarray(-3.0), np.asarray(3.0)))
+def test_the_literal_form_in_float32_equals_the_integer_to_2_4e_7(data, bits, clip_range):
+    """At gamma = 2 and relative to the level, in float32: two units in the last place."""
+    x = np.linspace(-3, 3, 301, dtype=np.float32) if data is None else data.draw(normalized(np.float32))
+    if data is None:
+        x = grid.normalize(x, *clip_range, bits)
+    for sigma in (1.0, 2.0):
+        want = elementwise(oracles.nearest, x)
+        got = daq.discretize(x, sigma=sigma)
+        check_near(f"discretize({x!r}, sigma={sigma})", got, want, literal_bound(x, 2.0))
+
+
+mild_options = st.fixed_dictionaries({"gamma": st.floats(1e-3, 20), "sigma": sigmas, "variant": variants})
+
+
+@given(st.data(), dtypes, bit_widths, roles, clip_ranges(), mild_options)  # e^-20 beside 1 leaves 20 of 50 digits
+def test_vjp_is_the_gradient_of_the_frozen_surrogate(data, dtype, bits, role, clip_range, options):
+    x = data.draw(finite_inputs(*clip_range, bits, dtype))
+    params = daq.Params(*clip_range, bits, role, **options)
+    grad = cotangents(x)
+    got_x, got_ends = daq.vjp(x, params, grad)
+
+    low, high = map(exact, clip_range)
+    each = [
+        oracles.quantized(lambda y, at: oracles.daq(y, **options, at=at), exact(v), low, high, bits, role) for v in x
+    ]
+    want = {name: np.array([float(g[name]) for g in each]) * grad for name in ("x", "lower", "upper")}
+    # Beside the slope's own error: the normalised input errs by 2 n eps, which moves the slope by that over the
+    # argument of coth, at least c (its condition number is at most 1). Products and quotients make 4 more.
+    c = daq.kernel_exponent(options["sigma"], options["variant"])
+    distance = elementwise(lambda v: abs(v - oracles.nearest(v)), grid.normalize(x, *clip_range, bits))
+    relative = (SLOPE_ERROR + 4 + 4 * 2**bits / (0.5 - distance + c)) * eps(x)
+    tiny = float(np.finfo(dtype).tiny) * 2**8
+    expression = f"vjp({x!r}, {params}, {grad!r})"
+    check_near(f"{expression} x", got_x, want["x"], relative * np.abs(want["x"]) + tiny)
+    total = (relative * np.abs(want["x"])).sum() + x.size * eps(x) * np.abs(want["x"]).sum() + tiny
+    for end in ("lower", "upper"):
+        check_near(f"{expression} {end}", got_ends[end], want[end].sum(), total)
+
+
+def test_init_takes_the_papers_sigma():
+    x = [0.0, 1.0, 2.0]
+    assert daq.init(x, 2, "weight") == daq.Params(-3.0, 3.0, 2, "weight", 2.0, 1.0, "paper")
+    assert daq.init(x, 2, "activation") == daq.Params(0.0, 3.0, 2, "activation", 2.0, 2.0, "paper")
+    assert daq.init(x, 2, "signed_activation") == daq.Params(-3.0, 3.0, 2, "signed_activation", 2.0, 2.0, "paper")
+    assert daq.init(x, 2, "weight", gamma=3.0, sigma=0.5, variant="released") == daq.Params(
+        -3.0, 3.0, 2, "weight", 3.0, 0.5, "released"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "admitted"),
+    [
+        ("gamma", [0, -1, math.nan, math.inf, 1e-4, 1001, None, "x"], "a number from 0.001 to 1000"),
+        ("sigma", [0, -1, math.nan, math.inf, 1e-3, 101, None, "x"], "a number from 0.01 to 100"),
+        ("variant", ["", "Paper", 1], "one of paper, released"),
+    ],
+)
+def test_parameters_that_are_refused(name, values, admitted):
+    for value in values:
+        with pytest.raises(ValueError, match=f"{name} must be {admitted}, got {value!r}"):
+            daq.Params(-1.0, 1.0, 2, "weight", **{name: value})
+    functions = [daq.discretize, daq.slope, daq.slope_numba, daq.adaptive_temperature]
+    for function in functions:
+        with pytest.raises(ValueError, match=f"{name} must be {admitted}, got {values[-1]!r}"):
+            function([0.25], **{"sigma": 1.0, name: values[-1]})

@@ -1,0 +1,117 @@
+"""Strategies: what the tests draw. Parameters range over all that the code admits, with the usual values favoured."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from hypothesis import assume
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from reference import daq, dsq, grid
+
+dtypes = st.sampled_from([np.float32, np.float64])
+bit_widths = st.integers(1, 8)
+roles = st.sampled_from(grid.ROLES)
+variants = st.sampled_from(["paper", "released"])
+gammas = st.floats(0.5, 8) | st.floats(*daq.GAMMA_RANGE)
+sigmas = st.floats(0.5, 4) | st.floats(*daq.SIGMA_RANGE)
+alphas = st.floats(0.01, 0.9) | st.floats(*dsq.ALPHA_RANGE)
+kernels = st.fixed_dictionaries({"sigma": sigmas, "variant": variants})
+daq_options = st.fixed_dictionaries({"gamma": gammas, "sigma": sigmas, "variant": variants})
+
+shapes = hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4)
+vectors = hnp.array_shapes(min_dims=1, max_dims=1, min_side=1, max_side=8)
+
+
+def nudge(x: Any, steps: int) -> Any:
+    """Return the floating point number `steps` above (or below) `x`."""
+    for _ in range(abs(steps)):
+        x = np.nextafter(x, x.dtype.type(math.copysign(math.inf, steps)))
+    return x
+
+
+@st.composite
+def arrays_of(draw: st.DrawFn, elements: st.SearchStrategy, dtype: Any, shape: st.SearchStrategy) -> np.ndarray:
+    """Arrays filled with `elements`."""
+    size = draw(shape)
+    count = math.prod(size)
+    return np.array(draw(st.lists(elements, min_size=count, max_size=count)), dtype).reshape(size)
+
+
+def normalized(dtype: Any, *, top: int = 255, shape: st.SearchStrategy = vectors) -> st.SearchStrategy:
+    """Arrays of normalised inputs (Eq. 1): levels, transition points, their neighbours, and all between."""
+    half_integers = st.integers(0, 2 * top).map(lambda twice: dtype(twice / 2))
+    neighbours = st.builds(nudge, half_integers, st.integers(-2, 2)).map(lambda x: np.clip(x, 0, top))
+    anywhere = st.floats(0, top, width=32).map(dtype)
+    return arrays_of(half_integers | neighbours | anywhere, dtype, shape)
+
+
+@st.composite
+def clip_ranges(draw: st.DrawFn, shape: tuple[int, ...] = ()) -> tuple[np.ndarray, np.ndarray]:
+    """l and u, exact in float32, for which every level has its own value in float32."""
+    count = math.prod(shape)
+    low = draw(st.lists(st.floats(-4, 4, width=32), min_size=count, max_size=count))
+    width = draw(st.lists(st.floats(2**-5, 8, width=32), min_size=count, max_size=count))
+    lower = np.array(low, np.float32)
+    upper = lower + np.array(width, np.float32)
+    return lower.reshape(shape).astype(np.float64), upper.reshape(shape).astype(np.float64)
+
+
+@st.composite
+def any_clip_ranges(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
+    """l and u of any size, exact in float32, with a distance that float32 can hold."""
+    ends = st.floats(-(2.0**126), 2.0**126, width=32)
+    lower, upper = sorted([draw(ends), draw(ends)])
+    assume(lower < upper)
+    return np.asarray(lower), np.asarray(upper)
+
+
+def inputs(
+    lower: Any, upper: Any, bits: int, dtype: Any, *, nan: bool = False, shape: st.SearchStrategy = shapes
+) -> st.SearchStrategy:
+    """Arrays of x-hat: levels and transition points of the clip range, their neighbours, in and out of it, +-inf."""
+    low, high = float(np.ravel(lower)[0]), float(np.ravel(upper)[0])
+    n = 2**bits - 1
+
+    def place(twice: int) -> Any:
+        return dtype(low + (high - low) * (twice / (2 * n)))
+
+    special = st.integers(-1, 2 * n + 1).map(place)
+    anywhere = st.floats(-0.5, 1.5).map(lambda p: dtype(low + (high - low) * p))
+    odd = [-math.inf, math.inf, 0.0, -0.0, low, high, *([math.nan] if nan else [])]
+    return arrays_of(
+        special | st.builds(nudge, special, st.integers(-2, 2)) | anywhere | st.sampled_from(odd).map(dtype),
+        dtype,
+        shape,
+    )
+
+
+def finite_inputs(
+    lower: Any, upper: Any, bits: int, dtype: Any, *, shape: st.SearchStrategy = vectors
+) -> st.SearchStrategy:
+    """Arrays of `inputs` without infinities, which no finite difference is taken of."""
+    return inputs(lower, upper, bits, dtype, shape=shape).map(lambda x: np.nan_to_num(x, posinf=99, neginf=-99))
+
+
+def layouts(x: np.ndarray) -> dict[str, np.ndarray]:
+    """The same values in other memory: reversed, column-major, strided, misaligned, read-only."""
+    doubled = np.repeat(x[..., None], 2, axis=-1)
+    packed = np.zeros(x.size, np.dtype([("pad", "u1"), ("value", x.dtype)]))
+    packed["value"] = x.ravel()
+    frozen = x.copy()
+    frozen.flags.writeable = False
+    return {
+        "negative strides": np.flip(np.flip(x).copy()),
+        "transposed": np.ascontiguousarray(x.T).T,
+        "every second": doubled[..., 0],
+        "misaligned": packed["value"].reshape(x.shape),
+        "read-only": frozen,
+    }
+
+
+def cotangents(x: np.ndarray) -> np.ndarray:
+    """A gradient of the loss for `x`, of its shape and type: numbers that tell elements apart."""
+    return (1 + np.arange(x.size, dtype=x.dtype).reshape(x.shape) % 7) / 4
