@@ -92,13 +92,13 @@ class Cell:
         return f"{words[:48].rstrip('-')}.{hashlib.sha256(place.encode()).hexdigest()[:8]}.json"
 
 
-def write_atomic(path: Path, text: str) -> None:
-    """Write `text` to `path`, whole or not at all; folders are made."""
+def write_atomic(path: Path, content: str | bytes) -> None:
+    """Write `content` to `path`, text as UTF-8, whole or not at all; folders are made."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(text)
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(content if isinstance(content, bytes) else content.encode())
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except BaseException:

@@ -12,7 +12,7 @@ from rich.progress import Progress
 
 from paper_tables import cells, render, tables, verdicts
 from paper_tables.cells import Cell
-from paper_tables.tables import InputError
+from paper_tables.tables import InputError, folder, writing
 from reference import registry
 from torchimpl import checkpoints, evaluation
 from torchimpl.data import cifar10
@@ -116,10 +116,8 @@ def main(arguments: Sequence[str]) -> int:
     )
     _show(cell)
     if given.out:
-        try:
+        with writing(Path(given.out)):
             cells.write(Path(given.out), [cell])
-        except OSError as error:
-            raise InputError(f"--out {given.out}: {error.strerror}: {error.filename}") from None
     return 1 if given.strict and verdict == "contradicted" else 0
 
 
@@ -133,8 +131,6 @@ def _bits(method: str | None, text: str | None) -> tuple[int | None, int | None]
 
 
 def _data_folder(value: str | None) -> Path:
-    from paper_tables.cli import folder
-
     found = folder("data", value)
     if found is None:
         raise InputError("no CIFAR-10: give --data DIR (python -m torchimpl.data.cifar10 DIR downloads it)")

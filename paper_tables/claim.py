@@ -14,7 +14,7 @@ from rich.console import Console
 from paper_tables import cells, render
 from paper_tables.audit import arithmetic, significance
 from paper_tables.reported import TableError, load_table
-from paper_tables.tables import InputError, parse_percent
+from paper_tables.tables import InputError, parse_percent, writing
 
 DESCRIPTION = """\
 Is one accuracy better than another by more than the choice of test images explains? Either two numbers,
@@ -136,9 +136,7 @@ def _audit_table(path: str, out: str | None) -> bool:
         else:
             console.print(f"{section.title}: nothing to judge in {path}\n", highlight=False)
     if out:
-        try:
+        with writing(Path(out)):
             for section in sections:
                 cells.write(Path(out), section.cells)
-        except OSError as error:
-            raise InputError(f"--out {out}: {error.strerror}") from None
     return any({"contradicted", "fails"} & section.counts().keys() for section in sections)

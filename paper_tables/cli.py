@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -14,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table as RichTable
 
 from paper_tables import cells, checkpoint, claim, figures, render, tables
-from paper_tables.tables import SCRIPTS, InputError, Options, Table
+from paper_tables.tables import SCRIPTS, InputError, Options, Table, folder, writing
 from reference import registry
 
 EPILOG = """\
@@ -66,23 +65,6 @@ def guarded(action: Callable[[], int]) -> int:
         return 3
 
 
-def folder(name: str, value: str | None) -> Path | None:
-    """Return a folder given by option or environment variable.
-
-    Raises
-    ------
-    InputError
-        If it is not a folder.
-    """
-    value = value or os.environ.get(f"QUANTGAP_{name.upper()}") or None
-    if value is None:
-        return None
-    path = Path(value).expanduser()
-    if not path.is_dir():
-        raise InputError(f"--{name} {value}: no such folder")
-    return path
-
-
 def parser() -> argparse.ArgumentParser:
     """Build the parser."""
     result = argparse.ArgumentParser(
@@ -107,7 +89,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Regenerate the chosen tables, show and write them."""
+    """Regenerate the chosen tables and figures; write them, then show them."""
     out = Console()
     if arguments.list or arguments.list_methods:
         out.print(_list_methods() if arguments.list_methods else _list_tables())
@@ -117,41 +99,32 @@ def run(arguments: argparse.Namespace) -> int:
         checkpoints=folder("checkpoints", arguments.checkpoints),
         quiet=arguments.quiet,
     )
-    destination = Path(arguments.out)
-    _make_folder(destination)
     everything = not (arguments.table or arguments.figure)
     scripts = [tables.script(name) for name in dict.fromkeys(SCRIPTS if everything else arguments.table)]
-    drawn = {n: figures.script(n) for n in dict.fromkeys(figures.SCRIPTS if everything else arguments.figure)}
+    numbers = list(dict.fromkeys(figures.SCRIPTS if everything else arguments.figure))
+    drawn = [figures.script(number) for number in numbers]
+    destination = Path(arguments.out)
+    with writing(destination):
+        destination.mkdir(parents=True, exist_ok=True)
     found: list[Table] = [script.run(options) for script in scripts]  # all of them, before anything is written
+    shown = [render.Figure(number, script.TITLE, script.CAPTION) for number, script in zip(numbers, drawn, strict=True)]
+    with writing(destination):
+        for number in numbers:
+            figures.save(number, destination / "figures")
+        for table in found:
+            cells.write(destination / "cells", table.cells)
+        cells.write_atomic(destination / "report.md", render.report(found, shown))
+        if arguments.record:
+            cells.write(cells.RESULTS, _to_record(found))
     if not arguments.quiet:
         for table in found:
             render.show(table, out)
         render.show_not_run(found, out)
         out.print(f"\n[dim]{render.LEGEND}[/dim]", highlight=False)
         out.print(f"[bold]{render.totals(found)}[/bold]", highlight=False)
-    try:
-        for table in found:
-            cells.write(destination / "cells", table.cells)
-        for number in drawn:
-            figures.save(number, destination / "figures")
-        shown = [render.Figure(number, script.TITLE, script.CAPTION) for number, script in drawn.items()]
-        cells.write_atomic(destination / "report.md", render.report(found, shown))
-        if arguments.record:
-            cells.write(cells.RESULTS, _to_record(found))
-    except OSError as error:
-        raise InputError(f"--out {destination}: {error.strerror}: {error.filename}") from None
-    if not arguments.quiet:
         out.print(f"Report: {destination / 'report.md'}", highlight=False, soft_wrap=True)
     contradicted = any({"contradicted", "fails"} & table.counts().keys() for table in found)
     return 1 if arguments.strict and contradicted else 0
-
-
-def _make_folder(destination: Path) -> None:
-    """Make the output folder before anything is computed; raises InputError if that is refused."""
-    try:
-        destination.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--out {destination}: {error.strerror}") from None
 
 
 def _to_record(found: Sequence[Table]) -> list[cells.Cell]:
@@ -160,7 +133,7 @@ def _to_record(found: Sequence[Table]) -> list[cells.Cell]:
         cell
         for table in found
         for cell in table.cells
-        if cell.command and cell.seconds and not cell.protocol.endswith("(recorded)")
+        if cell.command and cell.hardware and not cell.protocol.endswith("(recorded)")
     ]
 
 

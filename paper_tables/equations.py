@@ -391,13 +391,12 @@ def run(options: Options) -> Table:
     found.extend(two_level_cells(digest))
     failed = [cell.row for cell in found if cell.value_verdict == "contradicted"]
     low, high = daq.slope_range(sigma=daq.SIGMA["weight"])
-    findings = (
-        *(f"Contradicted: {name}." for name in failed),
+    wrong = (*(f"Contradicted: {name}." for name in failed), _two_level_finding(found))
+    gamma = (
         "gamma does nothing to the output and only scales the gradient; sigma alone shapes it: "
-        f"for weights the slope runs from {low:.2f} at a level to {high:.2f} at a transition point.",
-        _two_level_finding(found),
+        f"for weights the slope runs from {low:.2f} at a level to {high:.2f} at a transition point."
     )
-    return Table("equations", TITLE, INTRO, tuple(found), findings, layout="list")
+    return Table("equations", TITLE, INTRO, tuple(found), wrong=wrong, findings=(gamma,), layout="list")
 
 
 def _two_level_finding(found: list[Cell]) -> str:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -100,6 +102,32 @@ class Table:
                 if verdict:
                     found[verdict] = found.get(verdict, 0) + 1
         return found
+
+
+def folder(name: str, value: str | None) -> Path | None:
+    """Return a folder given by option or environment variable.
+
+    Raises
+    ------
+    InputError
+        If it is not a folder.
+    """
+    value = value or os.environ.get(f"QUANTGAP_{name.upper()}") or None
+    if value is None:
+        return None
+    path = Path(value).expanduser()
+    if not path.is_dir():
+        raise InputError(f"--{name} {value}: no such folder")
+    return path
+
+
+@contextmanager
+def writing(destination: Path) -> Iterator[None]:
+    """Turn a refusal of the file system into InputError."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"--out {destination}: {error.strerror}: {error.filename}") from None
 
 
 def script(name: str) -> ModuleType:

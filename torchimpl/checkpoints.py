@@ -22,6 +22,8 @@ from torch import Tensor
 from torchimpl.models import ARCHITECTURES, ResNet
 
 MAX_BYTES = 512 * 2**20
+MAX_NAME = 200
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int32, torch.int64, torch.bool)
 UNBOUNDED = 2.0**31  # the released code's clip range that was never set: full precision
 
 
@@ -118,10 +120,26 @@ def _state_dict(path: Path, content: Any) -> dict[str, Tensor]:
     for name, value in content.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
             raise CheckpointError(f"{path}: entry {name!r} is a {type(value).__name__}, not a tensor")
-        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
-            raise CheckpointError(f"{path}: {name} holds NaN or infinity")
+        if not name.isprintable() or len(name) > MAX_NAME:
+            raise CheckpointError(
+                f"{path}: name {name[:MAX_NAME]!r} is refused: not printable, or over {MAX_NAME} characters"
+            )
+        problem = _problem(value)
+        if problem:
+            raise CheckpointError(f"{path}: {name} {problem}")
         state[name.removeprefix("module.")] = value
     return state
+
+
+def _problem(value: Tensor) -> str:
+    """Say what keeps a tensor from being a network's parameter; empty if nothing does."""
+    if value.layout != torch.strided or value.device.type != "cpu" or value.dtype not in DTYPES:
+        return f"is a {value.layout} tensor of {value.dtype} on {value.device}; admitted: dense ones of real numbers"
+    if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+        return "claims more elements than the file holds"
+    if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+        return "holds NaN or infinity"
+    return ""
 
 
 def load(
@@ -190,11 +208,13 @@ def _from_released_layout(state: dict[str, Tensor], path: Path) -> dict[str, Ten
         module, _, leaf = name.rpartition(".")
         if module == "bn1":  # of the first convolution: not called by the released network
             continue
+        if leaf in (*_RELEASED_NAMES, "lA", "init") and value.dim() != 0:
+            raise CheckpointError(f"{path}: {name} has shape {tuple(value.shape)}, not ()")
         if leaf == "init" or (leaf in ("lA", "uA") and bool(value.abs() >= UNBOUNDED)):  # never set, hence not used
             continue
         if leaf == "lA":
             raise CheckpointError(f"{path}: {name} = {float(value)} was learned; the known network has none")
-        renamed[f"{module}.{_RELEASED_NAMES.get(leaf, leaf)}"] = value
+        renamed[".".join(filter(None, (module, _RELEASED_NAMES.get(leaf, leaf))))] = value
     return renamed
 
 

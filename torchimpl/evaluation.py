@@ -32,7 +32,7 @@ def count_correct(
     batch_size: int = 250,
     progress: Callable[[int], None] | None = None,
 ) -> int:
-    """Count the images whose largest logit is that of the label.
+    """Count the images whose largest logit is that of the label; one with a NaN among its logits is never right.
 
     Parameters
     ----------
@@ -48,14 +48,22 @@ def count_correct(
     Returns
     -------
     int
+
+    Raises
+    ------
+    ValueError
+        If there are not as many labels as images.
     """
+    if len(images) != len(labels):
+        raise ValueError(f"labels must be as many as the {len(images)} images, got {len(labels)}")
     model.eval()
     device = next(model.parameters()).device
     correct = 0
     for start in range(0, len(images), batch_size):
         batch = slice(start, start + batch_size)
         logits = model(normalize(images[batch], mean, std).to(device))
-        correct += int((logits.argmax(1).cpu() == torch.from_numpy(labels[batch])).sum())
+        right = (logits.argmax(1).cpu() == torch.from_numpy(labels[batch])) & ~logits.isnan().any(1).cpu()
+        correct += int(right.sum())
         if progress is not None:
             progress(len(labels[batch]))
     return correct

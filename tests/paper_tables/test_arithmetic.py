@@ -56,7 +56,7 @@ def test_exactly_one_printed_difference_is_wrong():
     (cell,) = (cell for cell in table.cells if cell.value_verdict == "contradicted")
     assert (cell.reported, cell.measured) == ("-3.8", -4.2)
     assert "more than rounding can explain" in cell.reason
-    assert "59.6 - 63.8 = -4.2" in table.findings[0]
+    assert "59.6 - 63.8 = -4.2" in table.wrong[0]
 
 
 @given(st.sampled_from(DIFFERENCES), st.integers(-99, 99).filter(bool))

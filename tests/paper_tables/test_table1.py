@@ -12,7 +12,7 @@ from paper_tables.tables import Options
 @pytest.fixture(scope="module")
 def measured():
     table = table1.run(Options(quiet=True))
-    return {(cell.row, cell.column): cell.measured for cell in table.cells}, table.findings
+    return {(cell.row, cell.column): cell.measured for cell in table.cells}, table.wrong + table.findings
 
 
 def slope(t, gamma, c):

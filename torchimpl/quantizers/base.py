@@ -82,7 +82,8 @@ class Quantizer(nn.Module):
         ValueError
             If `x` has no spread.
         """
-        deviation = float(x.std()) if x.numel() > 1 else 0.0
+        spread = x.numel() > 1 and bool(x.min() < x.max())  # equal values can have a rounded mean
+        deviation = float(x.std()) if spread else 0.0
         if not 0 < deviation < float("inf"):
             raise grid.refuse("standard deviation of the first batch", deviation, "positive and finite")
         self.upper.fill_(3 * deviation)

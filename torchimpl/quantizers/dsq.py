@@ -34,7 +34,7 @@ def _backward(ctx, grad):  # type: ignore[no-untyped-def]
     x, lower, upper, alpha = ctx.saved_tensors
     low, high, n = lower.to(x.dtype), upper.to(x.dtype), ctx.n
     a = alpha.to(x.dtype).clamp(*names.ALPHA_RANGE)
-    s, K = 1 / (1 - a), torch.log(2 / a - 1)
+    s, K = 1 / (1 - a), torch.log1p(2 * (1 - a) / a)  # ln(2/alpha - 1), accurate for alpha near 1
     p = (torch.clamp(x, low, high) - low) / (high - low)
     inside = ~((x < low) | (x > high))
     cell = torch.floor(p * n)

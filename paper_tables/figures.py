@@ -1,0 +1,154 @@
+"""What a figure script is, how its curves are sampled, and how its picture is written.
+
+Each script defines TITLE (a line), CAPTION (what to see in it), curves() -> everything that is plotted, by name, and
+draw() -> matplotlib Figure.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any, TypeAlias
+
+import matplotlib.style
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from paper_tables import cells
+from paper_tables.tables import InputError, writing
+from reference.grid import Array
+
+SCRIPTS = {
+    "3": "paper_tables.figure3",
+    "4": "paper_tables.figure4",
+    "5": "paper_tables.figure5",
+}
+
+Curves: TypeAlias = dict[str, tuple[Array, Array]]
+Dashes: TypeAlias = str | tuple[float, tuple[float, ...]]
+
+POINTS = 256  # a half-cell
+FORMATS: dict[str, dict[str, Any]] = {  # options of savefig; no date and no name of the drawing program
+    "png": {"dpi": 150, "metadata": {"Software": None}},
+    "svg": {"metadata": {"Date": None, "Creator": None}},
+}
+
+# Colours that the colour-blind can tell apart (after Okabe and Ito); lines differ by their dashes or width as well.
+BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#AA4499"
+SKY, GREY, BLACK = "#56B4E9", "#8C8C8C", "#000000"
+DOTTED: Dashes = (0, (1, 1.2))
+DASHED: Dashes = (0, (4, 1.5))
+DASH_DOT: Dashes = (0, (5, 1.5, 1, 1.5))
+DASH_DOT_DOT: Dashes = (0, (5, 1.5, 1, 1.5, 1, 1.5))
+
+INPUT_LABEL = "normalised input $x$ (levels); transition point $q_t$ = 0.5"
+
+# Set over matplotlib's defaults, so that a picture does not depend on the user's matplotlibrc.
+STYLE: list[str | dict[str, Any]] = [
+    "default",
+    {
+        "font.size": 10,
+        "axes.titlesize": 10.5,
+        "axes.labelsize": 10,
+        "legend.fontsize": 9,
+        "legend.framealpha": 1,
+        "legend.handlelength": 3,
+        "lines.linewidth": 1.8,
+        "lines.solid_capstyle": "butt",  # a line ends where its jump is
+        "axes.grid": True,
+        "axes.axisbelow": True,
+        "grid.color": "0.9",
+        "svg.hashsalt": "quantgap",
+    },
+]
+styled = matplotlib.style.context(STYLE)  # decorates draw()
+
+
+def script(number: str) -> ModuleType:
+    """Import the script of a figure; raises InputError for a number that there is none of."""
+    if number not in SCRIPTS:
+        raise InputError(f"figure must be one of {', '.join(SCRIPTS)}, got {number!r}")
+    return importlib.import_module(SCRIPTS[number])
+
+
+def inputs(first: int, last: int) -> Array:
+    """Inputs from the level `first` to the level `last`, in pieces; NaN between them keeps lines from crossing jumps.
+
+    A piece is half a cell. The transition point belongs to the piece on its left (ties go down) and a level to the
+    one on its right, as the floor has it; the other end of each is the nearest float64.
+
+    >>> inputs(0, 1).round(3)[[0, POINTS - 1, POINTS, POINTS + 1, -1]]
+    array([0. , 0.5, nan, 0.5, 1. ])
+    """
+    pieces = []
+    for level in range(first, last):
+        middle = level + 0.5
+        pieces.append(np.linspace(level, middle, POINTS))
+        pieces.append(np.linspace(np.nextafter(middle, level + 1), np.nextafter(level + 1, level), POINTS))
+    return np.concatenate([np.append(piece, np.nan) for piece in pieces])[:-1]
+
+
+def plot(axes: Axes, curves: Curves, name: str, **style: Any) -> None:
+    """Draw one of `curves` as a line, under its own name unless `style` has a label."""
+    x, y = curves[name]
+    axes.plot(x, y, **({"label": name} | style))
+
+
+def legend_below(axes: Axes, columns: int, title: str | None = None) -> None:
+    """Put the legend under the axes, where it hides no curve."""
+    below = (0.5, -0.15)
+    axes.legend(loc="upper center", bbox_to_anchor=below, ncols=columns, title=title, borderaxespad=0, columnspacing=1)
+
+
+def save(number: str, folder: Path) -> tuple[Path, Path]:
+    """Draw a figure and write it to ``folder/figure{number}.png`` and ``.svg``.
+
+    The same sources and the same matplotlib give the same bytes. Both are drawn before either is written.
+
+    Raises
+    ------
+    InputError
+        If there is no such figure.
+    OSError
+        If `folder` cannot be made or written.
+    """
+    figure: Figure = script(number).draw()
+    pictures = [(folder / f"figure{number}.{suffix}", render(figure, suffix)) for suffix in FORMATS]
+    for path, content in pictures:
+        cells.write_atomic(path, content)
+    png, svg = (path for path, _ in pictures)
+    return png, svg
+
+
+@styled
+def render(figure: Figure, suffix: str) -> bytes:
+    """Return `figure` as a file of the format `suffix`, "png" or "svg"."""
+    stream = io.BytesIO()
+    figure.savefig(stream, format=suffix, **FORMATS[suffix])
+    return stream.getvalue()
+
+
+def main_for(number: str, arguments: Sequence[str] | None = None) -> int:
+    """Run one figure's script alone; returns the exit status: 0, or 2 for bad input."""
+    from paper_tables.cli import guarded
+
+    parser = argparse.ArgumentParser(
+        prog=f"python -m {SCRIPTS[number]}",
+        description=f"Draw Figure {number} of the DAQ paper as figure{number}.png and figure{number}.svg.",
+    )
+    parser.add_argument("--out", metavar="DIR", default="out", help="where the pictures go (default: out)")
+    folder = Path(parser.parse_args(arguments).out)
+    return guarded(lambda: _run(number, folder))
+
+
+def _run(number: str, folder: Path) -> int:
+    """Write a figure and print where it is and its caption."""
+    with writing(folder):
+        paths = save(number, folder)
+    print(*paths, "", f"Figure {number}: {script(number).TITLE}. {script(number).CAPTION}", sep="\n")
+    return 0

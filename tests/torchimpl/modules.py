@@ -1,0 +1,62 @@
+"""What the tests of the torch side share: quantizers with a given clip range, and the reference's parameters."""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from reference import registry
+from torchimpl.quantizers import quantizer_class
+from torchimpl.quantizers.base import Quantizer
+
+REFERENCE = registry.modules()
+VARIANTS = [(name, variant) for name, module in REFERENCE.items() for variant in module.METHOD.variants]
+every_method = pytest.mark.parametrize("method", REFERENCE)
+every_variant = pytest.mark.parametrize(("method", "variant"), VARIANTS)
+
+
+def quantizer(method: str, bits: int, role: str, lower: Any = -1.0, upper: Any = 1.0, **options: Any) -> Quantizer:
+    """Build a quantizer that needs no first batch."""
+    module = quantizer_class(method)(bits, role, **options)
+    with torch.no_grad():
+        module.lower.fill_(float(lower))
+        module.upper.fill_(float(upper))
+    module.mark_initialized()
+    return module
+
+
+def reference(
+    method: str, bits: int | None, role: str, lower: Any, upper: Any, **options: Any
+) -> tuple[ModuleType, Any]:
+    """Return the reference module of a method and its parameters."""
+    module = REFERENCE[method]
+    if len(module.METHOD.variants) == 1:
+        options.pop("variant", None)
+    return module, module.Params(lower, upper, bits, role, **options)
+
+
+def tensor(x: np.ndarray) -> torch.Tensor:
+    """Copy an array, of any memory layout, to a tensor."""
+    return torch.from_numpy(np.array(x))
+
+
+def layouts(x: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The same values in other memory."""
+    doubled = torch.stack([x, x], -1)
+    found = {"every second": doubled[..., 0], "transposed": x.mT.contiguous().mT if x.dim() > 1 else x}
+    if x.dim() == 4:
+        found["channels last"] = x.contiguous(memory_format=torch.channels_last)
+    return found
+
+
+def gradients(module: Quantizer, x: np.ndarray, grad: np.ndarray) -> dict[str, np.ndarray]:
+    """Gradients of ``(module(x) * grad).sum()`` for "x" and the learnable parameters."""
+    module.zero_grad()
+    leaf = tensor(x).requires_grad_()
+    (module(leaf) * tensor(grad)).sum().backward()
+    found = {name: value.grad.numpy() for name, value in module.named_parameters()}
+    return {"x": leaf.grad.numpy(), **found}

@@ -1,0 +1,392 @@
+"""Checkpoints: the public layouts load with equal outputs, everything else is refused in one line."""
+
+import hashlib
+import math
+import os
+import pickle
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+
+from tests.oracles import check_same
+from tests.torchimpl.modules import every_method
+from torchimpl import checkpoints
+from torchimpl.checkpoints import CheckpointError
+from torchimpl.models import resnet20, resnet20_released
+
+
+def network(make=resnet20, *arguments, **options):
+    """A network with statistics and clip ranges of its own, in test mode; a batch sets them."""
+    torch.manual_seed(0)
+    model = make(*arguments, **options)
+    with torch.no_grad():
+        model.train()(torch.rand(8, 3, 32, 32))
+    return model.eval()
+
+
+IMAGES = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+PLAIN = network()
+PLAIN_STATE = PLAIN.state_dict()
+
+
+def outputs(model):
+    with torch.no_grad():
+        return model(IMAGES).numpy()
+
+
+def save(path, content):
+    torch.save(content, path / "file.pth")
+    return path / "file.pth"
+
+
+def refusal(call, *arguments, **options):
+    """The message of a refusal, which is one line."""
+    with pytest.raises(CheckpointError) as caught:
+        call(*arguments, **options)
+    message = str(caught.value)
+    assert message
+    assert message.isprintable(), f"{message!r} is not one line of text"
+    assert len(message) < 1000
+    return message
+
+
+# Public layouts
+
+
+def renamed(state, *pairs):
+    return {next((name.replace(a, b) for a, b in pairs if a in name), name): value for name, value in state.items()}
+
+
+LAYOUTS = {
+    "plain": PLAIN_STATE,
+    "DataParallel": {f"module.{name}": value for name, value in PLAIN_STATE.items()},
+    "in state_dict": {"state_dict": PLAIN_STATE, "epoch": 7, "best_acc": 91.4, "arch": "resnet20"},
+    "in model": {"model": PLAIN_STATE},
+    "in net": {"net": PLAIN_STATE, "acc": 91.4},
+    "in model_state_dict": {"model_state_dict": {f"module.{name}": v for name, v in PLAIN_STATE.items()}},
+    "fc": renamed(PLAIN_STATE, ("linear.", "fc.")),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_public_layouts(layout, tmp_path):
+    path = save(tmp_path, LAYOUTS[layout])
+    checkpoint = checkpoints.read(path)
+    assert checkpoint.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert checkpoint.path == path
+    model = checkpoints.load(checkpoint, "resnet20")
+    assert not model.training
+    check_same(f"outputs of {layout}", outputs(model), outputs(PLAIN))
+
+
+@pytest.mark.parametrize("name", ["shortcut", "downsample"])
+def test_projections(name, tmp_path):
+    ours = network(shortcut="B")
+    state = renamed(ours.state_dict(), (".shortcut.", f".{name}."))
+    model = checkpoints.load(checkpoints.read(save(tmp_path, state)), "resnet20")
+    check_same(f"outputs with {name}", outputs(model), outputs(ours))
+
+
+def test_the_classes_are_those_of_the_file(tmp_path):
+    ours = network(classes=7)
+    model = checkpoints.load(checkpoints.read(save(tmp_path, ours.state_dict())), "resnet20")
+    check_same("outputs of 7 classes", outputs(model), outputs(ours))
+
+
+def test_half_precision_files(tmp_path):
+    state = {name: v.half() if v.is_floating_point() else v for name, v in PLAIN_STATE.items()}
+    model = checkpoints.load(checkpoints.read(save(tmp_path, state)), "resnet20")
+    check_same("linear.bias", model.linear.bias.detach().numpy(), PLAIN_STATE["linear.bias"].half().float().numpy())
+
+
+def test_old_files_without_an_archive(tmp_path):
+    torch.save(PLAIN_STATE, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    model = checkpoints.load(checkpoints.read(tmp_path / "old.pth"), "resnet20")
+    check_same("outputs of an old file", outputs(model), outputs(PLAIN))
+
+
+@every_method
+@pytest.mark.parametrize("bits", [(2, 2), (1, None)])
+@pytest.mark.parametrize("arch", ["resnet20", "resnet20_released"])
+def test_the_suites_own_networks(method, bits, arch, tmp_path):
+    make = {"resnet20": resnet20, "resnet20_released": resnet20_released}[arch]
+    ours = network(make, method, bits)
+    model = checkpoints.load(checkpoints.read(save(tmp_path, ours.state_dict())), arch, method, bits)
+    check_same(f"outputs of {method} {bits}", outputs(model), outputs(ours))
+    with torch.no_grad():  # what is loaded is set: a batch in training mode leaves it
+        before = {name: value.clone() for name, value in model.named_parameters()}
+        model.train()(3 * IMAGES)
+    for name, value in model.named_parameters():
+        check_same(name, value.detach().numpy(), before[name].numpy())
+
+
+# The released layout
+
+
+def released(ours, *, activations=True):
+    """The state of a network of ours, as DAQ's authors name it."""
+    leaves = {
+        "weight_quantizer.lower": "lW",
+        "weight_quantizer.upper": "uW",
+        "input_quantizer.upper": "uA",
+        "scale": "beta",
+    }
+    found = {f"bn1.{leaf}": torch.ones(16) for leaf in ("weight", "bias", "running_mean", "running_var")}
+    for name, value in ours.state_dict().items():
+        if name.endswith(("initialized", "input_quantizer.lower")):
+            continue
+        for ending, leaf in leaves.items():
+            if name.endswith(f".{ending}"):
+                name = name.removesuffix(ending) + leaf
+        if name.startswith("layer"):
+            stage, block, rest = name.split(".", 2)
+            name = f"{stage}.block_{block}.0.{rest}"
+        found[name] = value
+        if name.endswith(".beta"):
+            found[name.replace(".beta", ".init")] = torch.tensor(0.0)
+            if not activations:  # full precision: bounds that were never set
+                found[name.replace(".beta", ".uA")] = torch.tensor(2.0**31)
+                found[name.replace(".beta", ".lA")] = torch.tensor(-(2.0**32))
+    return {"state_dict": found, "optimizer_dict": {}, "epoch": 399, "step": 78400}
+
+
+@pytest.mark.parametrize("bits", [(None, None), (1, 1), (2, 3), (1, None)])
+def test_released_layout(bits, tmp_path):
+    method = None if bits == (None, None) else "daq"
+    ours = network(resnet20_released, method, bits, **({"variant": "released"} if method else {}))
+    content = released(ours, activations=bits[1] is not None)
+    assert "layer2.block_0.0.conv1.weight" in content["state_dict"]
+    model = checkpoints.load(checkpoints.read(save(tmp_path, content)), "resnet20_released", method, bits)
+    check_same(f"outputs of {bits}", outputs(model), outputs(ours))
+    if method:
+        assert model.layer1[0].conv1.weight_quantizer.variant == "released"
+        assert bool(model.layer1[0].conv1.scale_initialized)
+
+
+def test_the_released_files(checkpoint_root):
+    for name, method, bits in [("fp", None, (None, None)), ("W1A1", "daq", (1, 1)), ("W1A32", "daq", (1, None))]:
+        model = checkpoints.load(
+            checkpoints.read(checkpoint_root / f"cifar10_{name}.pth"), "resnet20_released", method, bits
+        )
+        assert np.isfinite(outputs(model)).all()
+        if method:
+            conv = model.layer1[0].conv1
+            assert set(np.unique(conv.quantized_weight().detach().numpy())) == {-1, 1}
+            assert -3.5 < conv.weight_quantizer.lower < -2 < 2 < conv.weight_quantizer.upper < 3.5
+
+
+def test_a_released_file_of_other_bits(checkpoint_root):
+    message = refusal(
+        checkpoints.load, checkpoints.read(checkpoint_root / "cifar10_fp.pth"), "resnet20_released", "daq", (1, 1)
+    )
+    assert "missing: layer1.0.conv1.scale" in message
+
+
+# Files that are no checkpoints
+
+
+class Hostile:
+    """Unpickled carelessly, it makes a folder."""
+
+    def __init__(self, target):
+        self.target = str(target)
+
+    def __reduce__(self):
+        return os.mkdir, (self.target,)
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@pytest.mark.parametrize("archive", [True, False])
+def test_a_hostile_pickle_does_nothing(archive, tmp_path):
+    target = tmp_path / "made by the file"
+    content = {"state_dict": PLAIN_STATE, "note": Hostile(target)}
+    torch.save(content, tmp_path / "file.pth", _use_new_zipfile_serialization=archive)
+    assert "refused, holds more than tensors" in refusal(checkpoints.read, tmp_path / "file.pth")
+    (tmp_path / "bare.pth").write_bytes(pickle.dumps(Hostile(target)))
+    refusal(checkpoints.read, tmp_path / "bare.pth")
+    assert not target.exists()
+
+
+def test_a_missing_file(tmp_path):
+    assert refusal(checkpoints.read, tmp_path / "no.pth").endswith("no.pth: no such file")
+
+
+def test_a_folder(tmp_path):
+    assert "not a file" in refusal(checkpoints.read, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"garbage", b"PK\x03\x04garbage", b"\x80\x02.", b"<html>moved</html>", bytes(512)]
+)
+def test_garbage(content, tmp_path):
+    (tmp_path / "file.pth").write_bytes(content)
+    refusal(checkpoints.read, tmp_path / "file.pth")
+
+
+@pytest.mark.parametrize("archive", [True, False])
+def test_truncated_files(archive, tmp_path):
+    torch.save(PLAIN_STATE, tmp_path / "file.pth", _use_new_zipfile_serialization=archive)
+    whole = (tmp_path / "file.pth").read_bytes()
+    for size in [1, 100, len(whole) // 2, len(whole) - 1]:
+        (tmp_path / "file.pth").write_bytes(whole[:size])
+        refusal(checkpoints.read, tmp_path / "file.pth")
+
+
+def test_an_archive_that_unpacks_to_too_much(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoints, "MAX_BYTES", 2**20)
+    with zipfile.ZipFile(tmp_path / "file.pth", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", bytes(2**21))
+    assert (tmp_path / "file.pth").stat().st_size < 2**20
+    assert "unpacks to 2097152 bytes" in refusal(checkpoints.read, tmp_path / "file.pth")
+    (tmp_path / "file.pth").write_bytes(bytes(2**20 + 1))
+    assert "not a file of at most 1 MiB" in refusal(checkpoints.read, tmp_path / "file.pth")
+
+
+def test_another_file_than_expected(tmp_path):
+    path = save(tmp_path, PLAIN_STATE)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert checkpoints.read(path, sha256=digest).sha256 == digest
+    assert f"has sha256 {digest}" in refusal(checkpoints.read, path, sha256="0" * 64)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ([], "holds no state_dict but a list"),
+        ({}, "holds no state_dict but a dict"),
+        (torch.ones(1), "holds no state_dict but a Tensor"),
+        ({"state_dict": {}}, "holds no state_dict"),
+        ({"conv1.weight": [1.0]}, "entry 'conv1.weight' is a list, not a tensor"),
+        ({"state_dict": {"conv1": {"weight": torch.ones(1)}}}, "entry 'conv1' is a dict, not a tensor"),
+        ({"a": 1, "b": torch.ones(1)}, "entry 'a' is a int, not a tensor"),
+        ({1: torch.ones(1)}, "entry 1 is a Tensor"),
+    ],
+)
+def test_files_without_a_state_dict(content, reason, tmp_path):
+    assert reason in refusal(checkpoints.read, save(tmp_path, content))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_weights_that_are_not_finite(value, tmp_path):
+    state = {**PLAIN_STATE, "layer1.0.bn1.bias": torch.full((16,), value)}
+    assert "layer1.0.bn1.bias holds NaN or infinity" in refusal(checkpoints.read, save(tmp_path, state))
+
+
+def read_and_load(path, arch="resnet20"):
+    return checkpoints.load(checkpoints.read(path), arch)
+
+
+ODD = {
+    "sparse": torch.eye(16).to_sparse(),
+    "without data": torch.empty(16, device="meta"),
+    "8-bit float": torch.ones(16).to(torch.float8_e4m3fn),
+    "complex": torch.ones(16, dtype=torch.complex64),
+    "a petabyte by strides": torch.zeros(1).expand(2**48),
+}
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_odd_tensors(kind, tmp_path):
+    message = refusal(read_and_load, save(tmp_path, {**PLAIN_STATE, "layer1.0.bn1.bias": ODD[kind]}))
+    assert "layer1.0.bn1.bias" in message
+
+
+def test_names_cannot_break_the_line(tmp_path):
+    for name in ["a\nb", "a\x1b[2Jb", "a\rb", "a" * 10**5]:
+        for value in (1.0, math.nan):
+            refusal(read_and_load, save(tmp_path, {**PLAIN_STATE, name: torch.tensor(value)}))
+
+
+# Checkpoints of other networks
+
+
+def without(state, *prefixes):
+    return {name: value for name, value in state.items() if not name.startswith(prefixes)}
+
+
+@pytest.mark.parametrize(
+    ("state", "reasons"),
+    [
+        (without(PLAIN_STATE, "linear."), ["2 missing: linear.weight, linear.bias"]),
+        (without(PLAIN_STATE, "layer3."), ["missing: layer3.0.conv1.weight", "more"]),
+        ({**PLAIN_STATE, "extra.weight": torch.ones(1)}, ["1 unexpected: extra.weight"]),
+        (
+            {**PLAIN_STATE, "conv1.weight": torch.ones(16, 3, 5, 5)},
+            ["1 of another shape: conv1.weight (16, 3, 5, 5) instead of (16, 3, 3, 3)"],
+        ),
+        ({**PLAIN_STATE, "linear.bias": torch.ones(3, 3)}, ["of another shape: linear.bias"]),
+        ({"a": torch.ones(1)}, ["missing: conv1.weight", "1 unexpected: a"]),
+    ],
+)
+def test_other_networks(state, reasons, tmp_path):
+    message = refusal(read_and_load, save(tmp_path, state))
+    assert "not a checkpoint of resnet20; " in message
+    for reason in reasons:
+        assert reason in message
+
+
+def test_a_full_precision_file_is_not_a_quantized_one(tmp_path):
+    checkpoint = checkpoints.read(save(tmp_path, PLAIN_STATE))
+    message = refusal(checkpoints.load, checkpoint, "resnet20", "daq", (1, None))
+    assert "not a checkpoint of resnet20 with daq 1/32" in message
+    assert "missing: layer1.0.conv1.scale" in message
+
+
+def test_the_two_architectures_are_told_apart(tmp_path):
+    assert "bn2" in refusal(read_and_load, save(tmp_path, PLAIN_STATE), "resnet20_released")
+    other = network(resnet20_released).state_dict()
+    assert "unexpected: bn2" in refusal(read_and_load, save(tmp_path, other), "resnet20")
+
+
+@pytest.mark.parametrize(
+    ("entry", "value", "reason"),
+    [
+        ("layer1.block_0.0.conv1.lA", torch.tensor(-1.5), "lA = -1.5 was learned"),
+        ("layer1.block_0.0.conv1.lA", torch.ones(2), "layer1.0.conv1.lA"),
+        ("layer1.block_0.0.conv1.uA", torch.ones(2), "layer1.0.conv1"),
+        ("layer1.block_0.0.conv1.uA", torch.ones(0), "layer1.0.conv1"),
+        ("layer4.block_0.0.conv1.weight", torch.ones(2), "unexpected: layer4.block_0.0.conv1.weight"),
+        ("loose", torch.ones(2), "unexpected: loose"),
+    ],
+)
+def test_odd_entries_of_the_released_layout(entry, value, reason, tmp_path):
+    state = {**released(network(resnet20_released))["state_dict"], entry: value}
+    assert reason in refusal(read_and_load, save(tmp_path, state), "resnet20_released")
+
+
+def test_unknown_architectures(tmp_path):
+    checkpoint = checkpoints.read(save(tmp_path, PLAIN_STATE))
+    assert refusal(checkpoints.load, checkpoint, "resnet18").startswith("arch must be one of resnet20, ")
+
+
+# The command line's notations
+
+
+def test_bits():
+    assert checkpoints.parse_bits("1/1") == (1, 1)
+    assert checkpoints.parse_bits("32/8") == (None, 8)
+    for text in ["", "1", "1/", "/1", "0/1", "9/1", "16/16", "1/1/1", " 1/1", "1/1\n", "-1/1", "a/b"]:
+        with pytest.raises(ValueError, match="bits must be W/A with 1 to 8, or 32 for full precision, got "):
+            checkpoints.parse_bits(text)
+
+
+def test_normalizations():
+    assert checkpoints.parse_normalization("imagenet") == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    assert checkpoints.parse_normalization("cifar10")[0] == (0.4914, 0.4822, 0.4465)
+    assert checkpoints.parse_normalization("0,0,0/1,1,1") == ((0, 0, 0), (1, 1, 1))
+    wrong = [
+        "",
+        "x",
+        "0,0,0",
+        "0,0/1,1",
+        "0,0,0/1,1,0",
+        "0,0,0/1,1,-1",
+        "nan,0,0/1,1,1",
+        "0,0,0/1,inf,1",
+        "0,0,0/1,nan,1",
+    ]
+    for text in wrong:
+        with pytest.raises(ValueError, match=r"normalize must be imagenet, cifar10 or M,M,M/S,S,S with S > 0, got "):
+            checkpoints.parse_normalization(text)

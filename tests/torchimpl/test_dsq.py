@@ -1,0 +1,79 @@
+"""DSQ's module: the soft quantizer's gradients. The rest is in test_base.py."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from reference import dsq
+from tests.oracles import check_near, check_same, eps, steepness
+from tests.strategies import bit_widths, clip_ranges, cotangents, dtypes, finite_inputs, roles
+from tests.torchimpl.modules import gradients, quantizer
+from torchimpl.quantizers.dsq import DSQ, dsq_hard
+
+single_alphas = st.floats(2.0**-18, 1 - 2.0**-18, width=32) | st.floats(2.0**-6, 1 - 2.0**-6, width=32)
+
+
+@given(st.data(), dtypes, bit_widths, roles, clip_ranges(), single_alphas)
+@example(data=None, dtype=np.float32, bits=2, role="weight", clip_range=(-1.0, 1.0), alpha=float(np.float32(0.9999)))
+@example(data=None, dtype=np.float64, bits=2, role="weight", clip_range=(-1.0, 1.0), alpha=0.25)
+def test_gradients_are_the_references(data, dtype, bits, role, clip_range, alpha):
+    if data is None:
+        x = np.linspace(-1.2, 1.2, 49, dtype=dtype)
+    else:
+        x = data.draw(finite_inputs(*clip_range, bits, dtype))
+    ours = quantizer("dsq", bits, role, *clip_range, alpha=alpha)
+    got = gradients(ours, x, cotangents(x))
+    grad_x, want = dsq.vjp(x, dsq.Params(*clip_range, bits, role, alpha), cotangents(x))
+    # As in tests/reference/test_dsq.py, for both; the parameters and their gradients are float32.
+    s, K, n = 1 / (1 - alpha), float(steepness(alpha)), 2**bits - 1
+    slope_error = 2 * (12 + (1 + 2 * n) * K) * eps(x) * s * K
+    expression = f"{ours} with alpha={alpha} at {x!r}, {clip_range}"
+    check_near(f"{expression}: gradient of x", got["x"], grad_x, slope_error * cotangents(x))
+    end_error = 2 * slope_error + (8 + x.size) * (1 + s * K) * eps(x)
+    a, width = alpha * (2 - alpha), float(clip_range[1] - clip_range[0]) / n
+    size = width * (s + s / a)
+    by_alpha = 2 * eps(x) * ((12 + x.size) * size + width * (0.25 + 2 * n) * (s * s * K + 3 * s * K / a))
+    total = cotangents(x).sum()
+    for name, error in {"lower": end_error, "upper": end_error, "alpha": by_alpha}.items():
+        if name in got:
+            bound = (error + 1.2e-7 * (size if name == "alpha" else s * K)) * total
+            check_near(f"{expression}: gradient of {name}", got[name], want[name], bound)
+
+
+@pytest.mark.parametrize(("alpha", "admitted"), [(-1.0, 1e-6), (0.0, 1e-6), (1.0, 1 - 1e-6), (2.0, 1 - 1e-6)])
+def test_an_alpha_that_has_left_its_range_counts_as_the_nearest_admitted(alpha, admitted):
+    x = np.linspace(-1.1, 1.1, 23, dtype=np.float32)
+    found = []
+    for value in (alpha, admitted):
+        ours = quantizer("dsq", 2, "weight")
+        with torch.no_grad():
+            ours.alpha.fill_(value)
+        found.append(gradients(ours, x, cotangents(x)))
+    for name, value in found[0].items():
+        assert np.isfinite(value).all()
+        check_same(f"gradient of {name} at alpha={alpha}", value, found[1][name])
+
+
+def test_alpha_is_learned_and_starts_at_one_fifth():
+    ours = DSQ(2, "weight")
+    assert ours.alpha.item() == np.float32(0.2)
+    assert ours.alpha.requires_grad
+
+
+@pytest.mark.parametrize("alpha", [0, 1, -0.1, 1.5, math.nan, None])
+def test_alphas_that_are_refused(alpha):
+    with pytest.raises(ValueError, match=f"alpha must be a number from 1e-06 to 0.999999, got {alpha}"):
+        DSQ(2, "weight", alpha=alpha)
+
+
+@pytest.mark.parametrize("shape", [(), (3, 1)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_custom_op(shape, dtype):
+    ends = [torch.full(shape, end, requires_grad=True) for end in (-1.0, 1.0)]
+    alpha = torch.tensor(0.2, requires_grad=True)
+    for x in [torch.randn(4, 3, dtype=dtype).T, torch.randn(4, dtype=dtype)]:
+        torch.library.opcheck(dsq_hard, (x.detach().requires_grad_(), *ends, alpha, 3))

@@ -1,0 +1,90 @@
+"""Counting right answers, against a loop over images."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from tests.oracles import check_near
+from torchimpl import checkpoints
+from torchimpl.data import cifar10
+from torchimpl.evaluation import count_correct, normalize
+
+MEAN, STD = (0.5, 0.25, 0.125), (0.5, 0.25, 2.0)
+
+
+def images(count, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (count, 3, 4, 4), dtype=np.uint8)
+
+
+class Network(nn.Module):
+    """Logits are sums of pixels, weighted; it notes how it was called."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(5, 48, generator=torch.Generator().manual_seed(3)))
+        self.sizes, self.modes = [], []
+
+    def forward(self, x):
+        self.sizes.append(len(x))
+        self.modes.append((self.training, torch.is_grad_enabled()))
+        return x.flatten(1) @ self.weight.T
+
+
+@given(st.integers(0, 255), st.integers(0, 2))
+def test_normalize(pixel, channel):
+    x = np.full((1, 3, 2, 2), pixel, np.uint8)
+    got = normalize(x, MEAN, STD)
+    assert (got.dtype, got.shape) == (torch.float32, (1, 3, 2, 2))
+    want = (pixel / 255 - MEAN[channel]) / STD[channel]
+    # Three roundings in float32; the difference of numbers up to 1 errs by eps/2 before it is divided.
+    bound = 1.2e-7 * (1 / STD[channel] + abs(want))
+    check_near(f"normalize({pixel}, channel {channel})", got[0, channel].numpy(), np.full((2, 2), want), bound)
+
+
+@given(count=st.integers(0, 20), batch_size=st.integers(1, 25), seed=st.integers(0, 9))
+def test_count_correct(count, batch_size, seed):
+    x, model, done = images(count, seed), Network().requires_grad_(False), []
+    labels = np.random.default_rng(seed).integers(0, 5, count)
+    got = count_correct(model.train(), x, labels, mean=MEAN, std=STD, batch_size=batch_size, progress=done.append)
+    sizes, modes = model.sizes.copy(), set(model.modes)
+    want = 0
+    for image, label in zip(x, labels, strict=True):
+        logits = model(normalize(image[None], MEAN, STD))[0].tolist()
+        want += logits.index(max(logits)) == label
+    assert got == want, f"count_correct of {count} images, batches of {batch_size}: {got}, one by one {want}"
+    assert isinstance(got, int)
+    assert sum(done) == sum(sizes) == count
+    assert all(size == batch_size for size in sizes[:-1])
+    assert modes <= {(False, False)}, "test mode, without gradients"
+
+
+def test_a_network_whose_logits_are_nan_is_never_right():
+    class Broken(Network):
+        def forward(self, x):
+            return super().forward(x) * float("nan")
+
+    assert count_correct(Broken(), images(6), np.zeros(6, np.int64), mean=MEAN, std=STD) == 0
+
+
+@pytest.mark.parametrize("labels", [1, 5, 7])
+def test_labels_for_other_images_are_refused(labels):
+    with pytest.raises(ValueError, match="labels"):
+        print(count_correct(Network(), images(6), np.zeros(labels, np.int64), mean=MEAN, std=STD, batch_size=3))
+
+
+@pytest.mark.parametrize(
+    ("name", "method", "bits", "printed"),
+    [("fp", None, "32/32", 91.4), ("W1A1", "daq", "1/1", 85.8), ("W1A32", "daq", "1/32", 91.2)],
+)
+def test_released_checkpoints_classify(cifar10_root, checkpoint_root, name, method, bits, printed):
+    checkpoint = checkpoints.read(checkpoint_root / f"cifar10_{name}.pth")
+    model = checkpoints.load(checkpoint, "resnet20_released", method, checkpoints.parse_bits(bits))
+    mean, std = checkpoints.NORMALIZATIONS["imagenet"]
+    test = cifar10.load(cifar10_root, "test")
+    accuracy = count_correct(model, test.images[:500], test.labels[:500], mean=mean, std=std) / 5
+    # Of 500 images, four standard deviations; a network put together wrongly has far less.
+    bound = 4 * 100 * (printed / 100 * (1 - printed / 100) / 500) ** 0.5
+    check_near(f"accuracy of {name} on 500 images", accuracy, printed, bound)
