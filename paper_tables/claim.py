@@ -139,4 +139,4 @@ def _audit_table(path: str, out: str | None) -> bool:
         with writing(Path(out)):
             for section in sections:
                 cells.write(Path(out), section.cells)
-    return any({"contradicted", "fails"} & section.counts().keys() for section in sections)
+    return any(set(render.WRONG) & section.counts().keys() for section in sections)

@@ -123,7 +123,7 @@ def run(arguments: argparse.Namespace) -> int:
         out.print(f"\n[dim]{render.LEGEND}[/dim]", highlight=False)
         out.print(f"[bold]{render.totals(found)}[/bold]", highlight=False)
         out.print(f"Report: {destination / 'report.md'}", highlight=False, soft_wrap=True)
-    contradicted = any({"contradicted", "fails"} & table.counts().keys() for table in found)
+    contradicted = any(set(render.WRONG) & table.counts().keys() for table in found)
     return 1 if arguments.strict and contradicted else 0
 
 

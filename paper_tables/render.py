@@ -37,6 +37,7 @@ MARKS = {
     "stale": "stale",
     "not run": "·",
 }
+WRONG = ("contradicted", "fails")
 STYLES = {
     "✓": "green",
     "✗": "bold red",
@@ -97,37 +98,48 @@ def heading(table: Table) -> str:
 
 
 def show(table: Table, console: Console) -> None:
-    """Print a table."""
+    """Print a table, and what it says in sentences; of a long list, the sentences and how many lines there are."""
     console.print(f"[bold]{escape(heading(table))}[/bold]", highlight=False)
-    shown = RichTable(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
-    if table.layout == "grid":
-        names, rows = grid(table)
-        shown.add_column("method", no_wrap=True)
-        for column in names:
-            shown.add_column(column, justify="right", no_wrap=True)
-        for row, found in rows.items():
-            shown.add_row(row, *(_styled(found.get(column)) for column in names))
-    else:
-        lines = [cell for cell in table.cells if table.shown is None or verdict(cell) in table.shown]
-        columns = _list_columns(table)
-        shown.add_column("statement")
-        for name in columns:
-            shown.add_column(name, justify="right" if name == "measured" else "left")
-        shown.add_column("")
-        previous = ""
-        for cell in lines:
-            mark = MARKS.get(verdict(cell), "")
-            statement, previous = ("" if cell.row == previous else cell.row), cell.row
-            entries = [text(cell) for text in columns.values()]
-            shown.add_row(statement, *entries, Text(mark, STYLES.get(mark, "")))
-    console.print(shown)
     if table.shown is not None:
-        console.print(f"[dim]{len(lines)} of {len(table.cells)} lines; the report has all[/dim]", highlight=False)
+        console.print(f"{totals([table])}; every line is in the report", highlight=False)
+    else:
+        console.print(_grid_table(table) if table.layout == "grid" else _list_table(table))
     for sentence in table.wrong:
         console.print(f"[bold red]✗[/bold red] {escape(sentence)}", highlight=False)
     for sentence in table.findings:
         console.print(f"[bold]→[/bold] {escape(sentence)}", highlight=False)
     console.print()
+
+
+def _plain_table() -> RichTable:
+    return RichTable(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
+
+
+def _grid_table(table: Table) -> RichTable:
+    columns, rows = grid(table)
+    shown = _plain_table()
+    shown.add_column("method", no_wrap=True)
+    for column in columns:
+        shown.add_column(column, justify="right", no_wrap=True)
+    for row, found in rows.items():
+        shown.add_row(row, *(_styled(found.get(column)) for column in columns))
+    return shown
+
+
+def _list_table(table: Table) -> RichTable:
+    columns = _list_columns(table)
+    shown = _plain_table()
+    shown.add_column("statement")
+    for name in columns:
+        shown.add_column(name, justify="right" if name == "measured" else "left")
+    shown.add_column("")
+    previous = ""
+    for cell in table.cells:
+        statement, previous = ("" if cell.row == previous else cell.row), cell.row
+        mark = MARKS.get(verdict(cell), "")
+        entries = [text(cell) for text in columns.values()]
+        shown.add_row(statement, *entries, Text(mark, STYLES.get(mark, "")))
+    return shown
 
 
 def _list_columns(table: Table) -> dict[str, Callable[[Cell], str]]:

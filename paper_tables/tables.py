@@ -81,7 +81,7 @@ class Table:
     columns : tuple of str
         Order of a grid's columns.
     shown : tuple of str, optional
-        Of a long list, the verdicts that the terminal shows; the report has all.
+        Of a long list, the verdicts whose lines the report shows unfolded; the terminal shows sentences only.
     """
 
     name: str

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 ROOT = Path(__file__).parents[1]
 if str(ROOT) not in sys.path:  # a bare `pytest` does not add the root, `python -m pytest` does
@@ -15,6 +15,10 @@ slow_machine = [HealthCheck.too_slow]  # says something about the machine, nothi
 settings.register_profile("dev", max_examples=25, deadline=None, suppress_health_check=slow_machine)
 settings.register_profile("ci", max_examples=100, deadline=None, suppress_health_check=slow_machine, derandomize=True)
 settings.register_profile("nightly", max_examples=10_000, deadline=None, suppress_health_check=slow_machine)
+# For tests/meta: dev without looking for the simplest failure, and with the same draws every time.
+settings.register_profile(
+    "mutants", settings.get_profile("dev"), derandomize=True, database=None, phases=[Phase.explicit, Phase.generate]
+)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "dev"))
 
 

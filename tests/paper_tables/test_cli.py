@@ -110,7 +110,7 @@ def test_bad_options_are_status_2(arguments):
 
 def test_an_output_folder_that_cannot_be_is_named_before_anything_runs(tmp_path, monkeypatch, capsys):
     (tmp_path / "file").write_text("")
-    monkeypatch.setattr(cli.tables, "script", lambda name: pytest.fail("ran"))
+    monkeypatch.setattr("paper_tables.table2.run", lambda options: pytest.fail("ran"))
     assert cli.main(["--table", "2", "--out", str(tmp_path / "file" / "out")]) == 2
     assert "--out" in capsys.readouterr().err
 

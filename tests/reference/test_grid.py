@@ -170,6 +170,12 @@ def test_quantize_numba_per_channel_and_in_any_memory(data, dtype, bits, clip_ra
         check_same(f"quantize_numba({name} {x!r})", grid.quantize_numba(view, *clip_range, bits), want)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_quantize_numba_of_nan_and_infinity(dtype):
+    got = grid.quantize_numba(np.array([math.nan, -math.inf, math.inf], dtype), -1.0, 1.0, 2)
+    check_same("quantize_numba([nan, -inf, inf], -1, 1, 2)", got, np.array([math.nan, 0, 3], dtype))
+
+
 @pytest.mark.parametrize("bits", range(1, 9))
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_quantize_numba_on_every_tie(bits, dtype):

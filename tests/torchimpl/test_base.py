@@ -44,6 +44,21 @@ def test_forward_has_the_references_bits(method, variant, data, dtype, bits, rol
 
 
 @every_variant
+@pytest.mark.parametrize("clip_range", [(-3.0, 3.0), (-2.75, 2.9375), (0.0, 0.8125)])
+@pytest.mark.parametrize("bits", range(1, 9))
+def test_forward_has_the_references_bits_on_and_around_every_tie(method, variant, clip_range, bits):
+    n = 2**bits - 1
+    ties = np.float32(clip_range[0]) + np.float32(clip_range[1] - clip_range[0]) * np.arange(2 * n + 1, dtype="f4") / (
+        2 * n
+    )
+    x = np.concatenate([np.nextafter(ties, np.float32(-9)), ties, np.nextafter(ties, np.float32(9))])
+    module, params = reference(method, bits, "activation", *clip_range, variant=variant)
+    ours = quantizer(method, bits, "activation", *clip_range, variant=variant)
+    want = module.forward(x, params, training=False)
+    check_same(f"{ours} with clip range {clip_range}", ours(tensor(x)).detach().numpy(), want)
+
+
+@every_variant
 @given(data=st.data(), dtype=dtypes, bits=bit_widths, role=roles, clip_range=clip_ranges())
 def test_codes_are_the_references(method, variant, data, dtype, bits, role, clip_range):
     x = data.draw(inputs(*clip_range, bits, dtype))

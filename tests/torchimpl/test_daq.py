@@ -86,15 +86,6 @@ def test_the_defaults_are_the_papers(variant, role):
     check_near(f"gradient of {ours}", gradients(ours, x, np.ones(4))["x"], grad_x, 1e-13 * grad_x)
 
 
-@pytest.mark.parametrize("shape", [(), (3, 1)])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_custom_op(shape, dtype):
-    """Registered as it behaves: schema, fake tensors, autograd, with strides, a range per channel and a broadcast."""
-    ends = [torch.full(shape, end, requires_grad=True) for end in (-1.0, 1.0)]
-    for x in [torch.randn(4, 3, dtype=dtype).T, torch.randn(4, dtype=dtype)]:
-        torch.library.opcheck(daq_closed_form, (x.detach().requires_grad_(), *ends, 3, True, 2.0, 0.25))
-
-
 @given(st.data(), dtypes, bit_widths, clip_ranges((3, 1)))
 def test_a_clip_range_per_channel(data, dtype, bits, clip_range):
     x = data.draw(finite_inputs(*clip_range, bits, dtype, shape=st.just((2, 3, 4))))
@@ -222,6 +213,18 @@ def test_nan_and_infinity_in_the_literal_form(training):
     assert got[0].isnan()
     # 8 eps 4/3 of the integer, twice over n for weights
     check_near("literal at +-inf", got[1:].numpy(), [-1, 1], 8 * 4 / 3 * 2 * 1.2e-7 / math.tanh(1))
+
+
+# As an operator of torch
+
+
+@pytest.mark.parametrize("shape", [(), (3, 1)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_custom_op(shape, dtype):
+    """Registered as it behaves: schema, fake tensors, autograd, with strides, a range per channel and a broadcast."""
+    ends = [torch.full(shape, end, requires_grad=True) for end in (-1.0, 1.0)]
+    for x in [torch.randn(4, 3, dtype=dtype).T, torch.randn(4, dtype=dtype)]:
+        torch.library.opcheck(daq_closed_form, (x.detach().requires_grad_(), *ends, 3, True, 2.0, 0.25))
 
 
 # What is refused

@@ -1,0 +1,177 @@
+"""Every claim of the DAQ paper and of DSQ's abstract, with a verdict and the numbers that it rests on.
+
+A claim *holds* or *fails*; it is *undecided* where a comparison lies within 95 % noise or two fair measures disagree,
+*vacuous* where there is nothing to compare with, and *not testable* where nothing that the suite has could contradict
+it: the reason then says what could. Every number is computed when this runs, from the reference functions or from the
+printed tables; one judgement serves all the sentences that say the same thing.
+
+The judgements stand, by topic, in the files beside this one, each with its rule on top: `quantizer` (words of
+degree are judged against the alternatives that the paper names), `temperature`, `gradients` (gradient
+mismatch by the paper's own definition of it), `tables` (accuracy by what is printed, with its sampling noise),
+`ablation`, `dsq`, `released` and `untestable`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import ModuleType
+
+from paper_tables import cells, reported
+from paper_tables.audit import code
+from paper_tables.audit.claims import (
+    ablation,
+    dsq,
+    gradients,
+    quantizer,
+    released,
+    tables,
+    temperature,
+    untestable,
+)
+from paper_tables.audit.claims.judging import VERDICTS, Evidence, Judged, Judgement
+from paper_tables.cells import Cell
+from paper_tables.reported import Claim
+from paper_tables.tables import Options, Table
+
+TITLE = "Every claim of the papers, judged"
+NEEDS = "nothing; five claims on the training recipe need --checkpoints and --data, as for Table 5"
+INTRO = (
+    "Each sentence that claims something, as printed. Accuracies are judged by the printed numbers and the 95 % noise "
+    "of the test images; what the equations imply by evaluating the reference on dense grids. Undecided: within noise, "
+    "or two fair measures disagree. Vacuous: nothing to compare with. Not testable: the basis says what it would take."
+)
+TOPICS: tuple[ModuleType, ...] = (
+    quantizer,
+    temperature,
+    gradients,
+    tables,
+    ablation,
+    dsq,
+    released,
+    untestable,
+)
+
+# What the report says first, of claims that do not hold: in a few words, and the claim whose reason is given.
+HEADLINES = {
+    "DAQ alleviates the gradient mismatch": "conclusion-mismatch",
+    "DAQ is the state of the art consistently": "state-of-the-art-consistently",
+    "DAQ outperforms the state of the art significantly, on standard benchmarks": "abstract-significantly",
+    "DAQ outperforms the state of the art on CIFAR-10 in 1/1": "cifar10-outperforms-1-1",
+    "DAQ outperforms IRNet in 1/1": "beats-irnet-1-1",
+    "DAQ outperforms the state of the art on ResNet-34 in 1/1": "resnet34-outperforms-1-1",
+    "DAQ is better than quantizers that learn intervals": "better-than-interval-learners",
+    "DAQ changes least from full precision (MobileNet-V2)": "best-improvement-mobilenet",
+    "The STE degrades quantized networks drastically": "related-ste-degrades-drastically",
+    "Raising the temperature reduces the drop from 76.2 to 3.8": "drop-from-76-2-to-3-8",
+    "The drop decreases with the temperature, in the first four rows": "drop-decreases-with-temperature",
+    "The kernel handles the gap better even at a much smaller temperature": "kernel-much-smaller-temperature",
+    "DASR maintains differentiability": "assignment-differentiable",
+    "DASR uses no sigmoid": "related-no-sigmoid-or-tanh",
+    "floor and ceil are one apart": "score-levels-one-apart",
+    "Soft quantizers [12, 36, 47] alleviate the gradient mismatch": "soft-quantizers-alleviate-mismatch",
+    "DSQ consistently outperforms the state of the art": "dsq-consistently-outperforms",
+}
+
+
+def judgements() -> dict[str, Judgement]:
+    """Return the judgement of every claim.
+
+    Raises
+    ------
+    ValueError
+        If a claim has no judgement or two, or a judgement no claim.
+    """
+    found: dict[str, Judgement] = {}
+    for topic in TOPICS:
+        if twice := found.keys() & topic.judges.by_claim.keys():
+            raise ValueError(f"claims judged in two files: {', '.join(sorted(twice))}")
+        found.update(topic.judges.by_claim)
+    if wrong := found.keys() ^ {claim.id for claim in reported.claims()}:
+        raise ValueError(f"claims without judgement, or judgements without claim: {', '.join(sorted(wrong))}")
+    return found
+
+
+def gather(options: Options) -> Evidence:
+    """Collect what claims are judged by: the printed tables, and what was found of the released code."""
+    found = (*code.kernel_cells(), *code.measure(options))
+    return Evidence(reported.tables(), {cell.row: cell for cell in found})
+
+
+def judge(evidence: Evidence) -> dict[str, Judged]:
+    """Judge every claim, in the papers' order; each judgement is computed once."""
+    by_claim = judgements()
+    results = {judgement: judgement(evidence) for judgement in dict.fromkeys(by_claim.values())}
+    return {claim.id: results[by_claim[claim.id]] for claim in reported.claims()}
+
+
+def audit(evidence: Evidence) -> Table:
+    """Build the table of all claims from the evidence."""
+    judged = judge(evidence)
+    digest = cells.source_digest(("paper_tables.audit.claims",))
+    found = tuple(_cell(claim, judged[claim.id], digest) for claim in reported.claims())
+    return Table(
+        "claims",
+        TITLE,
+        INTRO,
+        found,
+        wrong=tuple(
+            _headline(words, claim, judged) for words, claim in HEADLINES.items() if judged[claim][0] == "fails"
+        ),
+        findings=(
+            counts(judged),
+            *(
+                _headline(words, claim, judged)
+                for words, claim in HEADLINES.items()
+                if judged[claim][0] in ("undecided", "vacuous")
+            ),
+        ),
+        layout="list",
+        shown=("fails", "undecided", "vacuous"),
+    )
+
+
+def run(options: Options) -> Table:
+    """Judge every claim."""
+    return audit(gather(options))
+
+
+def counts(judged: Mapping[str, Judged]) -> str:
+    """Count the verdicts, in a sentence.
+
+    >>> counts({"a": ("holds", "..."), "b": ("fails", "..."), "c": ("holds", "...")})
+    'Of 3 claims, 2 hold, 1 fail, 0 are undecided, 0 vacuous and 0 not testable.'
+    """
+    verdicts = [verdict for verdict, _ in judged.values()]
+    hold, fail, undecided, vacuous, untestable = (verdicts.count(verdict) for verdict in VERDICTS)
+    return (
+        f"Of {len(verdicts)} claims, {hold} hold, {fail} fail, {undecided} are undecided, {vacuous} vacuous and "
+        f"{untestable} not testable."
+    )
+
+
+def _headline(words: str, claim: str, judged: Mapping[str, Judged]) -> str:
+    """Say what became of a claim, in how many places it is made, and why."""
+    verdict, reason = judged[claim]
+    places = sum(other == judged[claim] for other in judged.values())
+    return f"{words}: {verdict} ({'1 claim' if places == 1 else f'{places} claims'}). {reason}"
+
+
+def _cell(claim: Claim, judged: Judged, digest: str) -> Cell:
+    verdict, reason = judged
+    return Cell(
+        paper=claim.paper,
+        table="claims",
+        row=claim.text + (f" [{claim.part}]" if claim.part else ""),
+        column=claim.source,
+        unit="",
+        protocol=f"claim {claim.id}",
+        claim_verdict=verdict,
+        reason=reason,
+        source_sha256=digest,
+    )
+
+
+if __name__ == "__main__":
+    from paper_tables.cli import main_for
+
+    raise SystemExit(main_for("claims"))

@@ -1,0 +1,149 @@
+"""Claims about DSQ: those of its abstract, and what the DAQ paper says of it. The formulas are from memory.
+
+Each function judges the claims named above it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy.stats import norm
+
+from paper_tables.audit.claims import gradients
+from paper_tables.audit.claims.judging import Evidence, Judged, Judgements, Verdict, decide, shown
+from paper_tables.audit.claims.tables import TABLES, Pair, judge_wins, value
+from paper_tables.equations import difference_quotient, inside_cells
+from reference import dsq, grid
+from reference.grid import Array
+
+judges = Judgements()
+
+FROM_MEMORY = "DSQ is judged as the suite's reference states it, from memory of its paper."
+BEFORE_DSQ = (8, 22, 47, 49, 51)  # citations of methods published before DSQ (ICCV 2019)
+LEARNING_RATE, STEPS = 0.5, 200  # of plain gradient descent on l and u
+
+
+@judges("related-dsq-discrete-forward", "related-dsq-no-gap")
+def no_gap(_: Evidence) -> Judged:
+    x = np.linspace(-1.5, 1.5, 3001)
+    params = dsq.Params(np.asarray(-1.0), np.asarray(1.0), 2, "weight")
+    gap = np.abs(dsq.forward(x, params, training=True) - dsq.forward(x, params, training=False)).max()
+    inside = inside_cells()
+    soft = difference_quotient(lambda y: dsq.soft(y, alpha=dsq.INITIAL_ALPHA), inside)
+    used = np.abs(dsq.slope(inside, alpha=dsq.INITIAL_ALPHA) - soft).max()
+    return decide(
+        gap == 0 and used < gradients.ZERO,
+        f"Training and test outputs differ by {shown(float(gap))}, and the derivative used is that of the soft "
+        f"quantizer (to {used:.0e}). {FROM_MEMORY}",
+    )
+
+
+@judges("related-dsq-mismatch")
+def mismatch(_: Evidence) -> Judged:
+    found = gradients.dsq_mismatch()
+    return decide(
+        found > gradients.ZERO,
+        f"The derivative used is {shown(found)} away on average from that of the hard quantizer, which the forward "
+        f"pass computes, as the STE's is ({shown(gradients.ste_mismatch())}); DAQ, measured alike, has "
+        f"{shown(gradients.daq_mismatch(gradients.WEIGHTS))} for weights and "
+        f"{shown(gradients.daq_mismatch(gradients.ACTIVATIONS))} for activations. {FROM_MEMORY}",
+    )
+
+
+@judges("dsq-accurate-gradients")
+def accurate_gradients(_: Evidence) -> Judged:
+    x = inside_cells()
+    ours, stes = gradients.dsq_mismatch(), gradients.ste_mismatch()
+    soft = float(np.abs(dsq.soft(x, alpha=dsq.INITIAL_ALPHA) - dsq.hard(x)).mean())
+    identity = float(np.abs(x - grid.round_half_down(x)).mean())
+    closer, steeper = soft < identity, ours < stes - gradients.ZERO
+    verdict: Verdict = "undecided" if closer != steeper else "holds" if closer else "fails"
+    return verdict, (
+        f"Two fair measures against the STE: the derivative is as far from the staircase's ({shown(ours)} against "
+        f"{shown(stes)} on average, for every alpha), the function that it is taken of is nearer to the "
+        f"staircase ({shown(soft)} against {shown(identity)} of a level at alpha = {dsq.INITIAL_ALPHA:g}). "
+        f"{FROM_MEMORY}"
+    )
+
+
+def losses(x: Array, bits: int) -> Sequence[float]:
+    """Mean squared quantization error of `x` while gradient descent, with DSQ's gradients, moves l and u."""
+    params = dsq.init(x, bits, "weight")
+    found = []
+    for _ in range(STEPS):
+        error = dsq.forward(x, params, training=True) - x
+        found.append(float((error**2).mean()))
+        _, gradient = dsq.vjp(x, params, 2 * error / x.size)
+        low = params.lower - LEARNING_RATE * gradient["lower"]
+        high = params.upper - LEARNING_RATE * gradient["upper"]
+        params = dsq.Params(low, high, bits, "weight", params.alpha)
+    return found
+
+
+@judges("dsq-less-quantization-loss")
+def quantization_loss(_: Evidence) -> Judged:
+    x = norm.ppf((np.arange(1024) + 0.5) / 1024)
+    found = {bits: losses(x, bits) for bits in (1, 2, 4)}
+    facts = ", ".join(f"{shown(loss[0])} to {shown(loss[-1])} ({bits} bit)" for bits, loss in found.items())
+    return decide(
+        all(loss[-1] < loss[0] for loss in found.values()),
+        f"For normally distributed weights, {STEPS} steps along DSQ's gradients of l and u, from the least and the "
+        f"greatest weight, lower the mean squared error: {facts}. What training on a task does to it takes training "
+        "runs, which the suite does not have yet.",
+    )
+
+
+@judges("dsq-less-memory")
+def less_memory(_: Evidence) -> Judged:
+    weights = np.linspace(-1, 1, 4096, dtype=np.float32)
+    ratios = []
+    for bits in (1, 2, 4):
+        codes = dsq.codes(weights, dsq.Params(np.asarray(-1.0), np.asarray(1.0), bits, "weight"))
+        packed = np.packbits((codes[:, None] >> np.arange(bits)) & 1)
+        ratios.append(weights.nbytes / packed.nbytes)
+    return decide(
+        min(ratios) > 1,
+        f"Packed codes of 1, 2 and 4 bits take {', '.join(f'{ratio:g}' for ratio in ratios)} times less memory than "
+        "32-bit weights, in the layers that are quantized.",
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# DSQ's abstract, as far as the DAQ paper's tables print DSQ
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@judges("dsq-consistently-outperforms")
+def dsq_consistently(evidence: Evidence) -> Judged:
+    found = []
+    for name in TABLES:
+        table = evidence.tables[name]
+        own = next(row for row in table.rows if row.method == "DSQ")
+        for row in table.rows:
+            for column in row.values.keys() & own.values.keys() - {table.baseline}:
+                mine, theirs = own.values[column], row.values[column]
+                if row.citation in BEFORE_DSQ and mine.fully_quantized == theirs.fully_quantized:
+                    first, second = value(mine), value(theirs)
+                    if first is not None and second is not None and table.images:
+                        what = f"{row.method}, Table {name}, {column}"
+                        found.append(Pair(what, column, first, second, table.images))
+    return judge_wins(
+        sorted(found, key=lambda pair: (pair.difference, pair.what)),
+        "These are DSQ's numbers as the DAQ paper quotes them, against methods published before it.",
+    )
+
+
+@judges("dsq-others-degrade")
+def others_degrade(evidence: Evidence) -> Judged:
+    found = []
+    for name in TABLES:
+        table = evidence.tables[name]
+        for row in table.rows:
+            base = value(row.values.get(table.baseline or ""))
+            for column in ("1/1", "1/2", "2/2"):
+                quantized = value(row.values.get(column))
+                if row.citation in BEFORE_DSQ and base is not None and quantized is not None and table.images:
+                    what = f"{row.method}, Table {name}, FP against {column}"
+                    found.append(Pair(what, column, base, quantized, table.images))
+    return judge_wins(found, "(Numbers quoted in the DAQ paper, of methods published before DSQ, in 1/1, 1/2 and 2/2.)")

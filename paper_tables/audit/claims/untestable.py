@@ -1,0 +1,104 @@
+"""Claims that nothing in the suite can decide, by the reason why: what would test them."""
+
+from __future__ import annotations
+
+from paper_tables.audit.claims.judging import Evidence, Judged, Judgements
+
+judges = Judgements()
+
+UNTESTABLE: dict[str, tuple[str, ...]] = {
+    "About other papers' methods, numbers or code, which the suite does not have; their own texts would decide.": (
+        "intro-pruning-and-distillation-keep-floating-point",
+        "related-weights-only-cost",
+        "related-weights-and-activations",
+        "related-nonuniform-less-error",
+        "related-intervals-use-rounding",
+        "related-qnet-transforms-gradually",
+        "related-rq-stochastic",
+        "related-rq-degrades",
+        "related-rq-shvq-gap",
+        "learners-use-ste",
+        "numbers-from-each-paper",
+        "lsq-preactivated",
+        "lsq-numbers-from-lsq-plus",
+        "irnet-58-1",
+        "irnet-bi-real",
+        "irnet-same-architectures-only",
+        "qil-computationally-demanding",
+        "profit-specially-designed",
+    ),
+    "To be the first is a claim about all earlier work; a survey of it would decide.": (
+        "intro-first-to-alleviate-both",
+        "dsq-first-implementation",
+    ),
+    "An opinion or an aim: no number could contradict it.": (
+        "abstract-no-bells-and-whistles",
+        "conclusion-no-bells-and-whistles",
+        "contribution-extensive-analysis",
+        "dsq-bridges-gap",
+    ),
+    "Names a cause in training. It takes training runs, which the suite does not have yet, of networks that differ in "
+    "nothing else.": (
+        "intro-ste-noisy-training",
+        "intro-ste-worse-accuracy",
+        "dasr-effective-on-mismatch",
+        "mismatch-worse-at-low-bit-width",
+        "better-model-better-initialization",
+        "beta-150-fails",
+        "beta-150-explodes",
+        "dsq-evolves-to-standard",
+        "dsq-others-unstable",
+    ),
+    "The curves are printed as a picture only. It takes training runs, which the suite does not have yet.": (
+        "figure6-better-during-training",
+    ),
+    "It takes training runs of both methods, timed on one machine, which the suite does not have yet.": (
+        "profit-costs-more",
+    ),
+    "It takes the training loop timed on a GPU, which the suite does not do yet. (In closed form the gradient needs no "
+    "temperature at all: it is one factor.)": ("controller-slower-because",),
+    "It takes kernels that compute with integers, on ARM, which the suite does not have yet.": (
+        "intro-fixed-point-inference",
+        "intro-less-memory-and-computation",
+        "dsq-accelerates-inference",
+        "dsq-1-7-times-ncnn",
+    ),
+    "What the authors did in their experiments. Neither the printed tables nor what the suite reads of the released "
+    "checkpoints shows it; training logs would.": (
+        "first-and-last-layers-kept",
+        "mobilenet-all-layers",
+        "gamma-is-2",
+        "grid-search",
+        "best-on-cifar10-validation",
+        "fixed-for-all-experiments",
+        "validation-from-training-split",
+        "sgd-rate-mobilenet",
+        "cosine-annealing",
+        "imagenet-recipe",
+        "imagenet-weight-decay",
+        "mobilenet-weight-decay",
+        "weights-standardized",
+        "weight-bounds-at-3",
+        "activation-bounds-at-3-sigma",
+        "relu-lower-bound-zero",
+        "imagenet-splits",
+        "cifar10-splits",
+        "fine-tunes-directly",
+        "compared-within-dasr",
+        "annealing-2-to-48",
+        "combined-ste-recipe",
+        "table7-rtx-2080ti",
+    ),
+    "The suite has no ImageNet.": ("imagenet-size",),
+    "The text at hand does not keep bold type.": ("table2-bold-is-best",),
+}
+
+
+def _untestable(reason: str, claims: tuple[str, ...]) -> None:
+    @judges(*claims)
+    def judgement(_: Evidence) -> Judged:
+        return "not testable", reason
+
+
+for _reason, _claims in UNTESTABLE.items():
+    _untestable(_reason, _claims)
