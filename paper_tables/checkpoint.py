@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress
 
 from paper_tables import cells, render, tables, verdicts
@@ -25,6 +26,7 @@ Measure the test accuracy of a checkpoint of a known network on CIFAR-10, all 10
                      B ("shortcut" or "downsample"), with or without a leading "module."
   resnet20_released  the network of DAQ's released code
 
+Method and bit-widths are yours to say: a file does not record them, and a wrong --bits gives a wrong accuracy.
 The file may be a state_dict, or a dict that holds one. It is read as tensors and plain containers only: a file that
 holds anything else is refused.
 """
@@ -77,9 +79,12 @@ def main(arguments: Sequence[str]) -> int:
         test = cifar10.load(data, "test")
     except ValueError as error:
         raise InputError(str(error)) from None
+    if given.out:
+        with writing(Path(given.out)):
+            Path(given.out).mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
     with Progress(console=tables.console, disable=given.quiet, transient=True) as progress:
-        task = progress.add_task(Path(given.weights).name, total=len(test.labels))
+        task = progress.add_task(escape(Path(given.weights).name), total=len(test.labels))
         correct = evaluation.count_correct(
             model, test.images, test.labels, mean=mean, std=std, progress=lambda done: progress.advance(task, done)
         )
@@ -140,7 +145,7 @@ def _data_folder(value: str | None) -> Path:
 def _show(cell: Cell) -> None:
     low, high = cell.ci95 or (0.0, 0.0)
     out = Console(soft_wrap=True, highlight=False)
-    out.print(f"{cell.row}: {cell.protocol}, {cell.seconds:.0f} s")
+    out.print(escape(f"{cell.row}: {cell.protocol}, {cell.seconds:.0f} s"))
     out.print(f"accuracy {cell.measured:.2f} %, 95 % interval {low:.2f} to {high:.2f}")
     mark = render.MARKS.get(cell.value_verdict or "", "")
     if cell.value_verdict:

@@ -10,6 +10,7 @@ from decimal import Decimal
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 
 from paper_tables import cells, render
 from paper_tables.audit import arithmetic, significance
@@ -134,7 +135,7 @@ def _audit_table(path: str, out: str | None) -> bool:
         if section.cells:
             render.show(section, console)
         else:
-            console.print(f"{section.title}: nothing to judge in {path}\n", highlight=False)
+            console.print(escape(f"{section.title}: nothing to judge in {path}\n"), highlight=False)
     if out:
         with writing(Path(out)):
             for section in sections:

@@ -57,7 +57,7 @@ def guarded(action: Callable[[], int]) -> int:
         tables.console.print(f"[bold red]error:[/bold red] {escape(str(error))}", highlight=False, soft_wrap=True)
         return 2
     except KeyboardInterrupt:
-        tables.console.print("interrupted; nothing was written", highlight=False)
+        tables.console.print("interrupted", highlight=False)
         return 130
     except Exception:
         traceback.print_exc()
@@ -73,16 +73,25 @@ def parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    result.add_argument("--table", nargs="+", metavar="NAME", default=[], help=f"one or more of {', '.join(SCRIPTS)}")
     result.add_argument(
-        "--figure", nargs="+", metavar="N", default=[], help=f"one or more of {', '.join(figures.SCRIPTS)}"
+        "--table", nargs="+", action="extend", metavar="NAME", default=[], help=f"one or more of {', '.join(SCRIPTS)}"
+    )
+    result.add_argument(
+        "--figure",
+        nargs="+",
+        action="extend",
+        metavar="N",
+        default=[],
+        help=f"one or more of {', '.join(figures.SCRIPTS)}",
     )
     result.add_argument("--list", action="store_true", help="list the tables and what they need, and stop")
     result.add_argument("--list-methods", action="store_true", help="list the quantizers of the suite, and stop")
     result.add_argument("--data", metavar="DIR", help="folder with CIFAR-10")
     result.add_argument("--checkpoints", metavar="DIR", help="folder with the released checkpoints")
     result.add_argument("--out", metavar="DIR", default="out", help="where results go (default: out)")
-    result.add_argument("--record", action="store_true", help="also write what data were needed for to results/")
+    result.add_argument(
+        "--record", action="store_true", help="also write to results/ what takes data to measure, and the figures"
+    )
     result.add_argument("--strict", action="store_true", help="exit with 1 if anything printed is contradicted")
     result.add_argument("--quiet", action="store_true", help="no tables and no progress bars")
     return result
@@ -116,13 +125,15 @@ def run(arguments: argparse.Namespace) -> int:
         cells.write_atomic(destination / "report.md", render.report(found, shown))
         if arguments.record:
             cells.write(cells.RESULTS, _to_record(found))
+            for number in numbers:
+                figures.save(number, cells.RESULTS / "figures")
     if not arguments.quiet:
         for table in found:
             render.show(table, out)
         render.show_not_run(found, out)
-        out.print(f"\n[dim]{render.LEGEND}[/dim]", highlight=False)
+        out.print(f"\n[dim]{render.legend(found)}[/dim]", highlight=False)
         out.print(f"[bold]{render.totals(found)}[/bold]", highlight=False)
-        out.print(f"Report: {destination / 'report.md'}", highlight=False, soft_wrap=True)
+        out.print(f"Report: {escape(str(destination / 'report.md'))}", highlight=False, soft_wrap=True)
     contradicted = any(set(render.WRONG) & table.counts().keys() for table in found)
     return 1 if arguments.strict and contradicted else 0
 

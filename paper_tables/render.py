@@ -48,18 +48,17 @@ STYLES = {
     "stale": "yellow",
     "·": "dim",
 }
-LEGEND = "printed → measured;  ✓ reproduced  ✗ contradicted  · not run  (recorded) measured earlier, sources unchanged"
 
 
 def number(value: float | None) -> str:
     """Format a measured number: up to four significant digits, small errors in scientific notation.
 
     >>> number(0.0), number(85.62), number(8.9e-16), number(121.245), number(91.5)
-    ('0', '85.62', '8.9e-16', '121.2', '91.5')
+    ('0', '85.62', '9e-16', '121.2', '91.5')
     """
     if value is None:
         return ""
-    return f"{value:.1e}" if 0 < abs(value) < 1e-3 else f"{value:.4g}"
+    return f"{value:.0e}" if 0 < abs(value) < 1e-3 else f"{value:.4g}"
 
 
 def measured_text(cell: Cell) -> str:
@@ -100,6 +99,7 @@ def heading(table: Table) -> str:
 def show(table: Table, console: Console) -> None:
     """Print a table, and what it says in sentences; of a long list, the sentences and how many lines there are."""
     console.print(f"[bold]{escape(heading(table))}[/bold]", highlight=False)
+    console.print(f"[dim]{escape(table.intro)}[/dim]", highlight=False)
     if table.shown is not None:
         console.print(f"{totals([table])}; every line is in the report", highlight=False)
     else:
@@ -164,7 +164,7 @@ def show_not_run(tables: Sequence[Table], console: Console) -> None:
     if groups:
         console.print("[bold]Not run[/bold]")
     for (name, reason, command), count in groups.items():
-        how = f"\n    {command}" if command else ""
+        how = f"\n    {escape(command)}" if command else ""
         console.print(
             f"  Table {name}, {count} {'number' if count == 1 else 'numbers'}: {escape(reason)}{how}", highlight=False
         )
@@ -179,6 +179,13 @@ def not_run(tables: Iterable[Table]) -> dict[tuple[str, str, str | None], int]:
                 key = (table.name, cell.reason, cell.command)
                 groups[key] = groups.get(key, 0) + 1
     return groups
+
+
+def legend(tables: Iterable[Table]) -> str:
+    """Explain the marks that `tables` show."""
+    used = {verdict(cell) for table in tables for cell in table.cells}
+    marks = "  ".join(f"{mark} {name}" for name, mark in MARKS.items() if name in used and mark != name)
+    return f"printed → measured;  {marks};  (recorded): measured earlier, with the sources and data as they are now"
 
 
 def totals(tables: Iterable[Table]) -> str:

@@ -80,8 +80,21 @@ def check_variant(variant: str) -> Variant:
 
 
 def nearest_levels(x: npt.ArrayLike) -> tuple[Array, Array]:
-    """Return q_f and q_c, the two levels around `x`. At a level q_f = x, so that always q_c - q_f = 1."""
-    q_f = np.floor(grid.as_float(x))
+    """Return q_f and q_c, the two levels around `x`: its floor, and one more.
+
+    The paper has the *ceiling* for q_c, and at the same time q_c - q_f = 1; at a level the two disagree, and only the
+    latter works.
+
+    Raises
+    ------
+    ValueError
+        If an input is so large (2^22 in float32, 2^51 in float64) that half-integers are not representable around it.
+    """
+    x = grid.as_float(x)
+    largest = 2.0 ** (np.finfo(x.dtype).nmant - 1)
+    if (np.abs(x) > largest).any():
+        raise grid.refuse("x", float(np.abs(x).max()), f"normalised values of at most {largest:g} in size")
+    q_f = np.floor(x)
     return q_f, q_f + 1
 
 
@@ -375,6 +388,19 @@ def adaptive_temperature_range(
     """
     c = kernel_exponent(check_sigma(sigma), variant)
     return check_gamma(gamma) / -math.expm1(-1 - 2 * c), gamma * math.sqrt(math.e) / -math.expm1(-2 * c)
+
+
+def adaptive_temperature_at(
+    t: npt.ArrayLike, *, gamma: float = GAMMA, sigma: float, variant: Variant = "paper"
+) -> Array:
+    """beta* in closed form, of the distance t to the nearest level: ``gamma e^t / (1 - kappa e^(2t - 1))``.
+
+    >>> adaptive_temperature_at([0.0, 0.5], gamma=2.0, sigma=1.0).round(4)
+    array([2.5744, 8.3804])
+    """
+    t = grid.as_float(t)
+    c = t.dtype.type(kernel_exponent(check_sigma(sigma), variant))
+    return np.asarray(t.dtype.type(check_gamma(gamma)) * np.exp(t) / -np.expm1(2 * t - 1 - 2 * c))
 
 
 def distance_at_temperature(beta: float, *, gamma: float = GAMMA, sigma: float, variant: Variant = "paper") -> float:

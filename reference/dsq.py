@@ -35,12 +35,13 @@ METHOD = Method(
     learnable=("lower", "upper", "alpha"),
 )
 
-ALPHA_RANGE = (1e-6, 1 - 1e-6)
+# The paper has alpha < 1/2. Towards 1 the soft quantizer is the identity, and its derivative for alpha cancels.
+ALPHA_RANGE = (1e-6, 0.9)
 INITIAL_ALPHA = 0.2
 
 
 def check_alpha(alpha: float) -> float:
-    """Return `alpha` if it lies in [1e-6, 1 - 1e-6]; the paper keeps it below 1/2."""
+    """Return `alpha` if it lies in [1e-6, 0.9]; the paper keeps it below 1/2."""
     return grid.check_scalar("alpha", alpha, *ALPHA_RANGE)
 
 
@@ -131,7 +132,7 @@ def alpha_derivative(x: npt.ArrayLike, *, alpha: float) -> Array:
 
 @dataclass(frozen=True)
 class Params(grid.UniformParams):
-    """Parameters of DSQ: the clip range, and `alpha` in [1e-6, 1 - 1e-6]."""
+    """Parameters of DSQ: the clip range, and `alpha` in [1e-6, 0.9]."""
 
     alpha: float = INITIAL_ALPHA
 

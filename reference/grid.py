@@ -19,6 +19,7 @@ Role: TypeAlias = Literal["weight", "activation", "signed_activation"]
 
 ROLES: tuple[Role, ...] = ("weight", "activation", "signed_activation")
 MAX_BITS = 8
+NARROWEST = {"float32": 1e-30, "float64": 1e-300}  # clip range
 
 
 def refuse(name: str, value: object, admitted: str) -> ValueError:
@@ -95,14 +96,16 @@ def bounds(lower: npt.ArrayLike, upper: npt.ArrayLike, dtype: npt.DTypeLike) -> 
     Raises
     ------
     ValueError
-        Unless both ends and their distance are finite and ``lower < upper``, in `dtype`.
+        Unless both ends and their distance are finite and ``lower < upper``, in `dtype`. A range so narrow that the
+        gradient, which divides by its width, could overflow is refused as well.
     """
+    narrowest = NARROWEST[np.dtype(dtype).name]
     with np.errstate(over="ignore", invalid="ignore"):
         low, high = np.asarray(lower, dtype), np.asarray(upper, dtype)
         width = high - low
-    if not (np.all(np.isfinite(width)) and np.all(width > 0)):
+    if not (np.all(np.isfinite(width)) and np.all(width >= narrowest)):
         raise refuse("clip range (lower, upper)", (np.asarray(lower).tolist(), np.asarray(upper).tolist()),
-                     f"finite with lower < upper in {np.dtype(dtype).name}")  # fmt: skip
+                     f"finite with lower < upper in {np.dtype(dtype).name}, at least {narrowest:g} apart")  # fmt: skip
     return low, high
 
 
@@ -143,7 +146,8 @@ def deviation(x: npt.ArrayLike) -> float:
     """
     x = as_float(x)
     spread = x.size > 1 and bool(np.isfinite(x).all() and x.min() < x.max())  # equal values can have a rounded mean
-    value = float(x.std(ddof=1)) if spread else math.nan
+    with np.errstate(over="ignore"):  # squares that overflow: refused below
+        value = float(x.std(ddof=1)) if spread else math.nan
     if not (value > 0 and math.isfinite(value)):
         raise refuse("standard deviation of x", value, "positive and finite")
     return value

@@ -62,10 +62,10 @@ def clip_ranges(draw: st.DrawFn, shape: tuple[int, ...] = ()) -> tuple[np.ndarra
 
 @st.composite
 def any_clip_ranges(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
-    """l and u of any size, exact in float32, with a distance that float32 can hold."""
+    """l and u of any size, exact in float32, with a distance that float32 can hold and divide by."""
     ends = st.floats(-(2.0**126), 2.0**126, width=32)
     lower, upper = sorted([draw(ends), draw(ends)])
-    assume(lower < upper)
+    assume(upper - lower > 2 * grid.NARROWEST["float32"])
     return np.asarray(lower), np.asarray(upper)
 
 

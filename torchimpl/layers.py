@@ -30,10 +30,11 @@ class _Quantized(nn.Module):
     def _add_quantizers(
         self, method: str, bits: tuple[int | None, int | None], input_role: str, standardized: bool, options: Any
     ) -> None:
-        self.standardized = standardized
+        self.full_precision = bits == (None, None)
+        self.standardized = standardized and bits[0] is not None
         self.weight_quantizer = build(method, bits=bits[0], role="weight", **options)
         self.input_quantizer = build(method, bits=bits[1], role=input_role, **options)
-        self.scale = nn.Parameter(torch.tensor(1.0))
+        self.scale = nn.Parameter(torch.tensor(1.0), requires_grad=not self.full_precision)
         self.register_buffer("scale_initialized", torch.tensor(False))
         self._scale_ready = False  # mirrors `scale_initialized`, so that forward reads no tensor
 
@@ -49,12 +50,18 @@ class _Quantized(nn.Module):
         """Compute ``|s| (w_q * a_q) + bias`` (Eq. 3; the released code takes the scale's absolute value).
 
         The first batch in training mode sets the clip ranges and the scale.
+
+        Raises
+        ------
+        RuntimeError
+            If there was no such batch: in test mode, or while being compiled.
         """
         w_q, x_q = self.quantized_weight(), self.input_quantizer(x)
         out = self._linear_map(x_q, w_q)
-        if self.training and not self._scale_ready:
-            self._initialize_scale(x.detach(), out.detach())
-        out = out * self.scale.abs()
+        if not self.full_precision:
+            if not self._scale_ready:
+                self._initialize_scale(x.detach(), out.detach())
+            out = out * self.scale.abs()
         if self.bias is not None:
             out = out + self.bias.view(self.bias_shape)
         return out
@@ -65,8 +72,11 @@ class _Quantized(nn.Module):
 
         That is the released code's rule; the paper says nothing on it.
         """
-        if torch.compiler.is_compiling():
-            raise RuntimeError(f"{type(self).__name__} has no output scale yet: run one batch before compiling")
+        if torch.compiler.is_compiling() or not self.training:
+            raise RuntimeError(
+                f"{type(self).__name__} has no output scale yet: run one batch in training mode (before compiling), or "
+                "load a state_dict"
+            )
         quantized = float(out.abs().mean())
         if quantized > 0:  # all-zero codes carry no scale: keep 1
             self.scale.fill_(float(self._linear_map(x, self.weight).abs().mean()) / quantized)
@@ -92,7 +102,7 @@ class QuantConv2d(_Quantized, nn.Conv2d):
     method : str
         Name of a method of the suite.
     bits : tuple of (int or None)
-        Bit-widths of weights and of inputs; None is full precision.
+        Bit-widths of weights and of inputs; None is full precision, and twice None the plain layer.
     input_role : {"activation", "signed_activation"}
         Whether the input comes from a ReLU.
     standardized : bool

@@ -35,12 +35,25 @@ INTRO = (
 )
 
 
-def _cell(row: str, says: str, measured: float | None, reason: str, *, agrees: bool | None, unit: str = "") -> Cell:
+RECOMPUTED, READ = "code", "checkpoints"  # what a line is about
+PLACEHOLDER_SCALE = 0.2  # what the released layers begin with
+
+
+def _cell(
+    row: str,
+    says: str | None,
+    measured: float | None,
+    reason: str,
+    *,
+    agrees: bool | None,
+    unit: str = "",
+    where: str = RECOMPUTED,
+) -> Cell:
     return Cell(
         paper="DAQ",
         table="code",
         row=row,
-        column="released code",
+        column=where,
         unit=unit,
         reported=says,
         measured=measured,
@@ -119,20 +132,24 @@ def maximum_cells() -> Iterator[Cell]:
         )
     for gamma in (daq.GAMMA, 4.0, 8.0):
         sigma = first_nan(gamma)
-        yield _cell(
-            f"NaN from a tie beside a level, gamma = {gamma:g}",
-            "none",
-            sigma,
+        cell = _cell(
+            f"finite beside a tie for every sigma up to {SIGMAS_TRIED[1] / 100:g}, gamma = {gamma:g}",
+            None,
+            sigma if math.isfinite(sigma) else None,
             f"from sigma = {sigma:.2f} on, one input at a transition point turns one at a level into NaN (0/0): every "
             "exponential of that input underflows in float32",
-            agrees=False,
+            agrees=None,
             unit="smallest sigma with NaN",
         )
+        yield dataclasses.replace(cell, claim_verdict="fails" if math.isfinite(sigma) else "holds")
+
+
+SIGMAS_TRIED = (50, 10_000)  # in hundredths
 
 
 def first_nan(gamma: float) -> float:
     """Smallest sigma, to 0.01, at which `released_phi` of an input at a level and one at a transition point is NaN."""
-    for hundredths in range(50, 10_000):
+    for hundredths in range(*SIGMAS_TRIED):
         if np.isnan(released_phi(np.array([0.0, 0.5]), gamma=gamma, sigma=hundredths / 100)).any():
             return hundredths / 100
     return math.inf
@@ -205,7 +222,7 @@ def checkpoint_cells(contents: Mapping[str, Mapping[str, Any]]) -> Iterator[Cell
         for row, (says, where) in forensic_rows().items():
             value, reason = found[row]
             agrees = Decimal(repr(value)) == Decimal(says)
-            yield _cell(f"{row}, {column}", f"{says} ({where})", float(value), reason, agrees=agrees)
+            yield _cell(f"{row}, {column}", f"{says} ({where})", float(value), reason, agrees=agrees, where=READ)
         thresholds = {
             name.removesuffix(".lW"): (float(value) + float(content["state_dict"][name.removesuffix("lW") + "uW"])) / 2
             for name, value in content["state_dict"].items()
@@ -220,6 +237,7 @@ def checkpoint_cells(contents: Mapping[str, Mapping[str, Any]]) -> Iterator[Cell
             "that weights are not binarised by their sign",
             agrees=None,
             unit="standard deviations of the weights",
+            where=READ,
         )
     unused = int(fp["bn1.num_batches_tracked"])
     yield _cell(
@@ -231,6 +249,7 @@ def checkpoint_cells(contents: Mapping[str, Mapping[str, Any]]) -> Iterator[Cell
         "which ResNet-20 has not",
         agrees=unused == before,
         unit="batches",
+        where=READ,
     )
 
 
@@ -245,27 +264,34 @@ def scale_cell(contents: Mapping[str, Mapping[str, Any]], data: Path) -> Cell:
     with torch.no_grad():
         model.train()(evaluation.normalize(images, mean, std))
     scales = [float(value.detach()) for name, value in model.named_parameters() if name.endswith(".scale")]
+    off = max(max(scale / PLACEHOLDER_SCALE, PLACEHOLDER_SCALE / scale) for scale in scales)
     return _cell(
-        "output scale in the very first batch, 1/32",
+        FIRST_BATCH,
         "set from the first batch",
-        0.2,
-        f"the code sets it after using it, so that this batch still has the placeholder 0.2, where "
+        off,
+        f"the code sets it after using it, so that this batch still has the placeholder {PLACEHOLDER_SCALE}, where "
         f"{min(scales):.3f} to {max(scales):.3f} would be right (18 layers, first 256 test images)",
-        agrees=False,
+        agrees=off < 1.01,
+        unit="times too large or too small",
     )
+
+
+FIRST_BATCH = "output scale in the very first batch, 1/32"
 
 
 def not_run_cells() -> Iterator[Cell]:
     """The rows that need the checkpoints, when these are not given."""
-    needs = "needs --data (CIFAR-10) and --checkpoints (the files DAQ's authors released); see README"
+    needs = "needs --checkpoints (the files DAQ's authors released); see README"
     rows = [
         f"{row}, {column}"
         for column in ("1/1", "1/32")
         for row in (*forensic_rows(), "threshold between the two weight levels")
     ]
-    rows += ["batches seen by the BatchNorm after the first convolution", "output scale in the very first batch, 1/32"]
+    rows.append("batches seen by the BatchNorm after the first convolution")
     for row in rows:
-        yield dataclasses.replace(_cell(row, "", None, needs, agrees=None), reported=None, value_verdict="not run")
+        yield dataclasses.replace(_cell(row, None, None, needs, agrees=None, where=READ), value_verdict="not run")
+    needs = needs.replace("--checkpoints", "--data (CIFAR-10) and --checkpoints")
+    yield dataclasses.replace(_cell(FIRST_BATCH, None, None, needs, agrees=None), value_verdict="not run")
 
 
 def _sealed(cell: Cell) -> Cell:
@@ -279,19 +305,23 @@ def _sealed(cell: Cell) -> Cell:
 
 
 def measure(options: Options) -> list[Cell]:
-    """Read the checkpoints if they are given, with the data; otherwise return what is recorded, or not run."""
-    if not (options.data and options.checkpoints):
-        return [cells.recorded(_sealed(cell)) for cell in not_run_cells()]
+    """Measure what checkpoints and data are given for; the rest is recorded or not run."""
+    absent = [cells.recorded(_sealed(cell)) for cell in not_run_cells()]
+    if not options.checkpoints:
+        return absent
     try:
         contents = {
             column: checkpoints.read_content(options.checkpoints / released.filename, sha256=released.sha256)[0]
             for column, released in table5.RELEASED.items()
         }
-        found = [*checkpoint_cells(contents), scale_cell(contents, options.data)]
+        found = [*checkpoint_cells(contents)]
+        if options.data:
+            found.append(scale_cell(contents, options.data))
     except ValueError as error:
         raise InputError(str(error)) from None
     provenance = {"hardware": cells.hardware(), "versions": cells.versions(), "protocol": "read from the checkpoints"}
-    return [dataclasses.replace(_sealed(cell), **provenance) for cell in found]  # type: ignore[arg-type]
+    measured = [dataclasses.replace(_sealed(cell), **provenance) for cell in found]  # type: ignore[arg-type]
+    return measured + [cell for cell in absent if cell.row not in {cell.row for cell in measured}]
 
 
 def run(options: Options) -> Table:
@@ -303,12 +333,17 @@ def run(options: Options) -> Table:
 
 def _findings(found: list[Cell]) -> tuple[str, ...]:
     """State the disagreements; NaN once, for the paper's gamma."""
-    other_gamma = [cell.row for cell in found if cell.unit.endswith("NaN") and f"gamma = {daq.GAMMA:g}" not in cell.row]
-    return tuple(
+    disagree = [
         f"{cell.row}: the paper has {cell.reported}, the code {cell.measured:.4g}: {cell.reason}."
         for cell in found
-        if cell.value_verdict == "contradicted" and cell.row not in other_gamma
-    )
+        if cell.value_verdict == "contradicted"
+    ]
+    not_finite = [
+        f"The released softmax is not {cell.row}: {cell.reason}."
+        for cell in found
+        if cell.claim_verdict == "fails" and cell.row.endswith(f"gamma = {daq.GAMMA:g}")
+    ]
+    return (*disagree, *not_finite)
 
 
 if __name__ == "__main__":

@@ -49,8 +49,8 @@ def test_worst_counts_nan_as_infinite():
 def test_two_levels_are_all_levels_at_one_bit():
     table = equations.run(Options(quiet=True))
     changes = {cell.column: cell.measured for cell in table.cells if cell.row.startswith("all 2^b")}
-    assert changes["1 bit"] == 0
-    assert list(changes) == [f"{b} bit" for b in range(1, 9)]
+    assert changes["1 bit, 2 scores"] == 0
+    assert list(changes) == [f"{b} bit, {2**b} scores" for b in range(1, 9)]
     # by hand, two bits, x = 0.25 at beta* of Eq. 7: four scores, softmax, mean
     x, kappa = 0.25, math.exp(-0.5)
     score = [math.exp(-(q**2) / 2 - abs(x - q)) for q in range(4)]
@@ -59,5 +59,6 @@ def test_two_levels_are_all_levels_at_one_bit():
     weights = [math.exp(beta * s) for s in score]
     phi = sum(q * w for q, w in enumerate(weights)) / sum(weights)
     assert daq.full_grid_kernel_soft_argmax(x, beta, bits=2, sigma=1.0) == pytest.approx(phi)
-    assert changes["2 bit"] >= phi - daq.lambda_(2.0)
-    assert {cell.value_verdict for cell in table.cells} == {"reproduced", None}
+    assert changes["2 bit, 4 scores"] >= phi - daq.lambda_(2.0)
+    assert table.counts().keys() == {"reproduced", "holds"}
+    assert {cell.column for cell in table.cells if cell.value_verdict} == {"Eq. 9", "Eq. 10, 11"}

@@ -30,11 +30,12 @@ def slope(t, gamma, c):
 )
 def test_daq_is_exact_per_input_and_off_by_its_slope_as_realised(measured, row, c):
     values, _ = measured
-    assert values[row, "(a) max"] == values[row, "(c) max"] == 0
+    assert values[row, "a max"] < table1.RESOLUTION
+    assert values[row, "c max"] < 1e-14  # a softmax and a division in float64
     grid = (np.arange(2048) + 0.5) / 4096
     slopes = [slope(t, 2.0, c) for t in grid]
-    assert values[row, "(b) max"] == pytest.approx(max(slopes), abs=1e-5)
-    assert values[row, "(b) mean"] == pytest.approx(np.mean(slopes), abs=1e-5)
+    assert values[row, "b max"] == pytest.approx(slope(0.5, 2.0, c), rel=1e-4)
+    assert values[row, "b mean"] == pytest.approx(np.mean(slopes), abs=1e-5)
 
 
 def test_ste_is_off_by_one_and_has_no_gap(measured):
@@ -46,10 +47,10 @@ def test_ste_is_off_by_one_and_has_no_gap(measured):
 def test_the_sigmoid_matches_its_gradient_and_has_a_gap_of_one_half(measured, temperature):
     values, _ = measured
     row = f"QNet T = {temperature}"
-    assert values[row, "(a) max"] == values[row, "(b) max"] == 0
-    assert values[row, "(c) max"] == 0.5
+    assert max(values[row, "a max"], values[row, "b max"]) < table1.RESOLUTION
+    assert values[row, "c max"] == 0.5
     # mean of sigmoid(T (x - 1/2)) over [0, 1/2], twice: 2/T (ln 2 - ln(1 + exp(-T/2)))
-    assert values[row, "(c) mean"] == pytest.approx(
+    assert values[row, "c mean"] == pytest.approx(
         2 / temperature * math.log(2 / (1 + math.exp(-temperature / 2))), abs=2e-4
     )
 
@@ -59,9 +60,9 @@ def test_dsq_is_off_by_its_soft_slope_of_mean_one(measured):
     for alpha in (0.2, 0.01):
         K = math.log(2 / alpha - 1)
         row = f"DSQ alpha = {alpha:g}"
-        assert values[row, "(b) max"] == pytest.approx(K / 2 / (1 - alpha), rel=1e-5)
-        assert values[row, "(b) mean"] == pytest.approx(1, abs=1e-5)
-        assert values[row, "(c) max"] == 0
+        assert values[row, "b max"] == pytest.approx(K / 2 / (1 - alpha), rel=1e-5)
+        assert values[row, "b mean"] == pytest.approx(1, abs=1e-5)
+        assert values[row, "c max"] == 0
 
 
 def test_the_finding_is_stated(measured):

@@ -247,7 +247,11 @@ def test_unbroadcast_is_the_reverse_of_broadcasting(shape):
 # Statistics
 
 
-@given(arrays_of(st.floats(-100, 100, width=32), np.float64, st.sampled_from([(2,), (5,), (3, 4)])), dtypes)
+# multiples of 2^-10: squares that do not vanish in float32
+values = st.integers(-100_000, 100_000).map(lambda i: i / 1024)
+
+
+@given(arrays_of(values, np.float64, st.sampled_from([(2,), (5,), (3, 4)])), dtypes)
 def test_standardize(w, dtype):
     w = w.astype(dtype)
     if (w == w.flat[0]).all():
@@ -272,6 +276,12 @@ def test_standardize(w, dtype):
 def test_no_deviation(values, dtype):
     with pytest.raises(ValueError, match="standard deviation of x must be positive and finite"):
         grid.deviation(np.array(values, dtype))
+
+
+@pytest.mark.parametrize("size", [1e200, 1e-200])
+def test_a_deviation_that_overflows_or_vanishes(size):
+    with pytest.raises(ValueError, match="standard deviation of x must be positive and finite"):
+        grid.deviation([size, -size])
 
 
 def test_the_deviation_is_unbiased():

@@ -31,6 +31,21 @@ def test_unknown_methods_are_refused(name):
         registry.module(name)
 
 
+@pytest.mark.parametrize("name", ["daq", "dsq", "ste"])
+def test_methods_defined_for_every_bit_width_and_role(name):
+    assert set(MODULES[name].METHOD.bits) == set(range(1, 9))
+    assert set(MODULES[name].METHOD.roles) == set(grid.ROLES)
+
+
+@every_method
+def test_parameters_are_float64_arrays(method):
+    for ends in [(-1, 1), (np.float32(-1), [1.0]), ([[-1], [0]], [[1], [2]])]:
+        params = method.Params(*ends, 2, "weight")
+        for got, want in zip((params.lower, params.upper), ends, strict=True):
+            check_same(f"Params{ends}", got, np.array(want, np.float64))
+            assert isinstance(got, np.ndarray)
+
+
 @every_method
 def test_what_a_method_declares(method):
     known = method.METHOD

@@ -9,10 +9,12 @@ import zipfile
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.oracles import check_same
 from tests.torchimpl.modules import every_method
-from torchimpl import checkpoints
+from torchimpl import checkpoints, pickle_scan
 from torchimpl.checkpoints import CheckpointError
 from torchimpl.models import resnet20, resnet20_released
 
@@ -89,10 +91,93 @@ def test_projections(name, tmp_path):
     check_same(f"outputs with {name}", outputs(model), outputs(ours))
 
 
-def test_the_classes_are_those_of_the_file(tmp_path):
-    ours = network(classes=7)
-    model = checkpoints.load(checkpoints.read(save(tmp_path, ours.state_dict())), "resnet20")
-    check_same("outputs of 7 classes", outputs(model), outputs(ours))
+def test_another_number_of_classes_is_another_network(tmp_path):
+    checkpoint = checkpoints.read(save(tmp_path, network(classes=100).state_dict()))
+    with pytest.raises(checkpoints.CheckpointError, match=r"linear\.weight \(100, 64\) instead of \(10, 64\)"):
+        checkpoints.load(checkpoint, "resnet20")
+
+
+def test_files_older_than_batch_counters(tmp_path):
+    state = {name: v for name, v in PLAIN_STATE.items() if not name.endswith("num_batches_tracked")}
+    check_same(
+        "outputs", outputs(checkpoints.load(checkpoints.read(save(tmp_path, state)), "resnet20")), outputs(PLAIN)
+    )
+
+
+def test_compiled_networks(tmp_path):
+    state = {f"module._orig_mod.{name}": v for name, v in PLAIN_STATE.items()}
+    check_same(
+        "outputs", outputs(checkpoints.load(checkpoints.read(save(tmp_path, state)), "resnet20")), outputs(PLAIN)
+    )
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"layer1.0.bn1.running_var": -torch.ones(16)}, "layer1.0.bn1.running_var holds a negative variance"),
+        ({"fc.bias": torch.zeros(10)}, "linear.bias stands in it twice"),
+        ({"module.conv1.weight": torch.zeros(16, 3, 3, 3)}, "conv1.weight stands in it twice"),
+    ],
+)
+def test_values_that_no_network_has(changed, said, tmp_path):
+    path = save(tmp_path, {**PLAIN_STATE, **changed})
+    with pytest.raises(checkpoints.CheckpointError, match=said):
+        checkpoints.load(checkpoints.read(path), "resnet20")
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({}, "initialized is False: the network never saw a batch"),
+        ({"input_quantizer.upper": torch.tensor(-1.0)}, "input_quantizer.upper is not above"),
+    ],
+)
+def test_quantized_networks_that_cannot_be_used(changed, said, tmp_path):
+    state = resnet20("daq", (1, 1)).state_dict()
+    if changed:
+        state = {name: torch.tensor(True) if name.endswith("initialized") else v for name, v in state.items()}
+        state.update({f"layer2.1.conv2.{name}": value for name, value in changed.items()})
+    with pytest.raises(checkpoints.CheckpointError, match=said):
+        checkpoints.load(checkpoints.read(save(tmp_path, state)), "resnet20", "daq", (1, 1))
+
+
+def nested_tuples(depth):
+    """A pickle of a dict whose key is a tuple of a tuple of ..., each held twice: 2^depth hashes."""
+    content = b"\x80\x02}" + b"K\x01\x85q\x00"
+    for i in range(depth):
+        content += b"h" + bytes([i]) + b"\x86q" + bytes([i + 1])  # fetch, TUPLE2, store
+    return content + b"K\x01s."
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_tuples_that_take_for_ever_to_hash_are_refused_unread(zipped, tmp_path):
+    path = tmp_path / "file.pth"
+    if zipped:
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("archive/data.pkl", nested_tuples(40))
+            archive.writestr("archive/version", "3")
+    else:
+        path.write_bytes(nested_tuples(40))
+    with pytest.raises(checkpoints.CheckpointError, match="tuples nested over 8 deep"):
+        checkpoints.read(path)
+
+
+@given(
+    st.recursive(
+        st.none() | st.integers() | st.text(), lambda x: st.lists(x) | st.tuples(x, x) | st.dictionaries(st.text(), x)
+    )
+)
+def test_the_depth_of_tuples_is_counted_as_they_nest(value):
+    def depth(value):
+        if isinstance(value, tuple):
+            return 1 + max(map(depth, value))
+        parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        return max(map(depth, parts), default=0)
+
+    for protocol in (0, 1, 2, 4):
+        refused = pickle_scan.nesting_problem(pickle.dumps(value, protocol), 1) != ""
+        # A tuple in a list in a tuple counts from the list on: lists cannot be hashed.
+        assert not refused or depth(value) > 8
 
 
 def test_half_precision_files(tmp_path):
@@ -388,5 +473,7 @@ def test_normalizations():
         "0,0,0/1,nan,1",
     ]
     for text in wrong:
-        with pytest.raises(ValueError, match=r"normalize must be imagenet, cifar10 or M,M,M/S,S,S with S > 0, got "):
+        with pytest.raises(
+            ValueError, match=r"normalize must be imagenet, cifar10 or M,M,M/S,S,S with S at least 0.001, got "
+        ):
             checkpoints.parse_normalization(text)

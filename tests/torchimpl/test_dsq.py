@@ -14,11 +14,11 @@ from tests.strategies import bit_widths, clip_ranges, cotangents, dtypes, finite
 from tests.torchimpl.modules import gradients, quantizer
 from torchimpl.quantizers.dsq import DSQ, dsq_hard
 
-single_alphas = st.floats(2.0**-18, 1 - 2.0**-18, width=32) | st.floats(2.0**-6, 1 - 2.0**-6, width=32)
+single_alphas = st.floats(2.0**-19, 0.875, width=32) | st.floats(2.0**-6, 0.5, width=32)  # exact in float32
 
 
 @given(st.data(), dtypes, bit_widths, roles, clip_ranges(), single_alphas)
-@example(data=None, dtype=np.float32, bits=2, role="weight", clip_range=(-1.0, 1.0), alpha=float(np.float32(0.9999)))
+@example(data=None, dtype=np.float32, bits=2, role="weight", clip_range=(-1.0, 1.0), alpha=0.9)
 @example(data=None, dtype=np.float64, bits=2, role="weight", clip_range=(-1.0, 1.0), alpha=0.25)
 def test_gradients_are_the_references(data, dtype, bits, role, clip_range, alpha):
     if data is None:
@@ -44,7 +44,7 @@ def test_gradients_are_the_references(data, dtype, bits, role, clip_range, alpha
             check_near(f"{expression}: gradient of {name}", got[name], want[name], bound)
 
 
-@pytest.mark.parametrize(("alpha", "admitted"), [(-1.0, 1e-6), (0.0, 1e-6), (1.0, 1 - 1e-6), (2.0, 1 - 1e-6)])
+@pytest.mark.parametrize(("alpha", "admitted"), [(-1.0, 1e-6), (0.0, 1e-6), (1.0, 0.9), (2.0, 0.9)])
 def test_an_alpha_that_has_left_its_range_counts_as_the_nearest_admitted(alpha, admitted):
     x = np.linspace(-1.1, 1.1, 23, dtype=np.float32)
     found = []
@@ -66,7 +66,7 @@ def test_alpha_is_learned_and_starts_at_one_fifth():
 
 @pytest.mark.parametrize("alpha", [0, 1, -0.1, 1.5, math.nan, None])
 def test_alphas_that_are_refused(alpha):
-    with pytest.raises(ValueError, match=f"alpha must be a number from 1e-06 to 0.999999, got {alpha}"):
+    with pytest.raises(ValueError, match=f"alpha must be a number from 1e-06 to 0.9, got {alpha}"):
         DSQ(2, "weight", alpha=alpha)
 
 

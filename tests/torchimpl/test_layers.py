@@ -175,11 +175,19 @@ def test_a_first_batch_of_zero_codes_keeps_the_scale():
     assert bool(layer.scale_initialized)
 
 
-def test_test_mode_sets_no_scale():
+def test_test_mode_sets_no_scale_and_goes_without_none():
     layer, x, _ = convolution((1, None))
-    layer.eval()(x.relu())
+    with pytest.raises(RuntimeError, match="has no output scale yet"):
+        layer.eval()(x.relu())
     assert layer.scale.item() == 1
     assert not bool(layer.scale_initialized)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_twice_full_precision_is_the_plain_layer(training):
+    layer, x, _ = convolution((None, None))
+    plain = torch.nn.functional.conv2d(x, layer.weight, layer.bias, layer.stride, layer.padding)
+    check_same("outputs", layer.train(training)(x).detach(), plain.detach())
 
 
 @every_method

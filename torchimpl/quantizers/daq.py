@@ -79,7 +79,7 @@ def daq_literal(x: Tensor, lower: Tensor, upper: Tensor, n: int, is_weight: bool
     m = torch.softmax(beta * s, dim=0)  # Eq. 6; softmax subtracts the maximum of each input, not of the tensor
     phi = (m * levels).sum(0)  # Eq. 5
     q_t = q_f + 0.5
-    lambda_ = math.exp(-gamma) / (1 + math.exp(-gamma))  # 1 / (e^gamma + 1), without overflow
+    lambda_ = 1 / (math.exp(min(gamma, 700.0)) + 1)  # beyond, 0 within double precision
     return scale_output((phi - q_t) / (1 - 2 * lambda_) + q_t, n, is_weight)  # Eq. 10, Eq. 2
 
 

@@ -1,0 +1,51 @@
+"""The README is true: its commands are the ones that continuous integration runs, and its code runs."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from paper_tables import cli
+from torchimpl.data import cifar10
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
+COMMANDS = [line for language, block in BLOCKS if language == "sh" for line in block.splitlines()]
+
+
+def test_ci_runs_the_two_lines():
+    lines = [line for line in COMMANDS if line.startswith("python3 -m venv")]
+    assert len(lines) == 2
+    ci = (ROOT / ".ci" / "run").read_text().splitlines()
+    assert all(line in ci for line in lines)
+
+
+@pytest.mark.parametrize("block", [block for language, block in BLOCKS if language == "python"])
+def test_python_blocks_run(block):
+    exec(compile(block, "README.md", "exec"), {})
+
+
+@pytest.mark.parametrize("line", [line for line in COMMANDS if "-m paper_tables" in line])
+def test_the_options_exist(line):
+    arguments = line.split("-m paper_tables", 1)[1].split("  #")[0].split()
+    subcommand = arguments[0] if arguments and not arguments[0].startswith("-") else None
+    parsers = {None: cli.parser, "checkpoint": cli.checkpoint.parser, "claim": cli.claim.parser}
+    known = parsers[subcommand]().format_help()
+    for option in (word for word in arguments if word.startswith("--")):
+        assert option in known, f"{line}: {option} is no option"
+
+
+def test_files_that_it_names_exist():
+    for name in re.findall(r"`((?:reference|torchimpl|paper_tables|tests|results|arm)/[\w/.]+)`", README):
+        if "NAME" not in name:
+            assert (ROOT / name).exists(), name
+    for name in re.findall(r"\]\((?!http)([^)#]+)\)", README):
+        assert (ROOT / name).exists(), name
+
+
+def test_the_download_command_exists(capsys):
+    with pytest.raises(SystemExit) as stop:
+        cifar10.main(["--help"])
+    assert stop.value.code == 0
+    assert "DIR" in capsys.readouterr().out
