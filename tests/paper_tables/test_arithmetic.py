@@ -68,6 +68,13 @@ def test_a_planted_slip_is_found_and_nothing_else(place, tenths):
     assert found == {SLIP, place} - ({place} if slip == right else set())
 
 
+@given(st.sampled_from([place for place in DIFFERENCES if printed_at(place).difference]))
+def test_an_improvement_printed_for_a_loss_is_found(place):
+    printed = printed_at(place)
+    found = contradicted(replaced(TABLES, place, dataclasses.replace(printed, difference=-printed.difference)))
+    assert found == {SLIP, place}
+
+
 @given(st.sampled_from(DIFFERENCES), st.integers(1, 500))
 def test_a_changed_accuracy_is_found_in_its_own_difference(place, tenths):
     printed = printed_at(place)

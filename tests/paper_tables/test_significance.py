@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from decimal import Decimal
+from statistics import NormalDist
 
 import numpy as np
 import pytest
@@ -43,6 +44,17 @@ def test_more_comparisons_widen_and_more_images_narrow(ours, theirs, images):
     narrow = significance.difference_interval(ours, theirs, images * 10)
     assert wide[0] <= low <= narrow[0]
     assert narrow[1] <= high <= wide[1]
+    if 0 < ours < 100 and 0 < theirs < 100:  # at the ends of the scale an interval may end where it is
+        assert wide[0] < low
+        assert high < wide[1]
+
+
+def test_the_correction_is_bonferronis():
+    # Far from the ends and for many images, the interval is nearly normal: half its width is z times the standard error
+    p, images, comparisons = 0.66, 50_000, 52
+    low, high = significance.difference_interval(Decimal(66), Decimal(66), images, comparisons)
+    z = NormalDist().inv_cdf(1 - 0.05 / comparisons / 2)
+    assert (high - low) / 2 == pytest.approx(100 * z * math.sqrt(2 * p * (1 - p) / images), rel=1e-3)
 
 
 def test_newcombes_published_example():

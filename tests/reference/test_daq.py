@@ -469,6 +469,20 @@ def test_training_gives_what_test_gives(data, dtype, bits, role, clip_range, opt
     check_near(f"forward({x!r}, {params}, training=True)", got[finite], want[finite], bound[finite])
 
 
+@pytest.mark.parametrize("bits", range(1, 9))
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_ties_go_down_in_test_and_in_training(bits, dtype):
+    n = 2**bits - 1
+    x = np.arange(n, dtype=dtype) + dtype(0.5)
+    params = daq.Params(0.0, n, bits, "activation")
+    check_same(f"codes({x!r}, {params})", daq.codes(x, params), np.arange(n))
+    check_same(
+        f"forward({x!r}, {params})", daq.forward(x, params, training=False), np.arange(n, dtype=dtype) / dtype(n)
+    )
+    got = daq.forward(x, params, training=True)
+    check_near(f"forward({x!r}, {params}, training=True)", got, np.arange(n) / n, literal_bound(x, 2.0) / n)
+
+
 @given(st.data(), bit_widths, clip_ranges())
 @example(data=None, bits=8, clip_range=(np.asarray(-3.0), np.asarray(3.0)))
 def test_the_literal_form_in_float32_equals_the_integer_to_2_4e_7(data, bits, clip_range):

@@ -227,6 +227,13 @@ def test_a_clipped_element_moves_with_its_end():
         assert got == (0, *ends, 0), f"gradients at {x}: {got}"
 
 
+def test_levels_of_a_clip_range_per_channel():
+    ends = np.array([[0.0], [-1.0], [2.0]]), np.array([[3.0], [2.0], [8.0]])
+    got = dsq.levels(dsq.Params(*ends, 2, "weight"))
+    assert got.shape == (4, 3, 1)
+    assert got[:, :, 0].T.tolist() == [[0, 1, 2, 3], [-1, 0, 1, 2], [2, 4, 6, 8]]
+
+
 def test_init():
     x = [-1.0, 0.0, 2.0]
     assert dsq.init(x, 2, "weight") == dsq.Params(-1.0, 2.0, 2, "weight", 0.2)

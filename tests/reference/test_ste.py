@@ -79,6 +79,12 @@ def test_vjp_is_the_gradient_without_the_rounding(data, dtype, bits, role, clip_
         check_near(f"{expression} {end}", got_ends[end], want[end].sum(), bound)
 
 
+def test_gradients_of_one_input():
+    """x = -0.4 in [-1, 1] has p = 0.3; weights are scaled by 2, and the width is 2."""
+    grad_x, ends = ste.vjp([-0.4, 5.0], ste.Params(-1.0, 1.0, 2, "weight"), [1.0, 1.0])
+    check_near("vjp([-0.4, 5])", [*grad_x, ends["lower"], ends["upper"]], [1, 0, -0.7, -0.3], 1e-15)
+
+
 def test_init_is_that_of_daq():
     x = [0.0, 1.0, 2.0]
     for role in grid.ROLES:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -45,6 +45,7 @@ def test_normalize(pixel, channel):
 
 
 @given(count=st.integers(0, 20), batch_size=st.integers(1, 25), seed=st.integers(0, 9))
+@example(count=7, batch_size=3, seed=0)
 def test_count_correct(count, batch_size, seed):
     x, model, done = images(count, seed), Network().requires_grad_(False), []
     labels = np.random.default_rng(seed).integers(0, 5, count)

@@ -1,6 +1,7 @@
 """Quantized layers against Eq. 3 written out, and the rule by which their scale starts."""
 
 import copy
+import inspect
 import io
 import math
 
@@ -150,6 +151,7 @@ def test_options_reach_both_quantizers():
 
 @every_method
 @given(geometry=geometries, bits=bit_pairs, seed=st.integers(0, 99))
+@example(geometry={}, bits=(2, 2), seed=0)
 @settings(max_examples=10)  # as above
 def test_the_scale_starts_at_the_ratio_of_mean_magnitudes(method, geometry, bits, seed):
     layer, x, geometry = convolution(bits, method, geometry, seed)
@@ -267,7 +269,19 @@ def test_mean_and_deviation_have_no_gradient():
     check_near("gradient through standardize", got.numpy(), v.numpy() / math.sqrt(7 / 3), 4 * EPS)
 
 
-# What is refused
+# What is built, and what is refused
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [(QuantConv2d, nn.Conv2d), (QuantLinear, nn.Linear)])
+def test_defaults_are_those_of_torch(ours, theirs):
+    plain = inspect.signature(theirs).parameters
+    for name, parameter in inspect.signature(ours).parameters.items():
+        if name in plain:
+            assert parameter.default == plain[name].default, name
+    layer = ours(4, 4, *[3] * (ours is QuantConv2d), bits=(2, 2))
+    assert layer.standardized
+    assert layer.bias is not None
+    assert layer.input_quantizer.role == "activation"
 
 
 @pytest.mark.parametrize("make", [lambda **k: QuantConv2d(1, 1, 1, **k), lambda **k: QuantLinear(1, 1, **k)])

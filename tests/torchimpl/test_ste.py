@@ -46,6 +46,13 @@ def test_gradients_are_the_references(data, dtype, bits, role, clip_range, rule)
         check_near(f"{expression}: gradient of {end}", got[end], ends[end], total)
 
 
+def test_gradients_of_one_input():
+    """x = -0.4 in [-1, 1] has p = 0.3; weights are scaled by 2, and the width is 2."""
+    found = gradients(quantizer("ste", 2, "weight"), np.array([-0.4, 5.0]), np.ones(2))
+    got = [*found["x"], found["lower"], found["upper"]]
+    check_near("gradients at -0.4 and 5", got, [1, 0, -0.7, -0.3], 1.2e-7)  # the parameters are float32
+
+
 @pytest.mark.parametrize("shape", [(), (3, 1)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_custom_op(shape, dtype):

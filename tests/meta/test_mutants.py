@@ -1,0 +1,78 @@
+"""The tests tested: each mistake in mutants.toml is planted in a copy of the sources, and must make a test fail."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+MUTANTS = {m["name"]: m for m in tomllib.loads(Path(__file__).with_name("mutants.toml").read_text())["mutant"]}
+Run = Callable[[list[str]], tuple[int, str]]
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory) -> Path:
+    """A copy of the sources and their tests."""
+    copy = tmp_path_factory.mktemp("mutants") / "tree"
+    copy.mkdir()
+    for folder in ("reference", "torchimpl", "paper_tables", "tests"):
+        shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__", "meta"))
+    shutil.copy(ROOT / "pyproject.toml", copy)
+    return copy
+
+
+@pytest.fixture(scope="module")
+def run(tree) -> Iterator[Run]:
+    """Run test files of the copy until one fails, in a process of their own; returns exit status and output."""
+    passed_on = {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST_", "QUANTGAP_")) and k != "CI"}
+    own = {
+        "HYPOTHESIS_PROFILE": "mutants",
+        "NUMBA_CACHE_DIR": str(tree.parent / "numba"),
+        "OMP_NUM_THREADS": "1",
+        "OPENBLAS_NUM_THREADS": "1",
+        "PYTHONDONTWRITEBYTECODE": "1",  # bytecode is known by the second of its source: two mutants may share one
+        "PYTHONPATH": str(tree),
+    }
+    output = tree.parent / "output"
+    command = [sys.executable, str(Path(__file__).with_name("forks.py"))]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=tree, env=passed_on | own, **pipes) as forks:
+
+        def request(files: list[str]) -> tuple[int, str]:
+            quiet = ["-q", "--tb=short", "-W", "ignore::pytest.PytestAssertRewriteWarning", "-p", "no:cacheprovider"]
+            arguments = ["-x", *quiet, *files]
+            forks.stdin.write(json.dumps([arguments, str(output)]) + "\n")
+            forks.stdin.flush()
+            return int(forks.stdout.readline()), output.read_text()
+
+        yield request
+
+
+def test_without_a_mistake_all_pass(run):
+    status, output = run(sorted({name for mutant in MUTANTS.values() for name in mutant["tests"]}))
+    assert status == 0, f"tests fail without any mistake planted:\n{output[-5000:]}"
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_mistakes_are_caught(tree, run, name):
+    mutant = MUTANTS[name]
+    source = tree / mutant["file"]
+    original = source.read_text()
+    assert original.count(mutant["old"]) == 1, f"to plant {name}, {mutant['file']} must have once:\n{mutant['old']}"
+    source.write_text(original.replace(mutant["old"], mutant["new"]))
+    try:
+        status, output = run(mutant["tests"])
+    finally:
+        source.write_text(original)
+    failed = [line for line in output.splitlines() if line.startswith("FAILED ")]
+    caught = status == 1 and failed  # and not an error while collecting, or in a fixture
+    assert caught, f"{name}: not caught (exit status {status}).\n{mutant['why']}\n{output[-5000:]}"
+    print(f"{name}: {failed[0]}")
