@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -13,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table as RichTable
 
 from paper_tables import cells, checkpoint, claim, figures, render, tables
-from paper_tables.tables import SCRIPTS, InputError, Options, Table, folder, writing
+from paper_tables.tables import SCRIPTS, Options, Table, folder, guarded, writing
 from reference import registry
 
 EPILOG = """\
@@ -47,22 +46,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def main_for(name: str) -> int:
     """Run one table's script alone."""
     return main(["--table", name, *sys.argv[1:]])
-
-
-def guarded(action: Callable[[], int]) -> int:
-    """Turn what can go wrong into an exit status: bad input is one line, a failure of the suite a traceback."""
-    try:
-        return action()
-    except InputError as error:
-        tables.console.print(f"[bold red]error:[/bold red] {escape(str(error))}", highlight=False, soft_wrap=True)
-        return 2
-    except KeyboardInterrupt:
-        tables.console.print("interrupted", highlight=False)
-        return 130
-    except Exception:
-        traceback.print_exc()
-        tables.console.print("[bold red]failure of the suite[/bold red], not of your input: please report the above")
-        return 3
 
 
 def parser() -> argparse.ArgumentParser:
@@ -118,15 +101,14 @@ def run(arguments: argparse.Namespace) -> int:
     found: list[Table] = [script.run(options) for script in scripts]  # all of them, before anything is written
     shown = [render.Figure(number, script.TITLE, script.CAPTION) for number, script in zip(numbers, drawn, strict=True)]
     with writing(destination):
-        for number in numbers:
-            figures.save(number, destination / "figures")
+        pictures = [figures.save(number, destination / "figures")[0] for number in numbers]
         for table in found:
             cells.write(destination / "cells", table.cells)
         cells.write_atomic(destination / "report.md", render.report(found, shown))
         if arguments.record:
             cells.write(cells.RESULTS, _to_record(found))
-            for number in numbers:
-                figures.save(number, cells.RESULTS / "figures")
+            for picture in pictures:
+                cells.write_atomic(cells.RESULTS / "figures" / picture.name, picture.read_bytes())
     if not arguments.quiet:
         for table in found:
             render.show(table, out)

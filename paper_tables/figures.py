@@ -20,7 +20,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from paper_tables import cells
-from paper_tables.tables import InputError, writing
+from paper_tables.tables import InputError, guarded, writing
 from reference.grid import Array
 
 SCRIPTS = {
@@ -135,8 +135,6 @@ def render(figure: Figure, suffix: str) -> bytes:
 
 def main_for(number: str, arguments: Sequence[str] | None = None) -> int:
     """Run one figure's script alone; returns the exit status: 0, or 2 for bad input."""
-    from paper_tables.cli import guarded
-
     parser = argparse.ArgumentParser(
         prog=f"python -m {SCRIPTS[number]}",
         description=f"Draw Figure {number} of the DAQ paper as figure{number}.png and figure{number}.svg.",

@@ -76,7 +76,7 @@ def verdict(cell: Cell) -> str:
 def summary(cell: Cell) -> str:
     """Return a cell in one phrase: printed, measured, mark."""
     parts = [part for part in (cell.reported, measured_text(cell)) if part]
-    recorded = " (recorded)" if cell.protocol.endswith("(recorded)") else ""
+    recorded = "*" if cell.protocol.endswith("(recorded)") else ""
     mark = MARKS.get(verdict(cell), "")
     return " → ".join(parts) + (mark if mark == "·" else f" {mark}".rstrip()) + recorded
 
@@ -185,7 +185,7 @@ def legend(tables: Iterable[Table]) -> str:
     """Explain the marks that `tables` show."""
     used = {verdict(cell) for table in tables for cell in table.cells}
     marks = "  ".join(f"{mark} {name}" for name, mark in MARKS.items() if name in used and mark != name)
-    return f"printed → measured;  {marks};  (recorded): measured earlier, with the sources and data as they are now"
+    return f"printed → measured;  {marks};  * recorded: measured earlier, with the sources and data as they are now"
 
 
 def totals(tables: Iterable[Table]) -> str:
@@ -242,7 +242,7 @@ hash of the sources and data that shaped it.
   below the accuracy of the computation it is compared with. ✗ *contradicted*: not so.
 - ✓ *holds*, ✗ *fails*: a claim in words. ? *undecided*: within chance. ∅ *vacuous*: there is nothing to compare with.
   – *not testable*: the reason says what it would take.
-- · *not run*: the reason says why, and the command that would. *(recorded)*: measured earlier, with the sources and
+- · *not run*: the reason says why, and the command that would. \\* *recorded*: measured earlier, with the sources and
   data as they are now. *stale*: measured earlier, with others.""".splitlines()
 
 

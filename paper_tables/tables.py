@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import re
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from types import ModuleType
 from typing import Literal
 
 from rich.console import Console
+from rich.markup import escape
 
 from paper_tables import cells
 from paper_tables.cells import Cell
@@ -102,6 +104,22 @@ class Table:
                 if verdict:
                     found[verdict] = found.get(verdict, 0) + 1
         return found
+
+
+def guarded(action: Callable[[], int]) -> int:
+    """Turn what can go wrong into an exit status: bad input is one line, a failure of the suite a traceback."""
+    try:
+        return action()
+    except InputError as error:
+        console.print(f"[bold red]error:[/bold red] {escape(str(error))}", highlight=False, soft_wrap=True)
+        return 2
+    except KeyboardInterrupt:
+        console.print("interrupted", highlight=False)
+        return 130
+    except Exception:
+        traceback.print_exc()
+        console.print("[bold red]failure of the suite[/bold red], not of your input: please report the above")
+        return 3
 
 
 def folder(name: str, value: str | None) -> Path | None:

@@ -55,6 +55,15 @@ def test_the_report_links_every_cell_to_its_file(tmp_path):
     assert all((tmp_path / link).is_file() for link in links)
 
 
+def test_eighty_columns_suffice_and_the_papers_words_are_shown(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert cli.main(["--table", *"1234567", "--out", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "…" not in out
+    assert "rounding/identity" in out
+    assert "rounding/identity" in (tmp_path / "report.md").read_text()
+
+
 def test_quiet_says_nothing(tmp_path, capsys):
     assert cli.main(["--table", "2", "--out", str(tmp_path), "--quiet"]) == 0
     assert capsys.readouterr() == ("", "")

@@ -250,6 +250,15 @@ def test_released_layout(bits, tmp_path):
         assert bool(model.layer1[0].conv1.scale_initialized)
 
 
+def test_a_large_activation_bound_is_a_learned_one(tmp_path):
+    ours = network(resnet20_released, "daq", (1, 1), variant="released")
+    with torch.no_grad():
+        ours.layer1[0].conv1.input_quantizer.upper.fill_(1000.0)
+    path = save(tmp_path, released(ours))
+    model = checkpoints.load(checkpoints.read(path), "resnet20_released", "daq", (1, 1))
+    assert model.layer1[0].conv1.input_quantizer.upper.item() == 1000
+
+
 def test_the_released_files(checkpoint_root):
     for name, method, bits in [("fp", None, (None, None)), ("W1A1", "daq", (1, 1)), ("W1A32", "daq", (1, None))]:
         model = checkpoints.load(
@@ -395,6 +404,8 @@ def without(state, *prefixes):
     ("state", "reasons"),
     [
         (without(PLAIN_STATE, "linear."), ["2 missing: linear.weight, linear.bias"]),
+        (without(PLAIN_STATE, "linear.", "conv1."), ["3 missing: conv1.weight, linear.weight, linear.bias"]),
+        (without(PLAIN_STATE, "layer3.0.bn1."), ["missing: layer3.0.bn1.weight", "more"]),
         (without(PLAIN_STATE, "layer3."), ["missing: layer3.0.conv1.weight", "more"]),
         ({**PLAIN_STATE, "extra.weight": torch.ones(1)}, ["1 unexpected: extra.weight"]),
         (
@@ -459,7 +470,7 @@ def test_bits():
 
 def test_normalizations():
     assert checkpoints.parse_normalization("imagenet") == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-    assert checkpoints.parse_normalization("cifar10")[0] == (0.4914, 0.4822, 0.4465)
+    assert checkpoints.parse_normalization("cifar10") == ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
     assert checkpoints.parse_normalization("0,0,0/1,1,1") == ((0, 0, 0), (1, 1, 1))
     wrong = [
         "",
