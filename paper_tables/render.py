@@ -78,7 +78,7 @@ def summary(cell: Cell) -> str:
     parts = [part for part in (cell.reported, measured_text(cell)) if part]
     recorded = "*" if cell.protocol.endswith("(recorded)") else ""
     mark = MARKS.get(verdict(cell), "")
-    return " → ".join(parts) + (mark if mark == "·" else f" {mark}".rstrip()) + recorded
+    return " → ".join(parts) + ("" if mark == "·" and parts else f" {mark}".rstrip()) + recorded
 
 
 def grid(table: Table) -> tuple[list[str], dict[str, dict[str, Cell]]]:
@@ -199,7 +199,7 @@ def totals(tables: Iterable[Table]) -> str:
 
 def report(tables: Sequence[Table], figures: Sequence[Figure] = ()) -> str:
     """Return the Markdown report: what does not hold first, then contents, and a section a table and a figure."""
-    lines = ["# What holds of DAQ and DSQ", "", f"{totals(tables).capitalize()}.", ""]
+    lines = ["# What holds of DAQ and DSQ", "", OPENING, "", f"Lines by verdict: {totals(tables)}.", ""]
     lines += ["## What does not hold", "", *_sentences(tables, lambda table: table.wrong)]
     lines += ["", "## What else the numbers say", "", *_sentences(tables, lambda table: table.findings)]
     lines += ["", "## Contents", ""]
@@ -234,6 +234,11 @@ def report(tables: Sequence[Table], figures: Sequence[Figure] = ()) -> str:
     return "\n".join(lines) + "\n"
 
 
+OPENING = (
+    "Distance-aware Quantization (DAQ, ICCV 2021) and Differentiable Soft Quantization (DSQ, ICCV 2019) train neural "
+    "networks with weights and activations of a few bits. This report sets what they print beside what is computed and "
+    "measured here; [how to read it](#how-to-read-this-report) is at its end."
+)
 HOW_TO_READ = """\
 Every number links to its cell, a JSON file with all that is known of it: as printed, as measured, how, on what, and a
 hash of the sources and data that shaped it.
@@ -242,8 +247,9 @@ hash of the sources and data that shaped it.
   below the accuracy of the computation it is compared with. ✗ *contradicted*: not so.
 - ✓ *holds*, ✗ *fails*: a claim in words. ? *undecided*: within chance. ∅ *vacuous*: there is nothing to compare with.
   – *not testable*: the reason says what it would take.
-- · *not run*: the reason says why, and the command that would. \\* *recorded*: measured earlier, with the sources and
-  data as they are now. *stale*: measured earlier, with others.""".splitlines()
+- A printed number alone, or ·, is *not run*: the section of that name says why, and the command that would.
+  \\* *recorded*: measured earlier, with the sources and data as they are now. *stale*: measured earlier, with
+  others.""".splitlines()
 
 
 def _sentences(tables: Iterable[Table], of: Callable[[Table], tuple[str, ...]]) -> list[str]:

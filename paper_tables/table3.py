@@ -16,7 +16,7 @@ def run(options: Options) -> Table:
 
 
 WHY = "DAQ's authors released no network for ImageNet, and the suite does not train on it"
-WHY_OTHERS = "the paper quotes this number from its rival's own paper"
+WHY_OTHERS = "a rival's number, as the DAQ paper prints it"
 
 if __name__ == "__main__":
     from paper_tables.cli import main_for

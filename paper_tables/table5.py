@@ -44,7 +44,7 @@ INTRO = (
     "(not quite ResNet-20), with rounding at test time. The released files are the last epoch of one run each."
 )
 PROTOCOL = "released checkpoint, released network, ImageNet mean and deviation, rounding, all 10,000 test images"
-OTHERS = "the paper quotes this number from its rival's own paper; no checkpoint of it is known to the suite"
+OTHERS = "a rival's number, as the DAQ paper prints it; no checkpoint of it is known to the suite"
 
 
 def run(options: Options) -> Table:

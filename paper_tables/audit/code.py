@@ -30,8 +30,10 @@ NEEDS = "nothing; in full, --checkpoints and --data as for Table 5"
 COMMAND = "python -m paper_tables --table code --data DIR --checkpoints DIR"
 TRAINING_IMAGES = 50_000
 INTRO = (
-    "What the paper says or leaves open, beside what its released code and checkpoints do. *Reproduced* means that the "
-    "code does what the paper says."
+    "What the paper says or leaves open, beside what its released code and checkpoints do (cvlab-yonsei/DAQ on "
+    "GitHub, models/resnet20_DAQ.py and resnet20_DAQ_w.py as of commit 58910f0: kernel, temperature and softmax in "
+    "w_soft_argmax and a_soft_argmax, scale and clip range in the layer's forward). *Reproduced* means that the code "
+    "does what the paper says."
 )
 
 
@@ -94,8 +96,8 @@ def tie_cells() -> Iterator[Cell]:
             f"ties under {name}",
             "Eq. 11: down",
             100 * differ,
-            f"{name} rounds {100 * differ:.0f} % of the ties from 0.5 to {ties[-1]} up; the released code rounds the "
-            "fractional part, so that its ties go down, as Eq. 11 says",
+            f"under {name}, {100 * differ:.0f} % of the ties from 0.5 to {ties[-1]} go up; the released code rounds "
+            "the fractional part, so that its ties go down, as Eq. 11 says",
             agrees=None,
             unit="% of ties that differ",
         )
@@ -202,10 +204,19 @@ def read_forensics(content: Mapping[str, Any], before: int, counter: int) -> dic
     batch = math.ceil(TRAINING_IMAGES / steps)
     trained = f"BatchNorm counted {counter - before} batches more than in the full-precision checkpoint"
     return {
-        "learning rate of the weights": (weights["initial_lr"], f"SGD's initial_lr, momentum {weights['momentum']}"),
-        "weight decay of the weights": (weights["weight_decay"], "SGD's weight_decay"),
-        "learning rate of the quantizers": (quantizers["initial_lr"], "Adam's initial_lr"),
-        "weight decay of the quantizers": (quantizers["weight_decay"], "Adam's weight_decay"),
+        "learning rate of the weights": (
+            weights["initial_lr"],
+            f"SGD's initial_lr is {weights['initial_lr']:g}, its momentum {weights['momentum']:g}",
+        ),
+        "weight decay of the weights": (weights["weight_decay"], f"SGD's weight_decay is {weights['weight_decay']:g}"),
+        "learning rate of the quantizers": (
+            quantizers["initial_lr"],
+            f"Adam's initial_lr is {quantizers['initial_lr']:g}",
+        ),
+        "weight decay of the quantizers": (
+            quantizers["weight_decay"],
+            f"Adam's weight_decay is {quantizers['weight_decay']:g}",
+        ),
         "epochs": (epochs, "last_epoch of the cosine schedule, which is that of the file: no best epoch was chosen"),
         "batch size": (batch, f"{trained}, {steps:g} an epoch: that is {batch} images a batch"),
     }
@@ -334,7 +345,7 @@ def run(options: Options) -> Table:
 def _findings(found: list[Cell]) -> tuple[str, ...]:
     """State the disagreements; NaN once, for the paper's gamma."""
     disagree = [
-        f"{cell.row}: the paper has {cell.reported}, the code {cell.measured:.4g}: {cell.reason}."
+        f"{cell.row}: {cell.reason} (printed: {cell.reported})."
         for cell in found
         if cell.value_verdict == "contradicted"
     ]

@@ -4,6 +4,7 @@ import dataclasses
 import math
 import re
 from decimal import Decimal
+from statistics import NormalDist
 
 import numpy as np
 import pytest
@@ -113,7 +114,8 @@ def test_the_table_has_a_cell_a_claim(judged):
     assert [cell.protocol for cell in table.cells] == [f"claim {claim.id}" for claim in CLAIMS]
     assert len({cell.filename for cell in table.cells}) == len(CLAIMS)
     for cell, claim in zip(table.cells, CLAIMS, strict=True):
-        assert (cell.paper, cell.column, cell.measured, cell.value_verdict) == (claim.paper, claim.source, None, None)
+        assert (cell.paper, cell.column, cell.measured) == (claim.paper, f"{claim.paper}, {claim.source}", None)
+        assert cell.value_verdict is None
         assert cell.row == (f"{claim.text} [{claim.part}]" if claim.part else claim.text)
     assert sum(table.counts().values()) == len(CLAIMS)
     numbers = [int(number) for number in re.findall(r"\d+", table.findings[0])]
@@ -129,7 +131,8 @@ def test_every_failure_is_stated_first(judged):
             assert reason in said, claim
     assert len(table.wrong) <= 12
     assert all(": fails (" in sentence for sentence in table.wrong)
-    assert "(8 claims)" in table.wrong[0]
+    assert "Two readings disagree" in table.findings[1]
+    assert "(7 claims)" in table.findings[1]
     assert all(re.search(r": (undecided|vacuous) \(", sentence) for sentence in table.findings[1:])
 
 
@@ -145,13 +148,14 @@ def test_mathematical_claims_do_not_depend_on_the_tables(judged):
     [
         (
             "fails",
-            "conclusion-mismatch related-same-quantizer-both-passes state-of-the-art-consistently "
-            "better-than-interval-learners best-improvement-mobilenet drop-from-76-2-to-3-8 table6-drops "
-            "related-no-sigmoid-or-tanh assignment-differentiable score-levels-one-apart sigma-is-1-and-2 "
-            "soft-quantizers-alleviate-mismatch dsq-consistently-outperforms related-ste-degrades-drastically",
+            "state-of-the-art-consistently best-improvement-mobilenet drop-from-76-2-to-3-8 table6-drops "
+            "assignment-differentiable score-levels-one-apart sigma-is-1-and-2 "
+            "soft-quantizers-alleviate-mismatch dsq-consistently-outperforms",
         ),
         (
             "undecided",
+            "conclusion-mismatch better-than-interval-learners related-no-sigmoid-or-tanh resnet18-significant-margin "
+            "table1-same-output-as-rounding assignment-much-smaller-temperature related-daq-mismatch "
             "abstract-outperforms abstract-significantly contribution-state-of-the-art lsq-slightly-better "
             "lsq-better-full-precision resnet34-outperforms-2-2 cifar10-outperforms-1-1 cifar10-outperforms-1-32 "
             "better-than-soft-quantizers best-improvement-resnet34 drop-decreases-with-temperature "
@@ -161,7 +165,8 @@ def test_mathematical_claims_do_not_depend_on_the_tables(judged):
         (
             "holds",
             "conclusion-gap free-from-quantizer-gap equation11-exactly-the-rounding equation9-lambda dasr-mismatch "
-            "table1-same-dasr-both-passes resnet18-significant-margin beats-irnet-1-32 better-than-clipping-learners "
+            "table1-same-dasr-both-passes related-same-quantizer-both-passes beats-irnet-1-32 "
+            "better-than-clipping-learners "
             "resnet34-outperforms-1-32 resnet34-same-as-qil adaptive-no-drop adaptive-best-result "
             "kernel-handles-gap-better controller-large-margin large-temperature-derivative-to-zero "
             "temperature-increases-near-transition table2-differences-from-full-precision dsq-less-memory",
@@ -181,19 +186,15 @@ def test_verdicts_on_what_is_printed(judged, verdict, expected):
 
 PERTURBATIONS = {
     "LSQ falls behind in 4/4": (
-        [("2", "LSQ", "4/4", to("69.9", difference=Decimal("-0.2")))],
-        {
-            "better-than-interval-learners": "undecided",
-            "related-ste-degrades-drastically": "undecided",
-            "lsq-slightly-better": "fails",
-        },
+        [("2", "LSQ", "4/4", to("68.0", difference=Decimal("-2.1")))],
+        {"lsq-slightly-better": "fails"},
     ),
     "LSQ and LSQ+ lead clearly in 4/4": (
         [
             ("2", "LSQ", "4/4", to("71.7", difference=Decimal("1.6"))),
             ("2", "LSQ+", "4/4", to("71.8", difference=Decimal("1.7"))),
         ],
-        {"lsq-slightly-better": "holds"},
+        {"lsq-slightly-better": "holds", "better-than-interval-learners": "fails"},
     ),
     "PROFIT loses": (
         [("4", "PROFIT", "4/4", to("69.0", difference=Decimal("-2.9")))],
@@ -208,7 +209,6 @@ PERTURBATIONS = {
         {
             "best-improvement-mobilenet": "holds",
             "state-of-the-art-consistently": "undecided",
-            "lsq-slightly-better": "fails",
         },
     ),
     "IRNet prints a 1/1 below ours": (
@@ -250,19 +250,18 @@ PERTURBATIONS = {
     "ours is behind on CIFAR-10 in 1/32": (
         [("5", "Ours", "1/32", to("90.7"))],
         {
-            "cifar10-outperforms-1-32": "fails",
             "abstract-outperforms": "fails",
             "abstract-significantly": "fails",
             "intro-state-of-the-art": "fails",
             "contribution-state-of-the-art": "fails",
         },
     ),
-    "QNet's 3/32 is clearly behind": (
-        [("2", "QNet", "3/32", to("69.0", difference=Decimal("-1.3")))],
+    "QNet is clearly behind": (
+        [("2", "QNet", column, to("60.0", difference=None)) for column in ("1/2", "1/32", "2/32", "3/32")],
         {"better-than-soft-quantizers": "holds"},
     ),
     "RQ is like for like and ahead": (
-        [("2", "RQ", "4/4", to("70.6", fully_quantized=False, difference=Decimal("1.1")))],
+        [("2", "RQ", "4/4", to("72.6", fully_quantized=False, difference=Decimal("3.1")))],
         {"better-than-soft-quantizers": "fails"},
     ),
     "RQ is ahead, but not like for like": (
@@ -310,7 +309,7 @@ PERTURBATIONS = {
         {"related-soft-degrades-significantly": "undecided"},
     ),
     "a fixed temperature is better than the adaptive one": (
-        [("6", "kernel soft argmax, beta = 4", "Rounding", to("86.0", difference=Decimal("-3.7")))],
+        [("6", "kernel soft argmax, beta = 4", "Rounding", to("88.0", difference=Decimal("-1.7")))],
         {
             "adaptive-best-result": "fails",
             "addressing-gap-improves-significantly": "fails",
@@ -355,18 +354,20 @@ PAIRS = st.builds(Pair, st.just("rival"), st.just("1/1"), PERCENT, PERCENT, st.s
 @given(st.lists(PAIRS, min_size=1, max_size=4))
 def test_wins_hold_only_if_all_are_beyond_noise(found):
     verdict, reason = judge_wins(found)
-    z = 1.959963984540054
+    z = NormalDist().inv_cdf(1 - 0.05 / len(found) / 2)
     # Wald's margin is close to Newcombe's; where the two could disagree nothing is asserted
     margins = [
         100 * z * math.sqrt(sum(float(p) * (100 - float(p)) for p in (one.first, one.second)) / 1e4 / one.images)
         for one in found
     ]
     differences = [float(one.first - one.second) for one in found]
-    if min(differences) <= 0:
+    if any(d < -m - 0.1 for d, m in zip(differences, margins, strict=True)):
         assert verdict == "fails"
     elif all(d > m + 0.1 for d, m in zip(differences, margins, strict=True)):
         assert verdict == "holds"
     elif any(d < m - 0.1 for d, m in zip(differences, margins, strict=True)):
+        assert verdict in ("undecided", "fails")  # one that loses may be beyond noise
+    if all(abs(d) < m - 0.1 for d, m in zip(differences, margins, strict=True)):
         assert verdict == "undecided"
     assert re.search(r"\d", reason)
 

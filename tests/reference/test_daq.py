@@ -483,17 +483,13 @@ def test_ties_go_down_in_test_and_in_training(bits, dtype):
     check_near(f"forward({x!r}, {params}, training=True)", got, np.arange(n) / n, literal_bound(x, 2.0) / n)
 
 
-@given(st.data(), bit_widths, clip_ranges())
-@example(data=None, bits=8, clip_range=(np.asarray(-3.0), np.asarray(3.0)))
-def test_the_literal_form_in_float32_equals_the_integer_to_2_4e_7(data, bits, clip_range):
-    """At gamma = 2 and relative to the level, in float32: two units in the last place."""
-    x = np.linspace(-3, 3, 301, dtype=np.float32) if data is None else data.draw(normalized(np.float32))
-    if data is None:
-        x = grid.normalize(x, *clip_range, bits)
-    for sigma in (1.0, 2.0):
-        want = elementwise(oracles.nearest, x)
-        got = daq.discretize(x, sigma=sigma)
-        check_near(f"discretize({x!r}, sigma={sigma})", got, want, literal_bound(x, 2.0))
+@pytest.mark.parametrize("sigma", [1.0, 2.0])
+@pytest.mark.parametrize("variant", ["paper", "released"])
+def test_the_literal_form_in_float32_equals_the_integer_to_2_4e_7(sigma, variant):
+    """For up to 2 bits at gamma = 2: twice the eps of float32."""
+    x = np.linspace(0, 3, 3001, dtype=np.float32)
+    got = daq.discretize(x, sigma=sigma, variant=variant)
+    check_near(f"discretize(x, sigma={sigma}, variant={variant!r})", got, elementwise(oracles.nearest, x), 2 * eps(x))
 
 
 mild_options = st.fixed_dictionaries({"gamma": st.floats(1e-3, 20), "sigma": sigmas, "variant": variants})

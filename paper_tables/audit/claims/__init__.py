@@ -38,7 +38,8 @@ NEEDS = "nothing; five claims on the training recipe need --checkpoints and --da
 INTRO = (
     "Each sentence that claims something, as printed. Accuracies are judged by the printed numbers and the 95 % noise "
     "of the test images; what the equations imply by evaluating the reference on dense grids. Undecided: within noise, "
-    "or two fair measures disagree. Vacuous: nothing to compare with. Not testable: the basis says what it would take."
+    "or two fair measures or readings disagree. Vacuous: nothing to compare with. Not testable: the basis says what it "
+    "would take."
 )
 TOPICS: tuple[ModuleType, ...] = (
     quantizer,
@@ -61,7 +62,6 @@ HEADLINES = {
     "DAQ outperforms the state of the art on ResNet-34 in 1/1": "resnet34-outperforms-1-1",
     "DAQ is better than quantizers that learn intervals": "better-than-interval-learners",
     "DAQ changes least from full precision (MobileNet-V2)": "best-improvement-mobilenet",
-    "The STE degrades quantized networks drastically": "related-ste-degrades-drastically",
     "Raising the temperature reduces the drop from 76.2 to 3.8": "drop-from-76-2-to-3-8",
     "The drop decreases with the temperature, in the first four rows": "drop-decreases-with-temperature",
     "The kernel handles the gap better even at a much smaller temperature": "kernel-much-smaller-temperature",
@@ -162,7 +162,7 @@ def _cell(claim: Claim, judged: Judged, digest: str) -> Cell:
         paper=claim.paper,
         table="claims",
         row=claim.text + (f" [{claim.part}]" if claim.part else ""),
-        column=claim.source,
+        column=f"{claim.paper}, {claim.source}",
         unit="",
         protocol=f"claim {claim.id}",
         claim_verdict=verdict,

@@ -22,7 +22,7 @@ from functools import cache
 
 import numpy as np
 
-from paper_tables.audit.claims.judging import Evidence, Judged, Judgements, decide, shown, span
+from paper_tables.audit.claims.judging import Evidence, Judged, Judgements, Verdict, decide, shown, span
 from paper_tables.equations import (
     KERNEL_BETAS,
     SOFT_ARGMAX_BETAS,
@@ -151,7 +151,6 @@ def soft_quantizers_with_dsq(_: Evidence) -> Judged:
 @judges(
     "abstract-both-mismatch",
     "intro-daq-mismatch",
-    "related-same-quantizer-both-passes",
     "related-same-quantizer-mismatch",
     "related-daq-mismatch",
     "table1-mismatch",
@@ -161,17 +160,21 @@ def soft_quantizers_with_dsq(_: Evidence) -> Judged:
 def daq_has_it(_: Evidence) -> Judged:
     weights, activations = daq_mismatch(WEIGHTS), daq_mismatch(ACTIVATIONS)
     per_input = max(daq_mismatch(sigma, per_input=True) for sigma in (WEIGHTS, ACTIVATIONS))
-    return decide(
-        max(weights, activations) < ZERO,
+    realised = max(weights, activations)
+    verdict: Verdict = "holds" if realised < ZERO else "undecided" if per_input < ZERO else "fails"
+    return (
+        verdict,
+        "Two readings disagree. "
         f"DAQ's forward pass computes the rounding (to {rounding_error():.0e}), whose derivative is 0, and its "
         f"backward pass uses another function's: on average {shown(weights)} for weights and {shown(activations)} for "
         f"activations, where the STE uses {shown(ste_mismatch())}. Against each input's function with its temperature "
         f"frozen the mismatch is {shown(round(per_input, 5))}; so is the STE's with its offset frozen "
-        f"({shown(round(ste_mismatch(per_input=True), 5))}). As realised, DAQ is an STE with another slope.",
+        f"({shown(round(ste_mismatch(per_input=True), 5))}). As realised, DAQ is an STE with another slope; whether "
+        "that slope trains better takes training runs.",
     )
 
 
-@judges("table1-same-dasr-both-passes")
+@judges("table1-same-dasr-both-passes", "related-same-quantizer-both-passes")
 def same_function_per_input(_: Evidence) -> Judged:
     found = max(daq_mismatch(sigma, per_input=True) for sigma in (WEIGHTS, ACTIVATIONS))
     return decide(

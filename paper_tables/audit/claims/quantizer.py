@@ -15,7 +15,7 @@ import numpy as np
 from scipy.optimize import brentq
 from scipy.stats import norm
 
-from paper_tables.audit.claims.judging import Evidence, Judged, Judgements, decide, shown
+from paper_tables.audit.claims.judging import Evidence, Judged, Judgements, Verdict, decide, shown
 from paper_tables.equations import KERNEL_BETAS, SOFT_ARGMAX_BETAS, inside_cells, with_edges
 from reference import daq, grid, qnet
 from reference.grid import Array
@@ -205,8 +205,10 @@ def much_smaller_temperature(_: Evidence) -> Judged:
     equal = {beta: equal_temperature(beta, WEIGHTS) for beta in (KERNEL_BETAS[0], KERNEL_BETAS[-1])}
     activations = equal_temperature(KERNEL_BETAS[0], SIGMAS["activations"])
     slope = 4 * daq.fixed_beta_transition_slope(KERNEL_BETAS[0], sigma=WEIGHTS)
-    return decide(
-        min(*equal.values(), activations) > KERNEL_BETAS[0],
+    ratios = [*(T / beta for beta, T in equal.items()), activations / KERNEL_BETAS[0]]
+    verdict: Verdict = "holds" if min(ratios) >= 2 and slope >= 2 * KERNEL_BETAS[0] else "undecided"
+    return (
+        verdict if min(ratios) > 1 else "fails",
         "To be as near to the rounding on average a sigmoid needs "
         + " and ".join(f"T = {T:.4g} for beta = {beta:g}" for beta, T in equal.items())
         + f" (weights; {activations:.2g} for {KERNEL_BETAS[0]:g} with the kernel of activations), and its largest gap "
@@ -255,10 +257,10 @@ def is_a_sigmoid(_: Evidence) -> Judged:
         s_f, s_c = daq.weighted_scores(x, sigma=WEIGHTS)
         sigmoid = np.floor(x) + 1 / (1 + np.exp(-beta * (s_c - s_f)))
         worst = max(worst, float(np.abs(sigmoid - daq.kernel_soft_argmax(x, beta, sigma=WEIGHTS)).max()))
-    return decide(
-        worst > EXACT,
-        "A softmax over two scores is the sigmoid of their difference: phi is q_f + sigmoid(beta (s(q_c) - s(q_f))), "
-        f"to {worst:.0e} of a level at every temperature of Table 6.",
+    return (
+        "holds" if worst > EXACT else "undecided",
+        "No sigmoid of x, as QNet has; but a softmax over two scores is the sigmoid of their difference: phi is "
+        f"q_f + sigmoid(beta (s(q_c) - s(q_f))), to {worst:.0e} of a level at every temperature of Table 6.",
     )
 
 

@@ -112,12 +112,16 @@ def best_pairs(evidence: Evidence, name: str, columns: Collection[str] | None = 
 
 
 def judge_wins(found: Sequence[Pair], note: str = "") -> Judged:
-    """Judge that the first is better in every pair."""
+    """Judge that the first is better in every pair, by intervals corrected for their number (Bonferroni).
+
+    A loss beyond noise makes the claim fail; a loss, a tie or a win within noise leaves it undecided.
+    """
     if not found:
         return "vacuous", f"No rival prints a number there, so that there is nothing to compare with. {note}".strip()
     lost = [pair for pair in found if pair.difference <= 0]
-    noisy = [pair for pair in found if pair.difference > 0 and pair.interval()[0] <= 0]
-    verdict: Verdict = "fails" if lost else "undecided" if noisy else "holds"
+    noisy = [pair for pair in found if pair.difference > 0 and pair.interval(len(found))[0] <= 0]
+    beaten = any(pair.interval(len(found))[1] < 0 for pair in lost)
+    verdict: Verdict = "fails" if beaten else "undecided" if lost or noisy else "holds"
     if len(found) == 1:
         said = f"Printed: {found[0]}."
     else:
@@ -126,7 +130,8 @@ def judge_wins(found: Sequence[Pair], note: str = "") -> Judged:
         title = "Against it" if lost else "Within noise" if noisy else "The closest"
         more = f"; and {len(listed) - SHOWN} more" if len(listed) > SHOWN else ""
         said = (
-            f"Of {len(found)} printed comparisons {wins} agree, {wins - len(noisy)} by more than 95 % noise. {title}: "
+            f"Of {len(found)} printed comparisons {wins} agree, {wins - len(noisy)} by more than 95 % noise, "
+            f"corrected for their number. {title}: "
             f"{'; '.join(map(str, listed[:SHOWN]))}{more}."
         )
     return verdict, f"{said} {note}".strip()
@@ -297,17 +302,6 @@ def beats_intervals(evidence: Evidence) -> Judged:
 @judges("better-than-clipping-learners")
 def beats_clipping(evidence: Evidence) -> Judged:
     return judge_wins(pairs(evidence, "2", citations=CLIPPING))
-
-
-@judges("related-ste-degrades-drastically")
-def ste_drastically(evidence: Evidence) -> Judged:
-    found = pairs(evidence, "2", citations=LSQ)
-    ahead = max((pair.difference for pair in found), default=Decimal(0))
-    return judge_wins(
-        found,
-        "LSQ uses the STE, as the paper's own (4) says: whatever the mismatch costs it, DAQ, said to alleviate the "
-        f"mismatch, is ahead by {ahead} points at most.",
-    )
 
 
 @judges("table2-differences-from-full-precision")

@@ -37,10 +37,11 @@ UNTESTABLE: dict[str, tuple[str, ...]] = {
         "contribution-extensive-analysis",
         "dsq-bridges-gap",
     ),
-    "Names a cause in training. It takes training runs, which the suite does not have yet, of networks that differ in "
-    "nothing else.": (
+    "Is about what training does, or why. It takes training runs, which the suite does not have yet, of networks that "
+    "differ in nothing else.": (
         "intro-ste-noisy-training",
         "intro-ste-worse-accuracy",
+        "related-ste-degrades-drastically",
         "dasr-effective-on-mismatch",
         "mismatch-worse-at-low-bit-width",
         "better-model-better-initialization",
