@@ -102,6 +102,7 @@ def rounding_error() -> float:
 @judges(
     "abstract-rounding-not-differentiable",
     "figure1-not-trainable-end-to-end",
+    "related-argmax-not-trainable",
     "intro-zero-derivative",
     "related-rounding-vanishing-gradient",
 )

@@ -37,6 +37,7 @@ def settings() -> Iterator[tuple[float, daq.Variant]]:
     "intro-soft-discrete-at-inference",
     "intro-soft-gap",
     "related-soft-rounding-at-inference",
+    "abstract-soft-rounding-at-test",
     "related-soft-outputs-differ",
     "intro-raised-temperature-relieves-gap",
 )
@@ -203,7 +204,12 @@ def transition_point(_: Evidence) -> Judged:
     )
 
 
-@judges("gradient-from-own-function", "figure5-gradients-of-x1-x2", "figure5-gradients-by-own-temperature")
+@judges(
+    "gradient-from-own-function",
+    "figure5-gradients-of-x1-x2",
+    "figure5-gradients-by-own-temperature",
+    "gradients-by-different-functions",
+)
 def gradients_of_own_functions(_: Evidence) -> Judged:
     x = inside_cells()
     beta = daq.adaptive_temperature(x, sigma=WEIGHTS)
