@@ -171,9 +171,10 @@ def parse_percent(option: str, text: str) -> Decimal:
     return Decimal(text)
 
 
-def printed_text(value: Decimal | str) -> str:
-    """Return a printed value as text, with its decimals."""
-    return value if isinstance(value, str) else f"{value:f}"
+def printed_text(printed: Printed) -> str:
+    """Return a printed value as text, with its decimals and its mark, a dagger for models quantized in all layers."""
+    value = printed.value if isinstance(printed.value, str) else f"{printed.value:f}"
+    return value + ("†" if printed.fully_quantized else "")
 
 
 def not_run_cell(table: ReportedTable, method: str, column: str, printed: Printed, why: str) -> Cell:
@@ -184,7 +185,7 @@ def not_run_cell(table: ReportedTable, method: str, column: str, printed: Printe
         row=method,
         column=column,
         unit=table.unit_of(column),
-        reported=printed_text(printed.value),
+        reported=printed_text(printed),
         images=table.images,
         value_verdict="not run",
         reason=why,

@@ -30,7 +30,11 @@ def test_every_printed_number_gets_a_cell_and_a_reason(tmp_path, capsys):
     for name, table in reported.tables().items():
         if name == "1":
             continue
-        printed = {(row.method, column, str(cell.value)) for row in table.rows for column, cell in row.values.items()}
+        printed = {
+            (row.method, column, str(cell.value) + "†" * cell.fully_quantized)
+            for row in table.rows
+            for column, cell in row.values.items()
+        }
         assert printed == {(cell.row, cell.column, cell.reported) for cell in found if cell.table == name}
     assert all(cell.reason for cell in found)
     assert all(cell.value_verdict for cell in found)
