@@ -141,8 +141,10 @@ def _list_tables() -> RichTable:
 
 
 def _list_methods() -> RichTable:
-    listed = RichTable("name", "bits", "quantizes", "variants", "source", title="Methods", title_justify="left")
+    listed = RichTable("name", "quantizes, to bits", "variants", "source", title="Methods", title_justify="left")
     for method in registry.methods().values():
-        bits = f"{min(method.bits)}-{max(method.bits)}"
-        listed.add_row(method.name, bits, ", ".join(method.roles), ", ".join(method.variants), method.source)
+        bits = {role: f"{min(admitted)}-{max(admitted)}" for role, admitted in method.bits.items()}
+        quantizes = "\n".join(f"{role} {text.removesuffix(f'-{text[0]}')}" for role, text in bits.items())
+        quantizes += "".join(f"\n(not {b} bit, {role}, {variant})" for role, b, variant in method.undefined)
+        listed.add_row(method.name, quantizes, "\n".join(method.variants), method.source)
     return listed

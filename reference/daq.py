@@ -23,7 +23,6 @@ import math
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-import numba
 import numpy as np
 import numpy.typing as npt
 from scipy.integrate import quad
@@ -40,10 +39,12 @@ METHOD = Method(
     name="daq",
     title="DAQ",
     source="Kim, Lee, Ham: Distance-aware Quantization, ICCV 2021",
-    bits=range(1, 9),
-    roles=grid.ROLES,
+    bits=dict.fromkeys(grid.ROLES, range(1, 9)),
     variants=VARIANTS,
     learnable=("lower", "upper"),
+    exempt={"idempotence": grid.SCALED_LEVELS},
+    in_input_units=("lower", "upper"),
+    standardized=True,
 )
 
 GAMMA = 2.0  # Section 4.1, for weights and activations
@@ -598,6 +599,28 @@ def levels(params: Params) -> Array:
     return grid.levels(params.bits, params.role)
 
 
+def threshold_distance(x: npt.ArrayLike, params: Params) -> Array:
+    """Distance of the normalised input from the nearest transition point, in levels."""
+    return grid.tie_distance(grid.normalize(x, params.lower, params.upper, params.bits))
+
+
+def surrogate(x: npt.ArrayLike, params: Params, *, at: tuple[npt.ArrayLike, Params]) -> Array:
+    """What training differentiates at `at`: `forward` with beta*, the two levels and the nearer of them held fixed."""
+    x, (x0, params0) = grid.as_float(x), at
+    if params.bits is None:
+        return x
+    normalized = grid.frozen_position(x, params.lower, params.upper, at) * grid.top_code(params.bits)
+    fixed = grid.normalize(x0, params0.lower, params0.upper, params0.bits)
+    options = {"sigma": params0.sigma, "variant": params0.variant}
+    q_f, q_c = nearest_levels(fixed)
+    beta = adaptive_temperature(fixed, gamma=params0.gamma, **options)
+    k_f, k_c = (kernel(q, grid.round_half_down(fixed), **options) for q in (q_f, q_c))
+    scores = k_f * np.exp(-(normalized - q_f)), k_c * np.exp(-(q_c - normalized))
+    m_f, m_c = distance_probability(scores, beta)
+    q = rescale(m_f * q_f + m_c * q_c, (q_f + q_c) / 2, gamma=params0.gamma)
+    return grid.decode(q, params.bits, params.role)
+
+
 def vjp(x: npt.ArrayLike, params: Params, grad: npt.ArrayLike) -> tuple[Array, dict[str, Array]]:
     """Gradients that training uses: those of `forward` with beta* held fixed, in closed form.
 
@@ -633,7 +656,6 @@ def vjp(x: npt.ArrayLike, params: Params, grad: npt.ArrayLike) -> tuple[Array, d
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-@numba.vectorize(cache=True)  # type: ignore[no-untyped-call]
 def _slope_scalar(x, factor, half, c):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
     floor = np.floor(x)
     rest = x - floor
@@ -651,4 +673,4 @@ def slope_numba(x: npt.ArrayLike, *, gamma: float = GAMMA, sigma: float, variant
     number = x.dtype.type
     c = number(kernel_exponent(check_sigma(sigma), variant))
     with np.errstate(invalid="ignore"):  # comparing NaN
-        return np.asarray(_slope_scalar(x, number(slope_factor(gamma)), number(0.5), c), x.dtype)
+        return np.asarray(grid.compiled(_slope_scalar, x.dtype)(x, number(slope_factor(gamma)), number(0.5), c))

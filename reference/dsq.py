@@ -29,10 +29,10 @@ METHOD = Method(
     name="dsq",
     title="DSQ",
     source="Gong et al.: Differentiable Soft Quantization, ICCV 2019 (formulas from memory)",
-    bits=range(1, 9),
-    roles=grid.ROLES,
+    bits=dict.fromkeys(grid.ROLES, range(1, 9)),
     variants=("paper",),
     learnable=("lower", "upper", "alpha"),
+    in_input_units=("lower", "upper"),
 )
 
 # The paper has alpha < 1/2. Towards 1 the soft quantizer is the identity, and its derivative for alpha cancels.
@@ -203,6 +203,35 @@ def levels(params: Params) -> Array:
     """The 2^bits values that `forward` can return, ascending; shape (2^bits,) for a scalar clip range."""
     q = np.arange(grid.top_code(params.bits) + 1)
     return decode(q.reshape(-1, *[1] * np.ndim(params.lower)) if np.ndim(params.lower) else q, params)
+
+
+def threshold_distance(x: npt.ArrayLike, params: Params) -> Array:
+    """Distance of the normalised input from the nearest transition point, in levels."""
+    return grid.tie_distance(_normalize(grid.as_float(x), params))
+
+
+def surrogate(x: npt.ArrayLike, params: Params, *, at: tuple[npt.ArrayLike, Params]) -> Array:
+    """What training differentiates at `at`: the soft quantizer of the cell, or the end of the range, that holds x0."""
+    x, (x0, params0) = grid.as_float(x), at
+    if params.bits is None:
+        return x
+    n = grid.top_code(params.bits)
+    i, _ = cell(_normalize(grid.as_float(x0), params0))
+    z = grid.frozen_position(x, params.lower, params.upper, at) * n - i - 0.5
+    q = i + (phi(z, alpha=params.alpha) + 1) / 2
+    low, high = grid.bounds(params0.lower, params0.upper, x.dtype)
+    x0 = grid.as_float(x0)
+    q = np.where(x0 < low, 0.0, np.where(x0 > high, n, q))
+    return np.asarray(params.lower + (params.upper - params.lower) * (q / n))
+
+
+def penalty(params: Params) -> float:
+    """What drives alpha down: the term alpha^2 / 2 of the loss, before its coefficient (from memory of the paper).
+
+    >>> round(penalty(Params(-1.0, 1.0, bits=1, role="weight", alpha=0.2)), 3)
+    0.02
+    """
+    return params.alpha**2 / 2
 
 
 def vjp(x: npt.ArrayLike, params: Params, grad: npt.ArrayLike) -> tuple[Array, dict[str, Array]]:

@@ -6,7 +6,9 @@ fused multiply-add. An implementation that keeps to that order gives the same bi
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -19,6 +21,7 @@ Role: TypeAlias = Literal["weight", "activation", "signed_activation"]
 
 ROLES: tuple[Role, ...] = ("weight", "activation", "signed_activation")
 MAX_BITS = 8
+SCALED_LEVELS = "levels lie in [-1, 1] or [0, 1], whatever the clip range"
 NARROWEST = {"float32": 1e-30, "float64": 1e-300}  # clip range
 
 
@@ -88,6 +91,75 @@ def as_float(x: npt.ArrayLike) -> Array:
     if array.dtype.kind not in "iuf":
         raise refuse("x", array.dtype.name, "an array of real numbers")
     return array.astype(np.float64)
+
+
+def positive(name: str, value: npt.ArrayLike) -> Array:
+    """Return `value` as a float64 array if all of it is positive and finite, else raise ValueError.
+
+    So small a number that dividing by it could overflow in float32 is refused as well.
+
+    >>> positive("step", 0.5)
+    array(0.5)
+    """
+    array = np.asarray(value, np.float64)
+    if not (array.size and np.all((array >= NARROWEST["float32"]) & (array <= 1e30))):
+        raise refuse(name, np.asarray(value).tolist(), f"from {NARROWEST['float32']:g} to 1e+30")
+    return array
+
+
+def finite(name: str, value: npt.ArrayLike) -> Array:
+    """Return `value` as a float64 array if all of it is finite, else raise ValueError."""
+    array = np.asarray(value, np.float64)
+    if not (array.size and np.isfinite(array).all()):
+        raise refuse(name, np.asarray(value).tolist(), "finite")
+    return array
+
+
+def refuse_noise(noise: object, title: str) -> None:
+    """Raise ValueError unless `noise` is None: only stochastic methods take any."""
+    if noise is not None:
+        raise refuse("noise", noise, f"None ({title} is deterministic)")
+
+
+def mean_magnitude(x: npt.ArrayLike, axis: tuple[int, ...] | None = None) -> Array:
+    """Mean of |x|, over all or some axes (which are kept, then).
+
+    Raises
+    ------
+    ValueError
+        If it is not positive and finite: empty, all zero, or not finite.
+
+    >>> mean_magnitude([-1.0, 3.0])
+    array(2.)
+    """
+    x = as_float(x)
+    with np.errstate(over="ignore"):
+        value = np.abs(x).mean(axis=axis, keepdims=axis is not None) if x.size else np.asarray(math.nan)
+    if not np.all((value > 0) & np.isfinite(value)):
+        raise refuse("mean magnitude of x", value.tolist(), "positive and finite")
+    return np.asarray(value)
+
+
+def integers(q: Array) -> Array:
+    """Turn rounded values into int64. Raises ValueError on NaN."""
+    if np.isnan(q).any():
+        raise refuse("x", "NaN", "free of NaN (NaN has no code)")
+    return np.asarray(q.astype(np.int64))
+
+
+def all_codes(count: int, parameter: Array) -> Array:
+    """The codes 0 ... count - 1 along a first axis, to be broadcast with a parameter of shape () or (C, 1, ...)."""
+    return np.arange(count).reshape(-1, *[1] * np.ndim(parameter))
+
+
+def tie_distance(x: npt.ArrayLike) -> Array:
+    """Distance of `x` from the nearest half-integer.
+
+    >>> tie_distance([0.0, 0.75, 2.5])
+    array([0.5 , 0.25, 0.  ])
+    """
+    x = as_float(x)
+    return np.asarray(np.abs(x - np.floor(x) - 0.5))
 
 
 def bounds(lower: npt.ArrayLike, upper: npt.ArrayLike, dtype: npt.DTypeLike) -> tuple[Array, Array]:
@@ -299,10 +371,7 @@ def codes(
     array([0, 1, 2, 3])
     """
     top_code(bits)
-    q = ROUNDINGS[check_rounding(rounding)](normalize(x, lower, upper, bits))
-    if np.isnan(q).any():
-        raise refuse("x", "NaN", "free of NaN (NaN has no code)")
-    return q.astype(np.int64)
+    return integers(ROUNDINGS[check_rounding(rounding)](normalize(x, lower, upper, bits)))
 
 
 def decode(q: npt.ArrayLike, bits: int | None, role: Role) -> Array:
@@ -359,6 +428,17 @@ def clip_range_vjp(
     }
 
 
+def frozen_position(x: Array, lower: Array, upper: Array, at: tuple[npt.ArrayLike, UniformParams]) -> Array:
+    """`position`, except that what is clipped at the pair `at` (and nothing else) is.
+
+    This is what the derivatives of a clipped function are the derivatives of.
+    """
+    x0, params0 = as_float(at[0]), at[1]
+    low, high = bounds(params0.lower, params0.upper, x0.dtype)
+    inside = (x - lower) / (upper - lower)
+    return np.where(x0 < low, 0.0, np.where(x0 > high, 1.0, inside))
+
+
 def unbroadcast(grad: Array, shape: tuple[int, ...]) -> Array:
     """Sum `grad` down to `shape`, the reverse of broadcasting a parameter of that shape."""
     grad = grad.sum(axis=tuple(range(grad.ndim - len(shape))))
@@ -366,7 +446,17 @@ def unbroadcast(grad: Array, shape: tuple[int, ...]) -> Array:
     return np.asarray(grad.sum(axis=kept, keepdims=True))
 
 
-@numba.vectorize(cache=True)  # type: ignore[no-untyped-call]
+@functools.cache
+def compiled(function: Callable[..., Any], dtype: np.dtype) -> Any:
+    """Compile a scalar function of numbers of one dtype to a ufunc, when it is first needed.
+
+    The type is fixed: left to itself, a ufunc first used with float64 would take float32 for float64, too.
+    """
+    name = dtype.name
+    count = function.__code__.co_argcount
+    return numba.vectorize([f"{name}({', '.join([name] * count)})"], cache=True)(function)
+
+
 def _round_half_down_scalar(x, low, high, n):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
     clipped = low if x < low else (high if x > high else x)
     normalized = (clipped - low) / (high - low) * n
@@ -383,4 +473,4 @@ def quantize_numba(x: npt.ArrayLike, lower: npt.ArrayLike, upper: npt.ArrayLike,
     x = as_float(x)
     low, high = bounds(lower, upper, x.dtype)
     with np.errstate(invalid="ignore"):  # comparing NaN
-        return np.asarray(_round_half_down_scalar(x, low, high, x.dtype.type(top_code(bits))), x.dtype)
+        return np.asarray(compiled(_round_half_down_scalar, x.dtype)(x, low, high, x.dtype.type(top_code(bits))))

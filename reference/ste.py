@@ -23,10 +23,12 @@ METHOD = Method(
     name="ste",
     title="STE",
     source="Bengio, Leonard, Courville: Estimating or Propagating Gradients Through Stochastic Neurons, 2013",
-    bits=range(1, 9),
-    roles=grid.ROLES,
+    bits=dict.fromkeys(grid.ROLES, range(1, 9)),
     variants=("half_even", "half_down", "half_up", "half_away"),
     learnable=("lower", "upper"),
+    exempt={"idempotence": grid.SCALED_LEVELS},
+    in_input_units=("lower", "upper"),
+    standardized=True,
 )
 
 
@@ -89,6 +91,22 @@ def slope(x: npt.ArrayLike) -> Array:
     """
     x = grid.as_float(x)
     return np.where(np.isnan(x), math.nan, x.dtype.type(1))
+
+
+def threshold_distance(x: npt.ArrayLike, params: Params) -> Array:
+    """Distance of the normalised input from the nearest transition point, in levels."""
+    return grid.tie_distance(grid.normalize(x, params.lower, params.upper, params.bits))
+
+
+def surrogate(x: npt.ArrayLike, params: Params, *, at: tuple[npt.ArrayLike, Params]) -> Array:
+    """What training differentiates at `at`: what rounding adds, and which values are clipped, is held fixed."""
+    x, (x0, params0) = grid.as_float(x), at
+    if params.bits is None:
+        return x
+    n = grid.top_code(params.bits)
+    rest = codes(x0, params0) - grid.normalize(x0, params0.lower, params0.upper, params0.bits)
+    q = grid.frozen_position(x, params.lower, params.upper, at) * n + rest
+    return grid.decode(q, params.bits, params.role)
 
 
 def vjp(x: npt.ArrayLike, params: Params, grad: npt.ArrayLike) -> tuple[Array, dict[str, Array]]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, replace
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -10,7 +12,8 @@ from hypothesis import assume
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from reference import daq, dsq, grid
+from reference import contract, daq, dsq, grid
+from reference.contract import cotangents as cotangents
 
 dtypes = st.sampled_from([np.float32, np.float64])
 bit_widths = st.integers(1, 8)
@@ -112,6 +115,54 @@ def layouts(x: np.ndarray) -> dict[str, np.ndarray]:
     }
 
 
-def cotangents(x: np.ndarray) -> np.ndarray:
-    """A gradient of the loss for `x`, of its shape and type: numbers that tell elements apart."""
-    return (1 + np.arange(x.size, dtype=x.dtype).reshape(x.shape) % 7) / 4
+# Cases for the contract
+
+
+@dataclass(frozen=True)
+class Case:
+    """A method with parameters, and inputs for it."""
+
+    module: ModuleType
+    params: Any
+    data: np.ndarray  # what the parameters were initialised from, float64
+
+    def observed(self, x: np.ndarray) -> Any:
+        """The parameters, with the statistics (where the method has any) taken of `x`."""
+        return self.module.observe(x, self.params) if hasattr(self.module, "observe") else self.params
+
+
+def sample(seed: int, role: str, shape: tuple[int, ...] = (3, 7)) -> np.ndarray:
+    """Numbers as weights or activations are distributed, exact in float32; after a ReLU for plain activations."""
+    x = np.random.default_rng(seed).standard_normal(shape, np.float32)
+    return (np.abs(x) if role == "activation" else x).astype(np.float64)
+
+
+def initial(module: ModuleType, x: Any, bits: int | None, role: str, variant: str) -> Any:
+    """Initial parameters; the keyword is there where the method has several variants."""
+    chosen = {"variant": variant} if len(module.METHOD.variants) > 1 else {}
+    return module.init(x, bits, role, **chosen)
+
+
+@st.composite
+def contract_cases(draw: st.DrawFn, module: ModuleType, variant: str) -> Case:
+    """A method as its own rule initialises it, at bits and a role for which it is defined, and then trained a bit."""
+    defined = [(bits, role) for bits, role, named in module.METHOD.defined() if named == variant]
+    bits, role = draw(st.sampled_from(defined))
+    data = sample(draw(st.integers(0, 999)), role)
+    params = initial(module, data, bits, role, variant)
+    for name in module.METHOD.learnable:
+        factor = draw(st.sampled_from([1.0, 0.5, 0.75, 1.25, 2.0]))
+        moved = getattr(params, name) * factor
+        try:
+            params = replace(params, **{name: moved})
+        except ValueError:  # out of the admitted range: stay
+            continue
+    return Case(module, params, data)
+
+
+def contract_inputs(case: Case, dtype: Any, *, shape: st.SearchStrategy = shapes) -> st.SearchStrategy:
+    """Finite inputs for a case: transition points, their neighbours, zeros, and numbers around the data."""
+    points = contract.transition_points(contract.of_reference(case.module, case.params), dtype).ravel()
+    special = st.sampled_from([*points.tolist(), 0.0, -0.0]).map(dtype)
+    anywhere = st.floats(-6, 6, width=32).map(dtype)
+    return arrays_of(special | st.builds(nudge, special, st.integers(-2, 2)) | anywhere, dtype, shape)

@@ -9,17 +9,22 @@ import numpy as np
 import pytest
 import torch
 
-from reference import registry
+from reference import grid, registry
 from torchimpl.quantizers import quantizer_class
-from torchimpl.quantizers.base import Quantizer
+from torchimpl.quantizers.base import UniformQuantizer
 
 REFERENCE = registry.modules()
 VARIANTS = [(name, variant) for name, module in REFERENCE.items() for variant in module.METHOD.variants]
+UNIFORM = [name for name, module in REFERENCE.items() if issubclass(module.Params, grid.UniformParams)]
+uniform_method = pytest.mark.parametrize("method", UNIFORM)
+uniform_variant = pytest.mark.parametrize(("method", "variant"), [row for row in VARIANTS if row[0] in UNIFORM])
 every_method = pytest.mark.parametrize("method", REFERENCE)
 every_variant = pytest.mark.parametrize(("method", "variant"), VARIANTS)
 
 
-def quantizer(method: str, bits: int, role: str, lower: Any = -1.0, upper: Any = 1.0, **options: Any) -> Quantizer:
+def quantizer(
+    method: str, bits: int, role: str, lower: Any = -1.0, upper: Any = 1.0, **options: Any
+) -> UniformQuantizer:
     """Build a quantizer that needs no first batch."""
     module = quantizer_class(method)(bits, role, **options)
     with torch.no_grad():
@@ -53,7 +58,7 @@ def layouts(x: torch.Tensor) -> dict[str, torch.Tensor]:
     return found
 
 
-def gradients(module: Quantizer, x: np.ndarray, grad: np.ndarray) -> dict[str, np.ndarray]:
+def gradients(module: UniformQuantizer, x: np.ndarray, grad: np.ndarray) -> dict[str, np.ndarray]:
     """Gradients of ``(module(x) * grad).sum()`` for "x" and the learnable parameters."""
     module.zero_grad()
     leaf = tensor(x).requires_grad_()

@@ -195,7 +195,7 @@ def test_twice_full_precision_is_the_plain_layer(training):
 @every_method
 def test_test_mode_before_the_first_batch_is_refused(method):
     layer, x, _ = convolution((2, 2), method)
-    with pytest.raises(RuntimeError, match="has no clip range yet"):
+    with pytest.raises(RuntimeError, match="is not initialized"):
         layer.eval()(x.relu())
 
 

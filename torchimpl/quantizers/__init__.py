@@ -19,7 +19,7 @@ def quantizer_class(method: str) -> type[Quantizer]:
     ValueError
         If the suite has no such method.
     """
-    registry.module(method)
+    registry.method(method)
     return importlib.import_module(f"torchimpl.quantizers.{method}").QUANTIZER
 
 

@@ -14,38 +14,31 @@ import torch
 from torch import Tensor
 
 from reference import daq as names
-from torchimpl.quantizers.base import Quantizer, clip_range_backward, normalize, round_half_down, scale_output
+from torchimpl.quantizers.base import (
+    UniformQuantizer,
+    clip_range_backward,
+    normalize,
+    operator,
+    round_half_down,
+    scale_output,
+)
 
 
-@torch.library.custom_op("quantgap::daq", mutates_args=())
-def daq_closed_form(x: Tensor, lower: Tensor, upper: Tensor, n: int, is_weight: bool, gamma: float, c: float) -> Tensor:
-    """Quantize by rounding; the backward pass uses ``gamma/(2 sinh gamma) coth(1/2 - t + c)``."""
-    return scale_output(round_half_down(normalize(x, lower, upper, n)), n, is_weight)
-
-
-@daq_closed_form.register_fake
-def _(x: Tensor, lower: Tensor, upper: Tensor, n: int, is_weight: bool, gamma: float, c: float) -> Tensor:
-    return torch.empty_like(x + lower.to(x.dtype) + upper.to(x.dtype))
-
-
-def _setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
-    x, lower, upper, ctx.n, ctx.is_weight, ctx.gamma, ctx.c = inputs
-    ctx.save_for_backward(x, lower, upper)
-
-
-def _backward(ctx, grad):  # type: ignore[no-untyped-def]
-    factor = ctx.gamma * math.exp(-ctx.gamma) / -math.expm1(-2 * ctx.gamma)
+def _backward(grad: Tensor, x: Tensor, lower: Tensor, upper: Tensor, n: int, is_weight: bool, gamma: float, c: float):  # type: ignore[no-untyped-def]
+    factor = gamma * math.exp(-gamma) / -math.expm1(-2 * gamma)
 
     def slope(normalized: Tensor) -> Tensor:
         above = normalized - torch.floor(normalized)
         t = torch.minimum(above, 1 - above)
-        return factor / torch.tanh(0.5 - t + ctx.c)
+        return factor / torch.tanh(0.5 - t + c)
 
-    x, lower, upper = ctx.saved_tensors
-    return *clip_range_backward(grad, x, lower, upper, slope, ctx.n, ctx.is_weight), None, None, None, None
+    return clip_range_backward(grad, x, lower, upper, slope, n, is_weight)
 
 
-daq_closed_form.register_autograd(_backward, setup_context=_setup_context)
+@operator("daq", _backward)
+def daq_closed_form(x: Tensor, lower: Tensor, upper: Tensor, n: int, is_weight: bool, gamma: float, c: float) -> Tensor:
+    """Quantize by rounding; the backward pass uses ``gamma/(2 sinh gamma) coth(1/2 - t + c)``."""
+    return scale_output(round_half_down(normalize(x, lower, upper, n)), n, is_weight)
 
 
 def daq_literal(x: Tensor, lower: Tensor, upper: Tensor, n: int, is_weight: bool, gamma: float, kappa: float) -> Tensor:
@@ -83,13 +76,13 @@ def daq_literal(x: Tensor, lower: Tensor, upper: Tensor, n: int, is_weight: bool
     return scale_output((phi - q_t) / (1 - 2 * lambda_) + q_t, n, is_weight)  # Eq. 10, Eq. 2
 
 
-class DAQ(Quantizer):
+class DAQ(UniformQuantizer):
     """Distance-aware quantizer (Kim, Lee, Ham, ICCV 2021).
 
     Parameters
     ----------
     bits, role, variant
-        See `Quantizer`; variants are "paper" and "released", the two formulas of the kernel.
+        See `UniformQuantizer`; variants are "paper" and "released", the two formulas of the kernel.
     gamma : float
         Eq. 7; 2 in the paper.
     sigma : float, optional

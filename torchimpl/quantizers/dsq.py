@@ -10,29 +10,11 @@ from torch import Tensor, nn
 
 from reference import dsq as names
 from reference import grid
-from torchimpl.quantizers.base import Quantizer, normalize, round_half_down
+from torchimpl.quantizers.base import UniformQuantizer, as_float, normalize, operator, round_half_down
 
 
-@torch.library.custom_op("quantgap::dsq", mutates_args=())
-def dsq_hard(x: Tensor, lower: Tensor, upper: Tensor, alpha: Tensor, n: int) -> Tensor:
-    """Quantize to l + (u - l) (Q / n); the backward pass is that of the soft quantizer."""
-    lower_x, upper_x = lower.to(x.dtype), upper.to(x.dtype)
-    return lower_x + (upper_x - lower_x) * (round_half_down(normalize(x, lower, upper, n)) / n)
-
-
-@dsq_hard.register_fake
-def _(x: Tensor, lower: Tensor, upper: Tensor, alpha: Tensor, n: int) -> Tensor:
-    return torch.empty_like(x + lower.to(x.dtype) + upper.to(x.dtype))
-
-
-def _setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
-    x, lower, upper, alpha, ctx.n = inputs
-    ctx.save_for_backward(x, lower, upper, alpha)
-
-
-def _backward(ctx, grad):  # type: ignore[no-untyped-def]
-    x, lower, upper, alpha = ctx.saved_tensors
-    low, high, n = lower.to(x.dtype), upper.to(x.dtype), ctx.n
+def _backward(grad: Tensor, x: Tensor, lower: Tensor, upper: Tensor, alpha: Tensor, n: int):  # type: ignore[no-untyped-def]
+    low, high = lower.to(x.dtype), upper.to(x.dtype)
     a = alpha.to(x.dtype).clamp(*names.ALPHA_RANGE)
     s, K = 1 / (1 - a), torch.log1p(2 * (1 - a) / a)  # ln(2/alpha - 1), accurate for alpha near 1
     p = (torch.clamp(x, low, high) - low) / (high - low)
@@ -50,14 +32,17 @@ def _backward(ctx, grad):  # type: ignore[no-untyped-def]
         (grad * ((1 - P) - g * (1 - p))).sum_to_size(lower.shape).to(lower.dtype),
         (grad * (P - g * p)).sum_to_size(upper.shape).to(upper.dtype),
         (grad * grad_alpha).sum_to_size(alpha.shape).to(alpha.dtype),
-        None,
     )
 
 
-dsq_hard.register_autograd(_backward, setup_context=_setup_context)
+@operator("dsq", _backward)
+def dsq_hard(x: Tensor, lower: Tensor, upper: Tensor, alpha: Tensor, n: int) -> Tensor:
+    """Quantize to l + (u - l) (Q / n); the backward pass is that of the soft quantizer."""
+    lower_x, upper_x = lower.to(x.dtype), upper.to(x.dtype)
+    return lower_x + (upper_x - lower_x) * (round_half_down(normalize(x, lower, upper, n)) / n)
 
 
-class DSQ(Quantizer):
+class DSQ(UniformQuantizer):
     """Differentiable soft quantization (Gong et al., ICCV 2019). Values stay in the clip range, from l to u.
 
     The clip range starts at the least and the greatest value of the first batch (0 and the greatest after a ReLU).
@@ -100,10 +85,15 @@ class DSQ(Quantizer):
         """Quantize with the clip range as it stands."""
         return dsq_hard(x, self.lower, self.upper, self.alpha, self.levels - 1)
 
-    def decode(self, codes: Tensor) -> Tensor:
+    def penalty(self) -> Tensor:
+        """Return alpha^2 / 2, which drives alpha down."""
+        return self.alpha**2 / 2
+
+    def decode(self, codes: Tensor, x: Tensor | None = None) -> Tensor:
         """Values of codes, ``l + (u - l) (q / n)``."""
-        lower, upper = self.lower.detach(), self.upper.detach()
-        return lower + (upper - lower) * (codes.to(upper.dtype) / (self.levels - 1))
+        q = as_float(codes, self.upper)
+        lower, upper = self.lower.detach().to(q.dtype), self.upper.detach().to(q.dtype)
+        return lower + (upper - lower) * (q / (self.levels - 1))
 
 
 QUANTIZER = DSQ

@@ -5,7 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from torchimpl.quantizers.base import Quantizer, clip_range_backward, normalize, round_half_down, scale_output
+from torchimpl.quantizers.base import (
+    UniformQuantizer,
+    clip_range_backward,
+    normalize,
+    operator,
+    round_half_down,
+    scale_output,
+)
 
 
 def round_by(rule: str, x: Tensor) -> Tensor:
@@ -18,34 +25,20 @@ def round_by(rule: str, x: Tensor) -> Tensor:
     return torch.where(x.isnan(), x, floor + (x - floor >= 0.5))
 
 
-@torch.library.custom_op("quantgap::ste", mutates_args=())
+def _backward(grad: Tensor, x: Tensor, lower: Tensor, upper: Tensor, n: int, is_weight: bool, rule: str):  # type: ignore[no-untyped-def]
+    def slope(normalized: Tensor) -> Tensor:
+        return normalized * 0 + 1  # NaN stays NaN
+
+    return clip_range_backward(grad, x, lower, upper, slope, n, is_weight)
+
+
+@operator("ste", _backward)
 def straight_through(x: Tensor, lower: Tensor, upper: Tensor, n: int, is_weight: bool, rule: str) -> Tensor:
     """Quantize by rounding; the backward pass takes the rounding's derivative for 1."""
     return scale_output(round_by(rule, normalize(x, lower, upper, n)), n, is_weight)
 
 
-@straight_through.register_fake
-def _(x: Tensor, lower: Tensor, upper: Tensor, n: int, is_weight: bool, rule: str) -> Tensor:
-    return torch.empty_like(x + lower.to(x.dtype) + upper.to(x.dtype))
-
-
-def _setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
-    x, lower, upper, ctx.n, ctx.is_weight, _ = inputs
-    ctx.save_for_backward(x, lower, upper)
-
-
-def _backward(ctx, grad):  # type: ignore[no-untyped-def]
-    def slope(normalized: Tensor) -> Tensor:
-        return normalized * 0 + 1  # NaN stays NaN
-
-    x, lower, upper = ctx.saved_tensors
-    return *clip_range_backward(grad, x, lower, upper, slope, ctx.n, ctx.is_weight), None, None, None
-
-
-straight_through.register_autograd(_backward, setup_context=_setup_context)
-
-
-class STE(Quantizer):
+class STE(UniformQuantizer):
     """Straight-through estimator on DAQ's grid; `variant` is the rounding rule, by default "half_even".
 
     >>> STE(bits=1, role="weight")(torch.tensor([-1.0, 0.5])).detach()

@@ -1,0 +1,261 @@
+"""The contract, met by every reference method: a new method is tested here without change."""
+
+import dataclasses
+import inspect
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reference import contract, grid, registry
+from tests.oracles import check_same
+from tests.strategies import contract_cases, contract_inputs, dtypes, initial, sample, vectors
+
+MODULES = registry.modules()
+VARIANTS = [(name, variant) for name, module in MODULES.items() for variant in module.METHOD.variants]
+DEFINED = [(name, *row) for name, module in MODULES.items() for row in module.METHOD.defined()]
+every_method = pytest.mark.parametrize("method", MODULES.values(), ids=MODULES)
+every_variant = pytest.mark.parametrize(("name", "variant"), VARIANTS)
+
+
+def spread(data):
+    """Inputs on both sides of, and inside, any range that was initialised from `data`; on no special point."""
+    return np.linspace(-15.137, 15.261, 457) * np.abs(data).max() / 3
+
+
+# The properties
+
+
+@every_variant
+@given(data=st.data(), dtype=dtypes)
+def test_properties(name, variant, data, dtype):
+    case = data.draw(contract_cases(MODULES[name], variant))
+    x = data.draw(contract_inputs(case, dtype))
+    contract.check(contract.of_reference(case.module, case.params), x)
+
+
+@every_variant
+@given(data=st.data())
+def test_gradients_are_those_of_the_surrogate(name, variant, data):
+    case = data.draw(contract_cases(MODULES[name], variant))
+    x = data.draw(contract_inputs(case, np.float64, shape=vectors))
+    x = np.concatenate([x, [0.3, -0.7]])  # statistics need two values
+    contract.gradients_are_those_of_the_surrogate(case.module, case.observed(x), x)
+
+
+@every_variant
+@given(data=st.data())
+def test_float32_has_the_codes_of_float64(name, variant, data):
+    case = data.draw(contract_cases(MODULES[name], variant))
+    x = data.draw(contract_inputs(case, np.float32))
+    subject = contract.of_reference(case.module, case.params)
+    distance = case.module.threshold_distance(x.astype(np.float64), case.params)
+    # 8: quotient, product and the parameters' own rounding to float32, in levels
+    contract.agrees(subject, subject, x, distance=distance, bound=max(8, case.module.METHOD.bound))
+
+
+@every_variant
+@given(data=st.data(), dtype=dtypes, exponent=st.integers(-8, 8))
+def test_units_of_the_input(name, variant, data, dtype, exponent):
+    if MODULES[name].METHOD.in_input_units is not None:
+        case = data.draw(contract_cases(MODULES[name], variant))
+        x = data.draw(contract_inputs(case, dtype))
+        contract.scales_with_its_parameters(case.module, case.params, x, 2.0**exponent)
+
+
+@every_method
+def test_exemptions_have_a_counterexample(method):
+    for property_, reason in method.METHOD.exempt.items():
+        found = False
+        for bits, role, variant in method.METHOD.defined():
+            params = initial(method, sample(1, role), bits, role, variant)
+            subject = contract.of_reference(method, params)
+            found |= contract.counterexample(subject, property_, np.linspace(-2, 2, 41))
+        assert found, f"{method.METHOD.name} has the property {property_}, from which it is exempt: {reason}"
+
+
+@pytest.mark.parametrize(("name", "bits", "role", "variant"), DEFINED)
+def test_every_learnable_parameter_receives_a_gradient(name, bits, role, variant):
+    method = MODULES[name]
+    data = sample(1, role)
+    x = spread(data)
+    params = initial(method, data, bits, role, variant)
+    if hasattr(method, "observe"):
+        params = method.observe(x, params)
+    contract.parameters_receive_gradients(contract.of_reference(method, params), x, method.METHOD.learnable)
+
+
+# What the contract needs
+
+
+@every_method
+def test_what_a_method_declares(method):
+    known = method.METHOD
+    assert method.__name__ == f"reference.{known.name}"
+    assert known.title
+    assert known.source
+    assert set(known.roles) <= set(grid.ROLES)
+    assert all(set(admitted) <= set(range(1, 9)) and admitted for admitted in known.bits.values())
+    assert len(set(known.variants)) == len(known.variants) >= 1
+    assert set(known.exempt) <= set(contract.PROPERTIES)
+    for name in ["init", "forward", "codes", "decode", "levels", "vjp", "surrogate", "threshold_distance"]:
+        assert inspect.getdoc(getattr(method, name)), f"{name} has no docstring"
+
+
+@pytest.mark.parametrize(("name", "bits", "role", "variant"), DEFINED)
+def test_levels_are_the_values_of_the_codes(name, bits, role, variant):
+    method = MODULES[name]
+    params = initial(method, sample(2, role), bits, role, variant)
+    assert (params.bits, params.role) == (bits, role)
+    check_same("levels", method.levels(params), contract.level_set(contract.of_reference(method, params)))
+
+
+@every_variant
+@given(data=st.data(), dtype=dtypes)
+def test_a_channel_is_a_quantizer_of_its_own(name, variant, data, dtype):
+    case = data.draw(contract_cases(MODULES[name], variant))
+    learnable = [n for n in case.module.METHOD.learnable if isinstance(getattr(case.params, n), np.ndarray)]
+    x = data.draw(contract_inputs(case, dtype, shape=st.just((2, 4))))
+
+    def scaled(factor):
+        return {n: getattr(case.params, n) * factor for n in learnable}
+
+    try:
+        channels = [dataclasses.replace(case.params, **scaled(factor)) for factor in (1.0, 1.5)]
+        stacked = {n: np.stack([getattr(c, n) for c in channels]).reshape(2, 1) for n in learnable}
+        both = dataclasses.replace(case.params, **stacked)
+    except ValueError:  # 1.5 times an alpha, say, may be out of range
+        return
+    got, q = case.module.forward(x, both, training=False), case.module.codes(x, both)
+    if learnable:
+        for c, params in enumerate(channels):
+            check_same(f"channel {c} of {both}", got[c], case.module.forward(x[c], params, training=False))
+            check_same(f"codes of channel {c} of {both}", q[c], case.module.codes(x[c], params))
+            levels = case.module.levels(both)
+            check_same(f"levels of {c}", levels[:, c, 0] if levels.ndim > 1 else levels, case.module.levels(params))
+
+
+# Full precision, bad input
+
+
+@pytest.mark.parametrize(("name", "variant"), VARIANTS)
+def test_full_precision_passes_values_through(name, variant):
+    method = MODULES[name]
+    for role in method.METHOD.roles:
+        params = initial(method, sample(1, role), None, role, variant)
+        x = np.array([-7.0, 0.3, math.nan], np.float32)
+        for training in (False, True):
+            check_same("forward(bits=None)", method.forward(x, params, training=training), x)
+        grad_x, grads = method.vjp(x, params, np.ones(3))
+        check_same("vjp(bits=None)[0]", grad_x, np.ones(3, np.float32))
+        check_same("surrogate(bits=None)", method.surrogate(x, params, at=(x, params)), x)
+        assert set(grads) == set(method.METHOD.learnable)
+        assert all((np.asarray(g) == 0).all() for g in grads.values())
+        for call in (
+            lambda p=params: method.codes([0.0], p),
+            lambda p=params: method.decode([0.0], p),
+            lambda p=params: method.levels(p),
+        ):
+            with pytest.raises(ValueError, match=r"bits must be .*, got None"):
+                call()
+
+
+@every_method
+def test_bits_roles_and_variants_that_are_refused(method):
+    known = method.METHOD
+    for role in grid.ROLES:
+        x = sample(1, role)
+        if role not in known.roles:
+            with pytest.raises(ValueError, match=rf"role must be one of .* for {known.title}, got '{role}'"):
+                initial(method, x, None, role, known.variants[0])
+            continue
+        for variant in known.variants:
+            params = initial(method, x, None, role, variant)
+            admitted = {bits for bits, r, v in known.defined() if (r, v) == (role, variant)}
+            for bits in [*(set(range(1, 9)) - admitted), 0, 9, -1, 2.0, True, "2"]:
+                for call in (
+                    lambda b=bits, r=role, v=variant, x=x: initial(method, x, b, r, v),
+                    lambda b=bits, p=params: dataclasses.replace(p, bits=b),
+                ):
+                    with pytest.raises(ValueError, match=rf"bits must be a whole number from .*, got {bits!r}"):
+                        call()
+    x = sample(1, "weight")
+    for role in ["", "weights", None]:
+        with pytest.raises(ValueError, match=rf"role must be one of .*, got {role!r}"):
+            initial(method, x, None, role, known.variants[0])
+    if len(known.variants) > 1:
+        with pytest.raises(ValueError, match=r"(variant|rounding) must be one of .*, got '\?'"):
+            initial(method, x, None, known.roles[0], "?")
+
+
+@every_method
+def test_parameters_that_are_refused(method):
+    role = method.METHOD.roles[0]
+    bits = min(method.METHOD.bits[role])
+    params = initial(method, sample(1, role), bits, role, method.METHOD.variants[0])
+    for name in method.METHOD.learnable:
+        for value in [math.nan, math.inf, -math.inf]:
+            with pytest.raises(ValueError, match=r"must be "):
+                dataclasses.replace(params, **{name: value})
+    with pytest.raises(ValueError, match="noise must be None"):
+        method.forward([0.0], params, training=True, noise=0.5)
+
+
+@every_variant
+def test_init_refuses_data_that_tell_nothing(name, variant):
+    """Or it does not look at the data."""
+    method = MODULES[name]
+    for bits, role, _ in [row for row in method.METHOD.defined() if row[2] == variant]:
+        for x in [[], [0.0], [0.0] * 7, [[0.0, 0.0], [0.0, 0.0]], [1.0, math.inf], [1.0, math.nan]]:
+            try:
+                params = initial(method, x, bits, role, variant)
+            except ValueError as error:
+                assert "must be" in str(error)  # noqa: PT017 - either answer will do
+            else:
+                usual = initial(method, sample(1, role), bits, role, variant)
+                assert repr(params) == repr(usual), f"init({x}) gives {params}"
+
+
+@every_method
+def test_integers_are_taken_and_other_types_refused(method):
+    role = method.METHOD.roles[0]
+    bits = min(method.METHOD.bits[role])
+    params = initial(method, sample(1, role), bits, role, method.METHOD.variants[0])
+    want = method.forward([0.0, 1.0, 2.0, 3.0], params, training=False)
+    for x in [[0, 1, 2, 3], np.arange(4, dtype=np.int8), range(4)]:
+        check_same(f"forward({x})", method.forward(x, params, training=False), want)
+    for x in [[True], [1j], ["a"], [None]]:
+        for call in [lambda x: method.forward(x, params, training=True), lambda x: method.codes(x, params)]:
+            with pytest.raises(ValueError, match="x must be an array of real numbers, got '"):
+                call(x)
+
+
+# The contract itself
+
+
+def test_what_the_contract_reports():
+    """A quantizer with one mistake each fails the property that names it."""
+    params = MODULES["lsq"].Params(0.5, 2, "activation")
+    good = contract.of_reference(MODULES["lsq"], params)
+    x = np.array([0.1, 0.3, 0.9, 1.4])
+    calls = iter(range(99))
+    mistakes = {
+        "levels": {"forward": lambda x: good.forward(x) * 1.0001},
+        "idempotence": {"codes": lambda x: good.codes(x / 1.9)},
+        "monotone": {"codes": lambda x: 3 - good.codes(x)},
+        "infinities": {"forward": lambda x: np.where(np.isinf(x), x, good.forward(x))},
+        "nan": {"forward": lambda x: np.nan_to_num(good.forward(x))},
+        "order": {"forward": lambda x: good.forward(x) + np.arange(x.size).reshape(x.shape)},
+        "repeated calls": {"forward": lambda x: good.forward(x) + next(calls)},
+        "type and shape": {"forward": lambda x: good.forward(x)[None]},
+        "linear gradient": {"vjp": lambda x, grad: (grad**2, {})},
+    }
+    assert set(mistakes) == set(contract.PROPERTIES)
+    contract.check(good, x)
+    for name, mistake in mistakes.items():
+        assert contract.counterexample(dataclasses.replace(good, **mistake), name, x), name
+        assert not contract.counterexample(good, name, x), name
+    with pytest.raises(AssertionError, match=r"forward\(array\(.* is .*, expected the same bits as"):
+        contract.check(dataclasses.replace(good, **mistakes["levels"]), x)

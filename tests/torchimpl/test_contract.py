@@ -1,0 +1,430 @@
+"""The contract, met by every quantizer module, and the module held to its reference: new methods need no change."""
+
+import copy
+import io
+import math
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn.utils import parametrize
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from reference import contract, grid
+from tests.oracles import check_near, check_same, eps
+from tests.strategies import Case as ReferenceCase
+from tests.strategies import contract_inputs, cotangents, dtypes, initial, sample, vectors
+from tests.torchimpl.modules import REFERENCE, every_method, every_variant
+from torchimpl.contract import of_module, reference_params, tensor
+from torchimpl.quantizers import build, quantizer_class
+
+DEFINED = [(name, *row) for name, module in REFERENCE.items() for row in module.METHOD.defined()]
+every_definition = pytest.mark.parametrize(("name", "bits", "role", "variant"), DEFINED)
+
+
+def initialized(name, bits, role, variant, data):
+    module = quantizer_class(name)(bits, role, variant=variant)
+    module.initialize(tensor(data.astype(np.float32)))
+    return module
+
+
+@st.composite
+def modules(draw, name, variant, dtype):
+    """A module as its own rule initialises it, and then trained a bit, with inputs for it."""
+    known = REFERENCE[name]
+    bits, role = draw(st.sampled_from([(b, r) for b, r, v in known.METHOD.defined() if v == variant]))
+    data = sample(draw(st.integers(0, 999)), role)
+    module = initialized(name, bits, role, variant, data)
+    for parameter in module.parameters():
+        before = parameter.detach().clone()
+        with torch.no_grad():
+            parameter.mul_(draw(st.sampled_from([1.0, 0.5, 0.75, 1.25, 2.0])))
+        try:
+            reference_params(module)
+        except ValueError:  # out of the admitted range: stay
+            with torch.no_grad():
+                parameter.copy_(before)
+    case = ReferenceCase(known, reference_params(module), data)
+    x = draw(contract_inputs(case, dtype, shape=vectors))
+    x = np.concatenate([x, np.array([0.3125, -0.6875], dtype)])  # statistics need two values
+    return module, x
+
+
+def observed(name, module, x):
+    """The reference's parameters, with statistics (where the method has any) of `x`."""
+    params, known = reference_params(module), REFERENCE[name]
+    return known.observe(x.astype(np.float64), params) if hasattr(known, "observe") else params
+
+
+def away_from_ties(name, params, x):
+    """Where rounding errors before the rounding do not decide."""
+    known = REFERENCE[name]
+    distance = known.threshold_distance(x.astype(np.float64), params)
+    return distance > 4 * (known.METHOD.bound + 8) * eps(x) * 2**params.bits
+
+
+# The properties, and the reference
+
+
+@every_variant
+@given(data=st.data(), dtype=dtypes)
+def test_properties(method, variant, data, dtype):
+    module, x = data.draw(modules(method, variant, dtype))
+    subject = of_module(module)
+    for name, property_ in contract.PROPERTIES.items():
+        needs_own_levels = name in ("levels", "infinities", "idempotence") and subject.from_whole_tensor
+        if name not in subject.exempt and not needs_own_levels:
+            property_(subject, x)
+
+
+@every_variant
+@given(data=st.data(), dtype=dtypes)
+def test_values_and_codes_are_the_references(method, variant, data, dtype):
+    module, x = data.draw(modules(method, variant, dtype))
+    params = observed(method, module, x)
+    theirs = contract.of_reference(REFERENCE[method], params)
+    distance = REFERENCE[method].threshold_distance(x.astype(np.float64), params)
+    contract.agrees(of_module(module), theirs, x, distance=distance, bound=REFERENCE[method].METHOD.bound)
+
+
+@every_variant
+@given(data=st.data(), dtype=dtypes)
+def test_values_in_training_are_the_references(method, variant, data, dtype):
+    module, x = data.draw(modules(method, variant, dtype))
+    params = observed(method, module, x)
+    clear = away_from_ties(method, params, x)
+    expression = f"{module}({x!r}) in training"
+    got = module.train()(tensor(x)).detach().numpy()
+    want = REFERENCE[method].forward(x.astype(np.float64), params, training=True)
+    size = np.abs(contract.level_set(contract.of_reference(REFERENCE[method], params))).max()
+    # The paper's literal computation in DAQ's reference errs by 16 eps of a level's number.
+    bound = (32 + REFERENCE[method].METHOD.bound) * eps(x) * 2 ** (params.bits + 1) * size
+    check_near(expression, got[clear], want[clear], bound)
+
+
+@every_variant
+@given(data=st.data(), dtype=dtypes)
+def test_gradients_are_the_references(method, variant, data, dtype):
+    module, x = data.draw(modules(method, variant, dtype))
+    clear = away_from_ties(method, observed(method, module, x), x)
+    x = np.concatenate([x[clear], np.array([0.40625, -0.21875], dtype)])
+    params = observed(method, module, x)
+    if not away_from_ties(method, params, x).all():  # statistics have moved a threshold
+        return
+    grad = cotangents(x)
+    got_x, got = of_module(module).vjp(x, grad)
+    want_x, want = REFERENCE[method].vjp(x.astype(np.float64), params, grad)
+    expression = f"gradients of {module} at {x!r}"
+    # A slope may vary by its own size over a hundredth of a level, which is known to 2^bits eps.
+    relative = 400 * (1 + REFERENCE[method].METHOD.bound) * eps(x) * 2**params.bits
+    check_near(f"{expression}, x", got_x, want_x, relative * (np.abs(want_x) + np.abs(want_x).max() + 1e-3))
+    for name, value in got.items():
+        size = 1 + np.abs(x).max() + np.abs(grad).sum() * (1 + np.abs(np.asarray(want[name]))).max()
+        check_near(f"{expression}, {name}", value, want[name], (relative + 400 * 1.2e-7) * size)
+
+
+@every_definition
+def test_initial_parameters_are_the_references(name, bits, role, variant):
+    data = sample(3, role).astype(np.float32)
+    module = initialized(name, bits, role, variant, data)
+    want = initial(REFERENCE[name], data.astype(np.float64), bits, role, variant)
+    assert bool(module.initialized)
+    for parameter, value in module.named_parameters():
+        expected = np.asarray(getattr(want, parameter))
+        # Sums of 21 numbers in float32.
+        check_near(f"{parameter} of {module}", value.detach().numpy(), expected, 50 * 1.2e-7 * (1e-3 + abs(expected)))
+    assert not isinstance(REFERENCE[name].METHOD.learnable, str)
+    learnable = set(REFERENCE[name].METHOD.learnable)
+    fixed = {"lower"} if role == "activation" else set()  # after a ReLU, 0
+    assert learnable - fixed <= set(dict(module.named_parameters())) <= learnable
+
+
+@every_definition
+def test_every_parameter_receives_a_gradient_in_training(name, bits, role, variant):
+    data = sample(1, role).astype(np.float32)
+    module = quantizer_class(name)(bits, role, variant=variant).train()
+    module(tensor(data))
+    x = tensor(np.linspace(-15.137, 15.261, 457, dtype=np.float32) * np.abs(data).max() / 3).requires_grad_()
+    (module(x) * tensor(cotangents(x.detach().numpy()))).sum().backward()
+    for parameter, value in module.named_parameters():
+        assert value.grad.abs().min() > 1e-9, f"the gradient of {parameter} of {module} is {value.grad}"
+    assert (x.grad != 0).any(), f"no gradient passes {module}"
+
+
+# Types, devices, memory
+
+
+@every_method
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_keeps_its_type(method, dtype):
+    for role in REFERENCE[method].METHOD.roles:
+        module = initialized(method, max(REFERENCE[method].METHOD.bits[role]), role, None, sample(1, role))
+        x = torch.linspace(-2, 2, 12, dtype=dtype).reshape(3, 4).requires_grad_()
+        for training in (True, False):
+            got = module.train(training)(x)
+            assert (got.dtype, got.shape) == (dtype, x.shape)
+            assert not got.isnan().any()
+        got.sum().backward()
+        assert (x.grad.dtype, x.grad.shape) == (dtype, x.shape)
+
+
+def check_on(method, device, values):
+    for role in REFERENCE[method].METHOD.roles:
+        bits = max(REFERENCE[method].METHOD.bits[role])
+        module = initialized(method, bits, role, None, sample(1, role))
+        x = tensor(sample(2, role).astype(np.float32))
+        want = module.eval()(x)
+        moved = copy.deepcopy(module).to(device)
+        leaf = x.to(device).requires_grad_()
+        got = moved(leaf)
+        assert (got.device.type, got.shape, got.dtype) == (device, want.shape, want.dtype)
+        got.sum().backward()
+        assert leaf.grad.device.type == device
+        if values:
+            check_near(f"{moved} on {device}", got.detach().cpu().numpy(), want.detach().numpy(), 1e-5)
+
+
+@every_method
+def test_the_device_is_kept(method):
+    """On the meta device, which has shapes and no values."""
+    check_on(method, "meta", values=False)
+
+
+@every_method
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU on this machine")
+def test_on_a_gpu(method):
+    check_on(method, "cuda", values=True)
+
+
+@every_method
+def test_memory_layout_changes_nothing(method):
+    for role in REFERENCE[method].METHOD.roles:
+        module = initialized(method, min(REFERENCE[method].METHOD.bits[role]), role, None, sample(1, role)).eval()
+        x = torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(0))
+        leaf = x.clone().requires_grad_()
+        want = module(leaf)
+        want.backward(torch.ones_like(x).cumsum(-1))
+        bound = REFERENCE[method].METHOD.bound * 1.2e-7 * 4  # sums in another order
+        for name, view in {
+            "every second": torch.stack([x, x], -1)[..., 0],
+            "transposed": x.transpose(1, 3).contiguous().transpose(1, 3),
+            "channels last": x.contiguous(memory_format=torch.channels_last),
+            "expanded": x[:1].expand(2, 3, 4, 5),
+        }.items():
+            strided = view.detach().requires_grad_()
+            got = module(strided)
+            got.backward(torch.ones_like(x).cumsum(-1))
+            if name != "expanded":
+                check_near(f"{module} {name}", got.detach().numpy(), want.detach().numpy(), bound)
+                check_near(f"{module} {name}: gradient", strided.grad.numpy(), leaf.grad.numpy(), bound + 1e-6)
+
+
+# Operators, compiling
+
+
+class Operators(TorchDispatchMode):
+    """Record the calls of the suite's operators."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function.namespace == "quantgap":
+            self.calls.append((function, args))
+        return function(*args, **(kwargs or {}))
+
+
+@every_variant
+def test_operators_are_registered_as_they_behave(method, variant):
+    for role in REFERENCE[method].METHOD.roles:
+        bits = max(b for b, r, v in REFERENCE[method].METHOD.defined() if (r, v) == (role, variant))
+        module = initialized(method, bits, role, variant, sample(1, role)).eval()
+        for x in (torch.randn(4, 3).T, torch.randn(5, dtype=torch.float64)):
+            with Operators() as found, torch.no_grad():
+                module(x)
+            assert found.calls, f"{module} uses no operator of the suite"
+            for function, args in found.calls:
+                leaves = [v.detach().requires_grad_() if isinstance(v, torch.Tensor) else v for v in args]
+                torch.library.opcheck(function, tuple(leaves))
+
+
+@every_variant
+def test_compiles_without_a_graph_break(method, variant):
+    for role in REFERENCE[method].METHOD.roles:
+        torch.compiler.reset()
+        bits = max(b for b, r, v in REFERENCE[method].METHOD.defined() if (r, v) == (role, variant))
+        module = initialized(method, bits, role, variant, sample(1, role))
+        for training in (True, False):
+            eager, compiled = (copy.deepcopy(module).train(training) for _ in range(2))
+            leaves = [torch.linspace(-2, 2, 18).reshape(3, 6).requires_grad_() for _ in range(2)]
+            outputs = []
+            for run, leaf in zip(
+                (eager, torch.compile(compiled, fullgraph=True, backend="eager")), leaves, strict=True
+            ):
+                outputs.append(run(leaf))
+                outputs[-1].square().sum().backward()
+            check_same(f"compiled {module}", outputs[1].detach().numpy(), outputs[0].detach().numpy())
+            check_same(f"gradient of compiled {module}", leaves[1].grad.numpy(), leaves[0].grad.numpy())
+
+
+# The first batch
+
+
+def needs_data(method, role):
+    bits = max(REFERENCE[method].METHOD.bits[role])
+    return not bool(quantizer_class(method)(bits, role).initialized)
+
+
+@every_method
+def test_the_first_batch_in_training_initialises(method):
+    for role in filter(lambda r: needs_data(method, r), REFERENCE[method].METHOD.roles):
+        bits = max(REFERENCE[method].METHOD.bits[role])
+        module, x = quantizer_class(method)(bits, role), tensor(sample(1, role).astype(np.float32))
+        with pytest.raises(RuntimeError, match="is not initialized: run one batch in training mode"):
+            module.eval()(x)
+        torch.compiler.reset()
+        with pytest.raises(RuntimeError):  # the compiler wraps the message
+            torch.compile(module.train(), fullgraph=True, backend="eager")(x)
+        assert not bool(module.initialized)
+        module.train()(x)
+        want = initialized(method, bits, role, None, x.numpy())
+        for name, value in module.named_parameters():
+            check_same(name, value.detach().numpy(), want.get_parameter(name).detach().numpy())
+        module(10 * x)
+        for name, value in module.named_parameters():
+            check_same(f"{name} after the second", value.detach().numpy(), want.get_parameter(name).detach().numpy())
+
+
+@every_method
+@pytest.mark.parametrize("batch", [[], [0.0], [0.0] * 7, [1.0, math.nan], [1.0, math.inf]], ids=str)
+def test_a_first_batch_that_tells_nothing_is_refused(method, batch):
+    """Or it is not looked at."""
+    for role in REFERENCE[method].METHOD.roles:
+        bits = min(REFERENCE[method].METHOD.bits[role])
+        module, usual = (quantizer_class(method)(bits, role) for _ in range(2))
+        try:
+            module.initialize(torch.tensor(batch))
+        except ValueError as error:
+            assert "must be" in str(error)  # noqa: PT017 - either answer will do
+            assert not needs_data(method, role) or not bool(module.initialized)
+        else:
+            usual.initialize(tensor(sample(1, role)))
+            for name, value in module.state_dict().items():
+                check_same(name, value.numpy(), usual.state_dict()[name].numpy())
+        module.initialize(tensor(sample(1, role).astype(np.float32)))  # a later batch may do
+        assert bool(module.initialized)
+
+
+@every_method
+def test_parameters_driven_out_of_range_give_nan(method):
+    for role in REFERENCE[method].METHOD.roles:
+        bits = max(REFERENCE[method].METHOD.bits[role])
+        for name, _ in initialized(method, bits, role, None, sample(1, role)).named_parameters():
+            module = initialized(method, bits, role, None, sample(1, role))
+            with torch.no_grad():
+                module.get_parameter(name).fill_(math.nan)
+            x = tensor(sample(2, role).astype(np.float32))
+            if module.eval()(x).isnan().all():
+                with pytest.raises(ValueError, match="must be"):
+                    module.codes(x)
+            else:  # a parameter of the backward pass alone
+                leaf = x.requires_grad_()
+                module(leaf).sum().backward()
+                assert leaf.grad.isnan().any()
+
+
+# Saving, copying, parametrizing
+
+
+def through_a_file(module):
+    buffer = io.BytesIO()
+    torch.save(module.state_dict(), buffer)
+    buffer.seek(0)
+    fresh = quantizer_class(module.method)(module.bits, module.role, variant=module.variant)
+    fresh.load_state_dict(torch.load(buffer, weights_only=True))
+    return fresh
+
+
+@every_method
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m)), through_a_file])
+def test_copies_behave_alike(method, copied):
+    for role in REFERENCE[method].METHOD.roles:
+        bits = max(REFERENCE[method].METHOD.bits[role])
+        x = tensor(sample(2, role).astype(np.float32))
+        fresh = copied(quantizer_class(method)(bits, role))
+        assert bool(fresh.initialized) == (not needs_data(method, role))
+        module = initialized(method, bits, role, None, sample(1, role))
+        other = copied(module)
+        for training in (True, False):
+            got, want = (m.train(training)(2 * x).detach().numpy() for m in (other, module))
+            check_same(f"copy of {module}", got, want)
+        for name, value in module.named_parameters():
+            with torch.no_grad():
+                other.get_parameter(name).add_(1)
+            assert (other.get_parameter(name) != value).all(), "a copy has parameters of its own"
+
+
+@every_method
+def test_parametrize(method):
+    if "weight" not in REFERENCE[method].METHOD.roles:
+        pytest.skip(f"{method} quantizes activations only")
+    bits = max(REFERENCE[method].METHOD.bits["weight"])
+    conv = nn.Conv2d(2, 3, 3)
+    plain = conv.weight.detach().clone()
+    parametrize.register_parametrization(conv, "weight", initialized(method, bits, "weight", None, plain.numpy()))
+    conv.eval()
+    module = conv.parametrizations.weight[0]
+    check_same("conv.weight", conv.weight.detach().numpy(), module(plain).detach().numpy())
+    conv(torch.randn(1, 2, 5, 5)).square().sum().backward()
+    assert conv.parametrizations.weight.original.grad.abs().sum() > 0
+
+
+# What is built, and what is refused
+
+
+@every_method
+def test_full_precision(method):
+    x = torch.tensor([-7.0, math.nan, 0.3])
+    role = REFERENCE[method].METHOD.roles[0]
+    assert isinstance(build(method, bits=None, role=role), nn.Identity)
+    module = quantizer_class(method)(None, role).eval()
+    assert module(x) is x
+    with pytest.raises(ValueError, match=r"bits must be .*full precision has no codes"):
+        module.codes(x)
+
+
+@every_method
+def test_build_by_name(method):
+    known = REFERENCE[method].METHOD
+    role = known.roles[0]
+    bits = max(known.bits[role])
+    module = build(method, bits=bits, role=role)
+    assert type(module) is quantizer_class(method)
+    assert (module.method, module.variant) == (method, known.variants[0])
+    assert f"bits={bits}, role={role}, variant={module.variant}" in repr(module)
+    assert module.penalty().shape == ()
+
+
+@every_method
+def test_what_is_refused(method):
+    known, make = REFERENCE[method].METHOD, quantizer_class(method)
+    for role in known.roles:
+        for bits in [*(set(range(1, 9)) - set(known.bits[role])), 0, 9, -1, 2.0, True, "2"]:
+            with pytest.raises(ValueError, match=rf"bits must be a whole number from .*, got {bits!r}"):
+                make(bits, role)
+    for role in ["", "weights", *(set(grid.ROLES) - set(known.roles))]:
+        with pytest.raises(ValueError, match=rf"role must be one of .*, got {role!r}"):
+            make(None, role)
+    for variant in ["", "Paper"]:
+        with pytest.raises(ValueError, match=rf"variant must be one of .*, got {variant!r}"):
+            make(None, known.roles[0], variant=variant)
+    module = initialized(method, max(known.bits[known.roles[0]]), known.roles[0], None, sample(1, known.roles[0]))
+    with pytest.raises(ValueError, match=r"x must be a floating-point tensor, got torch\.int64"):
+        module(torch.arange(3))
+    with pytest.raises(ValueError, match="x must be free of NaN"):
+        module.codes(torch.tensor([0.0, math.nan]))

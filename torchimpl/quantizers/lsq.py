@@ -1,0 +1,100 @@
+"""LSQ as a module: rounding to multiples of a learned step size. Formulas and their sources are in `reference.lsq`."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from reference import grid
+from reference.lsq import level_range
+from torchimpl.quantizers.base import Quantizer, as_float, check_positive, operator, other_axes, positive_or_nan
+
+
+def _backward(  # type: ignore[no-untyped-def]
+    grad: Tensor, x: Tensor, step: Tensor, low: int, high: int, gradient_scale: float, mask_rounded: bool
+):
+    q = x / positive_or_nan(step, x.dtype)
+    rounded = torch.round(torch.clamp(q, -low, high))
+    at = torch.round(q) if mask_rounded else q
+    inside = (at >= -low) & (at <= high) if mask_rounded else (at > -low) & (at < high)
+    by_step = grad * torch.where(inside, rounded - q, rounded)
+    return (
+        torch.where(inside, grad, 0.0).sum_to_size(x.shape),
+        (by_step.sum_to_size(step.shape) * gradient_scale).to(step.dtype),
+    )
+
+
+@operator("lsq", _backward)
+def lsq_quantize(x: Tensor, step: Tensor, low: int, high: int, gradient_scale: float, mask_rounded: bool) -> Tensor:
+    """Quantize to ``step * round(clip(x / step, -low, high))``.
+
+    `gradient_scale` multiplies the gradient for `step`; with `mask_rounded` the rounded value says what is clipped.
+    """
+    step = positive_or_nan(step, x.dtype)
+    return (torch.round(torch.clamp(x / step, -low, high)) + 0.0) * step
+
+
+class LSQ(Quantizer):
+    """Learned step size quantization (Esser et al., ICLR 2020). Values are multiples of the step size.
+
+    Parameters
+    ----------
+    bits, role, variant
+        See `Quantizer`; 2 to 8 bits for signed data. Variants are "paper" and "public" (see `reference.lsq`).
+    shape : tuple of int
+        Of the step size: () for one, (C, 1, ...) for one a channel.
+
+    >>> quantizer = LSQ(2, "weight")
+    >>> quantizer(torch.tensor([-2.0, 0.0, 0.5, 1.5])).detach()  # the step starts at 2 mean|x| = 2
+    tensor([-2.,  0.,  0.,  2.])
+    """
+
+    method = "lsq"
+
+    def __init__(
+        self,
+        bits: int | None,
+        role: str = "activation",
+        *,
+        variant: str | None = None,
+        shape: tuple[int, ...] = (),
+    ) -> None:
+        super().__init__(bits, role, variant=variant)
+        self.low, self.high = (0, 1) if self.bits is None else level_range(self.bits, self.role)
+        self.step = nn.Parameter(torch.ones(shape))
+
+    @torch.no_grad()
+    def initialize(self, x: Tensor) -> None:
+        """Set the step size to ``2 mean|x| / sqrt(Q_P)``. Raises ValueError if that is not positive and finite."""
+        mean = x.abs().mean(other_axes(x, self.step.shape), keepdim=True) if x.numel() else x.new_zeros(())
+        if not bool(((mean > 0) & (mean < math.inf)).all()):
+            raise grid.refuse("mean magnitude of the first batch", mean.tolist(), "positive and finite")
+        self.step.copy_(2 * mean.reshape(self.step.shape) / math.sqrt(self.high))
+        self.mark_initialized()
+
+    def quantize(self, x: Tensor) -> Tensor:
+        """Quantize with the step size as it stands."""
+        count = x.numel()
+        if self.variant == "paper":
+            per_image = self.role != "weight" and x.dim() > 1
+            count = math.prod(x.shape[1:]) if per_image else count // self.step.numel()
+        scale = 1 / math.sqrt(max(count, 1) * self.high)
+        return lsq_quantize(x, self.step, self.low, self.high, scale, self.variant == "public")
+
+    def check_parameters(self) -> None:
+        """Raise ValueError unless the step size is positive."""
+        check_positive("step", self.step)
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Codes: the multiple of the step size, plus Q_N."""
+        return torch.round(torch.clamp(x / self.step.to(x.dtype), -self.low, self.high)) + self.low
+
+    def decode(self, codes: Tensor, x: Tensor | None = None) -> Tensor:
+        """Values of codes."""
+        q = as_float(codes, self.step)
+        return (q - self.low) * self.step.detach().to(q.dtype)
+
+
+QUANTIZER = LSQ
