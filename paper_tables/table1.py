@@ -30,6 +30,7 @@ from paper_tables.tables import Options, Table
 from reference import daq, dsq, grid, qnet
 from reference.grid import Array
 from torchimpl.quantizers import quantizer_class
+from torchimpl.quantizers.base import UniformQuantizer
 
 TITLE = "Gradient mismatch and quantizer gap, measured"
 NEEDS = "nothing"
@@ -83,6 +84,7 @@ def used_backward(method: str, *, role: str, **options: Any) -> Callable[[Array]
 
     def derivative(x: Array) -> Array:
         quantizer = quantizer_class(method)(BITS, role, **options).double()
+        assert isinstance(quantizer, UniformQuantizer)
         with torch.no_grad():
             quantizer.lower.fill_(0.0)
             quantizer.upper.fill_(float(quantizer.levels - 1))

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -277,15 +277,19 @@ def gradients_are_those_of_the_surrogate(module: ModuleType, params: Any, x: Arr
     near(f"{name}, for x", got_x, want_x, 3e-6 * (np.abs(want_x) + scale * 1e-2))
     for parameter, got in got_params.items():
         at = np.array(getattr(params, parameter), np.float64)
-        want = difference(at, lambda moved, p=parameter: loss(x, dataclasses.replace(params, **{p: moved})))
+
+        def moved_parameter(moved: Array, parameter: str = parameter) -> float:
+            return loss(x, dataclasses.replace(params, **{parameter: moved}))
+
+        want = difference(at, moved_parameter)
         near(f"{name}, for {parameter}", got, want, 3e-6 * (np.abs(want) + scale))
 
 
-def parameters_receive_gradients(quantizer: Quantizer, x: Array, learnable: Mapping[str, Any] | Any) -> None:
-    """Every learnable parameter has a nonzero gradient for `x`, which must lie on both sides of and in the range."""
+def parameters_receive_gradients(quantizer: Quantizer, x: Array, learned: Collection[str]) -> None:
+    """Every learned parameter has a nonzero gradient for `x`, which must lie on both sides of and in the range."""
     _, found = quantizer.vjp(x, cotangents(x))
-    expect(set(found) == set(learnable), f"{quantizer.name} has gradients for {sorted(found)}, not {sorted(learnable)}")
-    for name, value in found.items():
+    for name in learned:
+        value = found.get(name, np.zeros(()))
         expect(bool((np.abs(value) > 1e-9).all()), f"{quantizer.name}: the gradient for {name} is {value}")
 
 

@@ -42,6 +42,7 @@ METHOD = Method(
     bits=dict.fromkeys(grid.ROLES, range(1, 9)),
     variants=VARIANTS,
     learnable=("lower", "upper"),
+    fixed={"activation": ("lower",)},  # 0, after a ReLU
     exempt={"idempotence": grid.SCALED_LEVELS},
     in_input_units=("lower", "upper"),
     standardized=True,
@@ -190,6 +191,21 @@ def kernel_soft_argmax(x: npt.ArrayLike, beta: npt.ArrayLike, *, sigma: float, v
     _check_beta(beta, x)
     q_f, q_c = nearest_levels(x)
     m_f, m_c = distance_probability(weighted_scores(x, sigma=sigma, variant=variant), beta)
+    return np.asarray(m_f * q_f + m_c * q_c)
+
+
+def frozen_assignment(
+    x: npt.ArrayLike, at: npt.ArrayLike, beta: npt.ArrayLike, *, sigma: float, variant: Variant = "paper"
+) -> Array:
+    """Eq. 5 at `x`, with the two levels and the nearer of them those of `at`: smooth in `x`, for differentiating.
+
+    >>> frozen_assignment([0.25, 0.51], [0.25, 0.25], beta=4.0, sigma=1.0).round(4)
+    array([0.1225, 0.286 ])
+    """
+    x = grid.as_float(x)
+    q_f, q_c = nearest_levels(at)
+    k_f, k_c = (kernel(q, grid.round_half_down(at), sigma=sigma, variant=variant) for q in (q_f, q_c))
+    m_f, m_c = distance_probability((k_f * np.exp(-(x - q_f)), k_c * np.exp(-(q_c - x))), beta)
     return np.asarray(m_f * q_f + m_c * q_c)
 
 
@@ -611,14 +627,9 @@ def surrogate(x: npt.ArrayLike, params: Params, *, at: tuple[npt.ArrayLike, Para
         return x
     normalized = grid.frozen_position(x, params.lower, params.upper, at) * grid.top_code(params.bits)
     fixed = grid.normalize(x0, params0.lower, params0.upper, params0.bits)
-    options = {"sigma": params0.sigma, "variant": params0.variant}
-    q_f, q_c = nearest_levels(fixed)
-    beta = adaptive_temperature(fixed, gamma=params0.gamma, **options)
-    k_f, k_c = (kernel(q, grid.round_half_down(fixed), **options) for q in (q_f, q_c))
-    scores = k_f * np.exp(-(normalized - q_f)), k_c * np.exp(-(q_c - normalized))
-    m_f, m_c = distance_probability(scores, beta)
-    q = rescale(m_f * q_f + m_c * q_c, (q_f + q_c) / 2, gamma=params0.gamma)
-    return grid.decode(q, params.bits, params.role)
+    beta = adaptive_temperature(fixed, gamma=params0.gamma, sigma=params0.sigma, variant=params0.variant)
+    phi = frozen_assignment(normalized, fixed, beta, sigma=params0.sigma, variant=params0.variant)
+    return grid.decode(rescale(phi, np.floor(fixed) + 0.5, gamma=params0.gamma), params.bits, params.role)
 
 
 def vjp(x: npt.ArrayLike, params: Params, grad: npt.ArrayLike) -> tuple[Array, dict[str, Array]]:

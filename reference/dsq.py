@@ -32,6 +32,7 @@ METHOD = Method(
     bits=dict.fromkeys(grid.ROLES, range(1, 9)),
     variants=("paper",),
     learnable=("lower", "upper", "alpha"),
+    fixed={"activation": ("lower",)},  # 0, after a ReLU
     in_input_units=("lower", "upper"),
 )
 

@@ -454,7 +454,7 @@ def compiled(function: Callable[..., Any], dtype: np.dtype) -> Any:
     """
     name = dtype.name
     count = function.__code__.co_argcount
-    return numba.vectorize([f"{name}({', '.join([name] * count)})"], cache=True)(function)
+    return numba.vectorize([f"{name}({', '.join([name] * count)})"], cache=True)(function)  # type: ignore[no-untyped-call]
 
 
 def _round_half_down_scalar(x, low, high, n):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled

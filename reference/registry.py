@@ -32,6 +32,8 @@ class Method:
         Where paper, released code and common practice differ, one name each; the first is the default.
     learnable : sequence of str
         Parameters that receive a gradient.
+    fixed : mapping of str to sequence of str
+        Parameters that for one role are not learned, although they are for others.
     undefined : collection of (str, int, str)
         Role, bits and variant for which one variant is not defined although others are.
     exempt : mapping of str to str
@@ -54,6 +56,7 @@ class Method:
     bits: Mapping[str, range]
     variants: Sequence[str]
     learnable: Sequence[str]
+    fixed: Mapping[str, Sequence[str]] = field(default_factory=dict)
     undefined: Collection[tuple[str, int, str]] = ()
     exempt: Mapping[str, str] = field(default_factory=dict)
     bound: float = 0
@@ -65,6 +68,10 @@ class Method:
     def roles(self) -> tuple[str, ...]:
         """What it quantizes."""
         return tuple(self.bits)
+
+    def learned(self, role: str) -> set[str]:
+        """Names of the parameters that are learned for a role."""
+        return set(self.learnable) - set(self.fixed.get(role, ()))
 
     def check(self, bits: int | None, role: str, variant: str | None = None) -> str:
         """Return the variant, by default the first, if the method is defined for all three; bits may be None.

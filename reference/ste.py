@@ -26,6 +26,7 @@ METHOD = Method(
     bits=dict.fromkeys(grid.ROLES, range(1, 9)),
     variants=("half_even", "half_down", "half_up", "half_away"),
     learnable=("lower", "upper"),
+    fixed={"activation": ("lower",)},  # 0, after a ReLU
     exempt={"idempotence": grid.SCALED_LEVELS},
     in_input_units=("lower", "upper"),
     standardized=True,

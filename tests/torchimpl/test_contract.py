@@ -137,10 +137,7 @@ def test_initial_parameters_are_the_references(name, bits, role, variant):
         expected = np.asarray(getattr(want, parameter))
         # Sums of 21 numbers in float32.
         check_near(f"{parameter} of {module}", value.detach().numpy(), expected, 50 * 1.2e-7 * (1e-3 + abs(expected)))
-    assert not isinstance(REFERENCE[name].METHOD.learnable, str)
-    learnable = set(REFERENCE[name].METHOD.learnable)
-    fixed = {"lower"} if role == "activation" else set()  # after a ReLU, 0
-    assert learnable - fixed <= set(dict(module.named_parameters())) <= learnable
+    assert set(dict(module.named_parameters())) == REFERENCE[name].METHOD.learned(role)
 
 
 @every_definition

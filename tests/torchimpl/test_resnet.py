@@ -8,8 +8,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from reference import registry
 from tests.oracles import check_near, check_same
-from tests.torchimpl.modules import every_method
+from tests.torchimpl.modules import PAIRS, every_method, fit, input_role
 from torchimpl.layers import QuantConv2d
 from torchimpl.models import ARCHITECTURES, resnet20, resnet20_released
 from torchimpl.models.resnet import ZeroPadShortcut
@@ -64,17 +65,20 @@ def test_names_of_the_released_network():
 
 @every_method
 def test_the_18_convolutions_of_the_blocks_are_quantized(method):
-    model = resnet20(method, (1, 2))
+    bits = fit(method, (1, 2))
+    model = resnet20(PAIRS[method], bits, input_role=input_role(method))
     quantized = [name for name, module in model.named_modules() if isinstance(module, QuantConv2d)]
     assert len(quantized) == 18
     assert all(name.startswith("layer") for name in quantized)
     assert type(model.conv1) is nn.Conv2d
     for name in quantized:
         layer = model.get_submodule(name)
-        assert (layer.weight_quantizer.bits, layer.input_quantizer.bits) == (1, 2)
+        assert (layer.weight_quantizer.bits, layer.input_quantizer.bits) == bits
         assert layer.bias is None
-    # Two ends for weights, the upper one for activations after a ReLU, the scale; DSQ has two alphas besides.
-    assert count(model) - count(resnet20()) == 18 * (6 if method == "dsq" else 4)
+    weights, inputs = (registry.method(name) for name in PAIRS[method])
+    scale = weights.standardized or inputs.standardized
+    learned = len(weights.learned("weight")) + len(inputs.learned(input_role(method))) + scale
+    assert count(model) - count(resnet20()) == 18 * learned
 
 
 def test_names_of_a_quantized_network():
@@ -172,7 +176,7 @@ def test_sizes_within():
 @pytest.mark.parametrize("make", ARCHITECTURES.values(), ids=ARCHITECTURES)
 def test_quantized_networks_train_and_test(method, make):
     torch.manual_seed(0)
-    model = make(method, (1, 1))
+    model = make(PAIRS[method], fit(method, (1, 1)), input_role=input_role(method))
     x = torch.rand(4, 3, 32, 32)
     model.train()(x).square().sum().backward()
     for name, value in model.named_parameters():

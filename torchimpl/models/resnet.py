@@ -17,6 +17,7 @@ from torchimpl.layers import QuantConv2d
 
 Shortcut: TypeAlias = Literal["A", "B"]
 MakeConv: TypeAlias = Callable[..., nn.Conv2d]
+Methods: TypeAlias = str | tuple[str, str] | None
 
 
 class ZeroPadShortcut(nn.Module):
@@ -98,12 +99,12 @@ class ResNet(nn.Module):
         return self.linear(self.bn2(x.mean((2, 3))))
 
 
-def _conv(method: str | None, bits: tuple[int | None, int | None], options: dict[str, Any]) -> MakeConv:
+def _conv(method: Methods, bits: tuple[int | None, int | None], options: dict[str, Any]) -> MakeConv:
     return nn.Conv2d if method is None else partial(QuantConv2d, method=method, bits=bits, **options)
 
 
 def resnet20(
-    method: str | None = None,
+    method: Methods = None,
     bits: tuple[int | None, int | None] = (None, None),
     *,
     classes: int = 10,
@@ -122,7 +123,7 @@ def resnet20(
 
 
 def resnet20_released(
-    method: str | None = None, bits: tuple[int | None, int | None] = (None, None), *, classes: int = 10, **options: Any
+    method: Methods = None, bits: tuple[int | None, int | None] = (None, None), *, classes: int = 10, **options: Any
 ) -> ResNet:
     """The network in DAQ's released code, whose checkpoints the paper's Table 5 can be tested with.
 

@@ -19,7 +19,7 @@ def quantizer_class(method: str) -> type[Quantizer]:
     ValueError
         If the suite has no such method.
     """
-    registry.method(method)
+    registry.method(method)  # refuses an unknown name
     return importlib.import_module(f"torchimpl.quantizers.{method}").QUANTIZER
 
 
@@ -29,5 +29,5 @@ def build(method: str, *, bits: int | None, role: str, **options: Any) -> nn.Mod
     >>> build("daq", bits=2, role="weight")
     DAQ(bits=2, role=weight, variant=paper, gamma=2, sigma=1)
     """
-    quantizer = quantizer_class(method)(bits=bits, role=role, **options)
-    return nn.Identity() if bits is None else quantizer
+    quantizer = quantizer_class(method)
+    return nn.Identity() if bits is None else quantizer(bits=bits, role=role, **options)

@@ -28,8 +28,7 @@ def operator(name: str, backward: Callable[..., Any]) -> Callable[[Callable[...,
         op = torch.library.custom_op(f"quantgap::{name}", forward, mutates_args=())
 
         def fake(x: Tensor, *rest: Any) -> Tensor:
-            shape = torch.broadcast_shapes(x.shape, *(p.shape for p in rest if isinstance(p, Tensor)))
-            return x.new_empty(shape) if shape != x.shape else torch.empty_like(x)
+            return torch.empty_like(sum((p.to(x.dtype) for p in rest if isinstance(p, Tensor)), x))
 
         def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
             ctx.save_for_backward(*(v for v in inputs if isinstance(v, Tensor)))
