@@ -30,7 +30,7 @@ from paper_tables.tables import Options, Table
 from reference import daq, dsq, grid, qnet
 from reference.grid import Array
 from torchimpl.quantizers import quantizer_class
-from torchimpl.quantizers.base import UniformQuantizer
+from torchimpl.quantizers.uniform import UniformQuantizer
 
 TITLE = "Gradient mismatch and quantizer gap, measured"
 NEEDS = "nothing"

@@ -200,7 +200,7 @@ def frozen_assignment(
     """Eq. 5 at `x`, with the two levels and the nearer of them those of `at`: smooth in `x`, for differentiating.
 
     >>> frozen_assignment([0.25, 0.51], [0.25, 0.25], beta=4.0, sigma=1.0).round(4)
-    array([0.1225, 0.286 ])
+    array([0.1225, 0.2858])
     """
     x = grid.as_float(x)
     q_f, q_c = nearest_levels(at)

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
@@ -452,6 +451,8 @@ def compiled(function: Callable[..., Any], dtype: np.dtype) -> Any:
 
     The type is fixed: left to itself, a ufunc first used with float64 would take float32 for float64, too.
     """
+    import numba  # here, as it takes a while
+
     name = dtype.name
     count = function.__code__.co_argcount
     return numba.vectorize([f"{name}({', '.join([name] * count)})"], cache=True)(function)  # type: ignore[no-untyped-call]

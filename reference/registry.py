@@ -114,7 +114,7 @@ def modules() -> dict[str, ModuleType]:
     """Return the reference module of every method, by name.
 
     >>> sorted(modules())[:2]
-    ['daq', 'dsq']
+    ['daq', 'dasr']
     """
     import reference
 

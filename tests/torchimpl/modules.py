@@ -11,7 +11,7 @@ import torch
 
 from reference import grid, registry
 from torchimpl.quantizers import quantizer_class
-from torchimpl.quantizers.base import UniformQuantizer
+from torchimpl.quantizers.uniform import UniformQuantizer
 
 REFERENCE = registry.modules()
 VARIANTS = [(name, variant) for name, module in REFERENCE.items() for variant in module.METHOD.variants]

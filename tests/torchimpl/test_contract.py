@@ -145,7 +145,8 @@ def test_every_parameter_receives_a_gradient_in_training(name, bits, role, varia
     data = sample(1, role).astype(np.float32)
     module = quantizer_class(name)(bits, role, variant=variant).train()
     module(tensor(data))
-    x = tensor(np.linspace(-15.137, 15.261, 457, dtype=np.float32) * np.abs(data).max() / 3).requires_grad_()
+    reach = np.float32(max(1, np.abs(data).max() / 3))
+    x = tensor(np.linspace(-15.137, 15.261, 457, dtype=np.float32) * reach).requires_grad_()
     (module(x) * tensor(cotangents(x.detach().numpy()))).sum().backward()
     for parameter, value in module.named_parameters():
         assert value.grad.abs().min() > 1e-9, f"the gradient of {parameter} of {module} is {value.grad}"
@@ -217,7 +218,8 @@ def test_memory_layout_changes_nothing(method):
             got.backward(torch.ones_like(x).cumsum(-1))
             if name != "expanded":
                 check_near(f"{module} {name}", got.detach().numpy(), want.detach().numpy(), bound)
-                check_near(f"{module} {name}: gradient", strided.grad.numpy(), leaf.grad.numpy(), bound + 1e-6)
+                slack = bound + 1e-6 * (1 + leaf.grad.abs().numpy())  # another path may compute it
+                check_near(f"{module} {name}: gradient", strided.grad.numpy(), leaf.grad.numpy(), slack)
 
 
 # Operators, compiling

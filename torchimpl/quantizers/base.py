@@ -1,47 +1,82 @@
-"""What the quantizers share: their parameters' first values, codes, saving, and how an operator is registered.
-
-`UniformQuantizer` adds the uniform grid of DAQ's Eq. 1 and 2. The order of the arithmetic is the reference's, so that
-float32 and float64 results have the same bits; no code is shared with it.
-"""
+"""What the quantizers share: their parameters' first values, codes, saving, and how an operator is registered."""
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from reference import grid, registry
+from torchimpl import kernels
+from torchimpl.kernels import Fused
 
 
-def operator(name: str, backward: Callable[..., Any]) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
-    """Register a function as ``torch.ops.quantgap.NAME``.
+def operator(
+    name: str, backward: Callable[..., Sequence[Tensor]], fused: Fused | None = None, *, gradients: int | None = None
+) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
+    """Register a function as ``torch.ops.quantgap.NAME``, and its backward pass as ``NAME_backward``.
 
     Its first argument is the input x; other tensors are parameters, broadcast against x; the rest are numbers. The
-    output has the dtype of x. ``backward(grad, *arguments)`` returns a gradient for each tensor, in their order; the
-    tensors themselves are all that is kept for it.
+    output has the dtype of x. ``backward(grad, *arguments)`` returns a gradient for each of the first `gradients`
+    tensors (by default all of them); the tensors themselves are all that is kept for it.
+
+    Both are written with torch's own operations, for any device and dtype. Where `fused` kernels apply they are used
+    instead; on a GPU, torch.compile makes one kernel of each. The backward pass has no derivative: asking for one is
+    an error.
     """
 
     def register(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        op = torch.library.custom_op(f"quantgap::{name}", forward, mutates_args=())
+        on_gpu = functools.cache(lambda function: torch.compile(function, dynamic=True))
+
+        def run_forward(x: Tensor, *arguments: Any) -> Tensor:
+            if fused is not None and kernels.applies(x, arguments):
+                return fused.run_forward(x, arguments)
+            return (on_gpu(forward) if x.is_cuda else forward)(x, *arguments)
+
+        def run_backward(grad: Tensor, x: Tensor, *arguments: Any) -> Tensor | tuple[Tensor, ...]:
+            if fused is not None and kernels.applies(x, arguments) and grad.shape == x.shape:
+                found: Sequence[Tensor] = fused.run_backward(grad, x, arguments)
+            else:
+                found = (on_gpu(backward) if x.is_cuda else backward)(grad, x, *arguments)
+            own = tuple(g.clone() if g is grad else g for g in found)  # an operator returns nothing that it was given
+            return own if differentiable > 1 else own[0]
+
+        schema = torch.library.infer_schema(forward, mutates_args=())
+        arguments, _ = schema.split(" -> ")
+        differentiable = gradients or arguments.count("Tensor ")
+        op = torch.library.custom_op(f"quantgap::{name}", run_forward, mutates_args=(), schema=schema)
+        returned = "Tensor" if differentiable == 1 else f"({', '.join(['Tensor'] * differentiable)})"
+        backward_op = torch.library.custom_op(
+            f"quantgap::{name}_backward",
+            run_backward,
+            mutates_args=(),
+            schema=f"(Tensor grad, {arguments[1:]} -> {returned}",
+        )
 
         def fake(x: Tensor, *rest: Any) -> Tensor:
             return torch.empty_like(sum((p.to(x.dtype) for p in rest if isinstance(p, Tensor)), x))
+
+        def backward_fake(grad: Tensor, *inputs: Any) -> Tensor | tuple[Tensor, ...]:
+            found = tuple(torch.empty_like(value) for value in inputs if isinstance(value, Tensor))[:differentiable]
+            return found if differentiable > 1 else found[0]
 
         def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
             ctx.save_for_backward(*(v for v in inputs if isinstance(v, Tensor)))
             ctx.arguments = [None if isinstance(v, Tensor) else v for v in inputs]
 
-        def run_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-            tensors = iter(ctx.saved_tensors)
-            arguments = [next(tensors) if v is None else v for v in ctx.arguments]
-            grads = iter(backward(grad, *arguments))
-            return tuple(next(grads) if isinstance(v, Tensor) else None for v in arguments)
+        def differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+            saved = iter(ctx.saved_tensors)
+            inputs = [next(saved) if v is None else v for v in ctx.arguments]
+            grads = iter(found) if isinstance(found := backward_op(grad, *inputs), tuple) else iter([found])
+            return tuple(next(grads, None) if isinstance(v, Tensor) else None for v in inputs)
 
         op.register_fake(fake)
-        op.register_autograd(run_backward, setup_context=setup_context)
+        backward_op.register_fake(backward_fake)
+        op.register_autograd(differentiate, setup_context=setup_context)
         return op
 
     return register
@@ -196,105 +231,3 @@ def other_axes(x: Tensor, shape: torch.Size | tuple[int, ...]) -> list[int]:
     """Return the axes of `x` along which a parameter of this shape, () or (C, 1, ...), is shared."""
     offset = x.dim() - len(shape)
     return [axis for axis in range(x.dim()) if axis < offset or shape[axis - offset] == 1]
-
-
-class UniformQuantizer(Quantizer):
-    """A quantizer on the uniform grid of DAQ's Eq. 1 and 2, with a learned clip range.
-
-    Weights are scaled to [-1, 1] and start with the clip range [-3, 3]; activations are scaled to [0, 1] and take their
-    clip range from the first batch seen in training mode. The lower end for plain activations stays 0 and is not
-    learned.
-
-    Attributes
-    ----------
-    lower, upper : Parameter (or buffer, where it is not learned), of shape ()
-        The clip range l, u of Eq. 1.
-    levels : int
-        2^bits.
-    """
-
-    lower: Tensor
-    upper: Tensor
-
-    def __init__(self, bits: int | None, role: str = "activation", *, variant: str | None = None) -> None:
-        super().__init__(bits, role, variant=variant)
-        self.levels = 2 ** (self.bits or 0)
-        lower = torch.tensor(0.0 if role == "activation" else -3.0)
-        if role == "activation":
-            self.register_buffer("lower", lower)
-        else:
-            self.lower = nn.Parameter(lower)
-        self.upper = nn.Parameter(torch.tensor(3.0))
-
-    def ready_at_once(self) -> bool:
-        """Whether the initial clip range needs no data: that of standardised weights."""
-        return self.role == "weight"
-
-    @torch.no_grad()
-    def initialize(self, x: Tensor) -> None:
-        """Set the clip range from a first batch: 3 standard deviations (DAQ, Section 4.1).
-
-        Raises
-        ------
-        ValueError
-            If `x` has no spread.
-        """
-        if self.role != "weight":
-            spread = x.numel() > 1 and bool(x.min() < x.max())  # equal values can have a rounded mean
-            deviation = float(x.std()) if spread else 0.0
-            if not 0 < deviation < math.inf:
-                raise grid.refuse("standard deviation of the first batch", deviation, "positive and finite")
-            self.upper.fill_(3 * deviation)
-            if self.role == "signed_activation":
-                self.lower.fill_(-3 * deviation)
-        self.mark_initialized()
-
-    def check_parameters(self) -> None:
-        """Raise ValueError if the clip range is empty."""
-        if not bool(self.upper > self.lower):
-            raise grid.refuse("clip range (lower, upper)", (float(self.lower), float(self.upper)), "lower < upper")
-
-    def encode(self, x: Tensor) -> Tensor:
-        """Codes, as floating-point numbers, of `x` without NaN."""
-        return self.round(normalize(x, self.lower, self.upper, self.levels - 1))
-
-    def round(self, x: Tensor) -> Tensor:
-        """Round normalised values by the method's rule."""
-        return round_half_down(x)
-
-    def decode(self, codes: Tensor, x: Tensor | None = None) -> Tensor:
-        """Values of codes (Eq. 2)."""
-        return scale_output(as_float(codes, self.upper), self.levels - 1, self.role == "weight")
-
-
-def normalize(x: Tensor, lower: Tensor, upper: Tensor, n: int) -> Tensor:
-    """Eq. 1 as ``(clip(x) - l) / (u - l) * n``; NaN where the clip range is empty."""
-    lower, upper = lower.to(x.dtype), upper.to(x.dtype)
-    width = upper - lower
-    width = torch.where(width > 0, width, torch.full_like(width, torch.nan))
-    return (torch.clamp(x, lower, upper) - lower) / width * n
-
-
-def round_half_down(x: Tensor) -> Tensor:
-    """Eq. 11, for x >= 0, where the difference to the floor is exact."""
-    floor = torch.floor(x)
-    return torch.where(x.isnan(), x, floor + (x - floor > 0.5))
-
-
-def scale_output(q: Tensor, n: int, is_weight: bool) -> Tensor:
-    """Eq. 2, with the weight values as ``(2 Q - n) / n``."""
-    return (2 * q - n) / n if is_weight else q / n
-
-
-def clip_range_backward(
-    grad: Tensor, x: Tensor, lower: Tensor, upper: Tensor, slope_of: Any, n: int, is_weight: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of Q/n (twice that for weights) for x, l and u, with ``slope_of(normalised x)`` for dQ/dx."""
-    low, high = lower.to(x.dtype), upper.to(x.dtype)
-    width = high - low
-    p = (torch.clamp(x, low, high) - low) / width
-    clipped = (x < low) | (x > high)
-    local = slope_of(p * n) * (2 if is_weight else 1) / width
-    grad_x = torch.where(clipped, torch.zeros_like(local), grad * local)
-    grad_l, grad_u = -((1 - p) * grad_x), -(p * grad_x)
-    return grad_x, grad_l.sum_to_size(lower.shape).to(lower.dtype), grad_u.sum_to_size(upper.shape).to(upper.dtype)

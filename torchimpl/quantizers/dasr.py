@@ -12,11 +12,11 @@ from torch import Tensor
 
 from reference import daq, grid
 from reference import dasr as names
-from torchimpl.quantizers.base import (
+from torchimpl.quantizers.base import operator
+from torchimpl.quantizers.uniform import (
     UniformQuantizer,
     clip_range_backward,
     normalize,
-    operator,
     round_half_down,
     scale_output,
 )
@@ -53,10 +53,10 @@ def _backward(  # type: ignore[no-untyped-def]
     def slope(normalized: Tensor) -> Tensor:
         return assign(normalized, beta, kappa, gamma)[1]
 
-    return *clip_range_backward(grad, x, lower, upper, slope, n, is_weight), None
+    return clip_range_backward(grad, x, lower, upper, slope, n, is_weight)
 
 
-@operator("dasr", _backward)
+@operator("dasr", _backward, gradients=3)
 def dasr_quantize(
     x: Tensor,
     lower: Tensor,

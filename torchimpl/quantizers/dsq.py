@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from reference import dsq as names
 from reference import grid
-from torchimpl.quantizers.base import UniformQuantizer, as_float, normalize, operator, round_half_down
+from torchimpl.quantizers.base import as_float, operator
+from torchimpl.quantizers.uniform import UniformQuantizer, normalize, round_half_down
 
 
 def _backward(grad: Tensor, x: Tensor, lower: Tensor, upper: Tensor, alpha: Tensor, n: int):  # type: ignore[no-untyped-def]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from reference import grid
 from reference.lsq import level_range
+from torchimpl.kernels import Fused, Kernel
 from torchimpl.quantizers.base import Quantizer, as_float, check_positive, operator, other_axes, positive_or_nan
 
 
@@ -26,7 +28,61 @@ def _backward(  # type: ignore[no-untyped-def]
     )
 
 
-@operator("lsq", _backward)
+def _forward_loop(x, out, step, offset, low, high):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    for i in range(x.size):
+        q = (x[i] - offset) / step
+        q = low if q < low else (high if q > high else q)
+        out[i] = (np.rint(q) + np.float32(0)) * step + offset
+
+
+def _backward_loop(  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    grad, x, grad_x, sums, inverse, offset, low, high, masks_rounded
+):
+    zero = np.float32(0)
+    by_step = by_offset = np.float64(0)
+    for i in range(x.size):
+        q = (x[i] - offset) * inverse
+        rounded = np.rint(q)
+        at = rounded if masks_rounded else q
+        outside = (at < low) | (at > high) | ((not masks_rounded) & ((at == low) | (at == high)))
+        g = grad[i]
+        end = low if q < high else high
+        grad_x[i] = zero if outside else g
+        by_step += g * (end if outside else rounded - q)
+        by_offset += g if outside else zero
+    sums[0] = by_step
+    sums[1] = by_offset
+
+
+# With an offset these are LSQ+'s kernels, too.
+forward_kernel = Kernel(_forward_loop, exact=True)
+backward_kernel = Kernel(_backward_loop, exact=False)
+
+
+def forward_numbers(step: float, offset: float, low: int, high: int) -> tuple[np.float32, ...]:
+    """Numbers of `forward_kernel`; NaN for a step size that is not positive."""
+    return tuple(np.float32(v) for v in (step if step > 0 else math.nan, offset, -low, high))
+
+
+def backward_numbers(
+    step: float, offset: float, low: int, high: int, mask_rounded: bool = False
+) -> tuple[np.float32 | bool, ...]:
+    """Numbers of `backward_kernel`."""
+    inverse = np.float32(1) / np.float32(step if step > 0 else math.nan)
+    return inverse, np.float32(offset), np.float32(-low), np.float32(high), mask_rounded
+
+
+FUSED = Fused(
+    forward=forward_kernel,
+    backward=backward_kernel,
+    numbers=lambda step, low, high, scale, mask_rounded: forward_numbers(step, 0.0, low, high),
+    backward_numbers=lambda step, low, high, scale, mask_rounded: backward_numbers(step, 0.0, low, high, mask_rounded),
+    sums=2,
+    gradients=lambda sums, step, low, high, scale, mask_rounded: (sums[0] * scale,),
+)
+
+
+@operator("lsq", _backward, FUSED)
 def lsq_quantize(x: Tensor, step: Tensor, low: int, high: int, gradient_scale: float, mask_rounded: bool) -> Tensor:
     """Quantize to ``step * round(clip(x / step, -low, high))``.
 

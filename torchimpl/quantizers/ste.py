@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from torchimpl.quantizers.base import (
+from torchimpl.kernels import Fused, Kernel
+from torchimpl.quantizers.base import operator
+from torchimpl.quantizers.uniform import (
     UniformQuantizer,
+    backward_numbers,
     clip_range_backward,
+    clip_range_gradients,
+    forward_numbers,
     normalize,
-    operator,
     round_half_down,
     scale_output,
+    uniform_forward,
 )
 
 
@@ -32,7 +38,37 @@ def _backward(grad: Tensor, x: Tensor, lower: Tensor, upper: Tensor, n: int, is_
     return clip_range_backward(grad, x, lower, upper, slope, n, is_weight)
 
 
-@operator("ste", _backward)
+def _backward_loop(grad, x, grad_x, sums, low, high, inverse, scale):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    zero = np.float32(0)
+    total = weighted = np.float64(0)
+    for i in range(x.size):
+        v = x[i]
+        clipped = (v < low) | (v > high)
+        p = (v - low) * inverse
+        g = zero if clipped else grad[i] * scale + (p - p)  # NaN stays NaN
+        grad_x[i] = g
+        total += g
+        weighted += zero if clipped else p * g
+    sums[0] = total
+    sums[1] = weighted
+
+
+def _backward_numbers(lower: float, upper: float, n: int, is_weight: bool, rule: str) -> tuple[np.float32, ...]:
+    low, high, inverse, _, scale = backward_numbers(lower, upper, n, is_weight)
+    return low, high, inverse, scale
+
+
+FUSED = Fused(
+    forward=uniform_forward,
+    backward=Kernel(_backward_loop, exact=False),
+    numbers=forward_numbers,
+    backward_numbers=_backward_numbers,
+    sums=2,
+    gradients=clip_range_gradients,
+)
+
+
+@operator("ste", _backward, FUSED)
 def straight_through(x: Tensor, lower: Tensor, upper: Tensor, n: int, is_weight: bool, rule: str) -> Tensor:
     """Quantize by rounding; the backward pass takes the rounding's derivative for 1."""
     return scale_output(round_by(rule, normalize(x, lower, upper, n)), n, is_weight)

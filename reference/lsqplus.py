@@ -1,0 +1,237 @@
+"""LSQ+, learned step size and offset.
+
+Source: Bhalgat, Lee, Nagel, Blankevoort, Kwak: LSQ+, CVPR workshops 2020, arXiv 2004.09576 (formulas from memory of the
+paper).
+
+With s the step size, beta the offset, and n and p the lowest and the highest level,
+
+    x-hat = round(clip((x - beta) / s, n, p)) * s + beta.
+
+Activations have n = 0 and p = 2^bits - 1, and both s and beta are learned: a range that need not start at 0 serves
+functions such as swish. Weights have n = -2^(bits-1), p = 2^(bits-1) - 1 and beta = 0, which is not learned; that is
+LSQ. Inside the range s receives round(q) - q with q = (x - beta)/s, at and beyond its ends n or p, times LSQ's
+1/sqrt(N p). beta receives 1 from values at and beyond the ends, and nothing from those inside, where it cancels. The
+paper names no rule for ties; here they go to even, as in torch.round.
+
+Two variants, both from memory. ``paper`` leaves the gradient of beta as it is, and starts the step size of weights at
+max(|mu - 3 sigma|, |mu + 3 sigma|) / 2^(bits-1). ``public``, as in public code, multiplies the gradient of beta by
+1/sqrt(N p) as well, and divides by 2^bits - 1, which makes the first range of weights half as wide.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from reference import grid
+from reference.grid import Array, Role
+from reference.registry import Method
+
+METHOD = Method(
+    name="lsqplus",
+    title="LSQ+",
+    source="Bhalgat et al.: LSQ+, CVPR workshops 2020, arXiv 2004.09576 (formulas from memory)",
+    bits={"weight": range(2, 9), "activation": range(1, 9), "signed_activation": range(1, 9)},
+    variants=("paper", "public"),
+    learnable=("step", "beta"),
+    fixed={"weight": ("beta",)},  # 0
+    in_input_units=("step", "beta"),
+)
+FACTORS = 100  # the search for the first step size and offset goes through k/100
+
+
+@dataclass(frozen=True)
+class Params:
+    """Parameters of LSQ+.
+
+    Attributes
+    ----------
+    step : ndarray
+        Step size s, positive, float64, of shape () or (C, 1, ...).
+    beta : ndarray
+        Offset, finite, float64, of the shape of the step size; 0 for weights.
+    bits : int or None
+        2 to 8 for weights, 1 to 8 for activations; None is full precision.
+    role : {"weight", "activation", "signed_activation"}
+        Both kinds of activations are treated alike.
+    variant : {"paper", "public"}
+        See the module's text.
+    """
+
+    step: Array
+    beta: Array
+    bits: int | None
+    role: Role
+    variant: str = "paper"
+
+    def __post_init__(self) -> None:
+        METHOD.check(self.bits, self.role, self.variant)
+        object.__setattr__(self, "step", grid.positive("step", self.step))
+        object.__setattr__(self, "beta", grid.finite("beta", self.beta))
+
+
+def level_range(bits: int | None, role: Role) -> tuple[int, int]:
+    """-n and p: 2^(bits-1) and one less for weights, 0 and 2^bits - 1 for activations.
+
+    >>> level_range(3, "weight"), level_range(3, "signed_activation")
+    ((4, 3), (0, 7))
+    """
+    n = grid.top_code(bits)
+    return (n // 2 + 1, n // 2) if role == "weight" else (0, n)
+
+
+def gradient_scale(x: npt.ArrayLike, params: Params) -> float:
+    """``1 / sqrt(N p)``, the factor of the gradient for s (and in ``public`` for beta).
+
+    N is the number of elements that share a step size; for activations, those of one image (the first axis, where
+    there are several, is the batch).
+
+    >>> gradient_scale(np.zeros((8, 3)), Params(1.0, 0.0, 2, "activation"))
+    0.3333333333333333
+    """
+    _, top = level_range(params.bits, params.role)
+    shape = np.shape(x)
+    per_image = params.role != "weight" and len(shape) > 1
+    count = math.prod(shape[1:]) if per_image else math.prod(shape) // params.step.size
+    return 1 / math.sqrt(max(count, 1) * top)
+
+
+def init(x: npt.ArrayLike, bits: int | None, role: Role, *, variant: str = "paper") -> Params:
+    """Initialise s (and beta) from the weights or the first batch.
+
+    Weights start with ``max(|mu - 3 sigma|, |mu + 3 sigma|) / 2^(bits-1)`` (``public``: ``/ (2^bits - 1)``) and beta 0;
+    that sigma is the unbiased deviation is our choice. For activations the paper minimises the squared error of x-hat
+    and does not say how. Here s = (max - min)/p and beta = min, which span the first batch, are both multiplied by
+    k/100, k = 1 ... 100, and the pair with the least squared error is taken (of equals, the largest).
+
+    Raises
+    ------
+    ValueError
+        If `x` is empty, has no spread or is not finite.
+
+    >>> init([0.0, 1.0, 2.0, 3.0], 2, "activation")
+    Params(step=array(1.), beta=array(0.), bits=2, role='activation', variant='paper')
+    """
+    METHOD.check(bits, role, variant)
+    x = np.asarray(grid.as_float(x), np.float64)
+    low, high = (float(x.min()), float(x.max())) if x.size else (0.0, 0.0)
+    if not 0 < high - low < math.inf:
+        raise grid.refuse("range of x", (low, high), "finite, with values that differ")
+    if role == "weight":
+        mean, deviation = float(x.mean()), grid.deviation(x)
+        whole = 1 if bits is None else 2 ** (bits - 1) if variant == "paper" else grid.top_code(bits)
+        step = max(abs(mean - 3 * deviation), abs(mean + 3 * deviation)) / whole
+        return Params(np.asarray(step), np.zeros(()), bits, role, variant)
+    whole = 1 if bits is None else grid.top_code(bits)
+    widest = Params(np.asarray((high - low) / whole), np.asarray(low), bits, role, variant)
+    candidates = [
+        dataclasses.replace(widest, step=widest.step * (k / FACTORS), beta=widest.beta * (k / FACTORS))
+        for k in range(FACTORS, 0, -1)
+    ]
+    return min(candidates, key=lambda params: squared_error(x, params))
+
+
+def squared_error(x: npt.ArrayLike, params: Params) -> float:
+    """Sum of the squared differences between `x` and its quantized values.
+
+    >>> squared_error([0.25, 3.5], Params(1.0, 0.0, 2, "activation"))
+    0.3125
+    """
+    x = grid.as_float(x)
+    return float(np.square(forward(x, params, training=False) - x).sum())
+
+
+def forward(x: npt.ArrayLike, params: Params, *, training: bool, noise: None = None) -> Array:
+    """Quantize `x` as ``round(clip((x - beta) / s)) * s + beta``, in this order; training and test are the same.
+
+    >>> forward([-9.0, -0.5, 0.25, 9.0], Params(0.5, -1.0, 2, "activation"), training=True)
+    array([-1. , -0.5,  0. ,  0.5])
+    """
+    grid.refuse_noise(noise, METHOD.title)
+    x = grid.as_float(x)
+    return x if params.bits is None else _value(_rounded(x, params), params)
+
+
+def codes(x: npt.ArrayLike, params: Params) -> Array:
+    """Integers 0 ... 2^bits - 1, the lowest level being 0. Raises ValueError on NaN."""
+    low, _ = level_range(params.bits, params.role)
+    return grid.integers(_rounded(grid.as_float(x), params)) + low
+
+
+def decode(q: npt.ArrayLike, params: Params) -> Array:
+    """Values of codes, ``(q + n) s + beta``."""
+    low, _ = level_range(params.bits, params.role)
+    return _value(grid.as_float(q) - low, params)
+
+
+def levels(params: Params) -> Array:
+    """The 2^bits values that `forward` can return, ascending along the first axis."""
+    return decode(grid.all_codes(grid.top_code(params.bits) + 1, params.step), params)
+
+
+def threshold_distance(x: npt.ArrayLike, params: Params) -> Array:
+    """Distance of (x - beta)/s from the nearest transition point, in levels."""
+    low, high = level_range(params.bits, params.role)
+    return grid.tie_distance(np.clip(_scaled(grid.as_float(x), params), -low, high))
+
+
+def surrogate(x: npt.ArrayLike, params: Params, *, at: tuple[npt.ArrayLike, Params]) -> Array:
+    """What training differentiates at `at`: what rounding adds is held fixed, and so is which values are clipped.
+
+    The step size moves by 1/sqrt(N p) of its change, in ``public`` the offset too.
+    """
+    x, (x0, params0) = grid.as_float(x), at
+    if params.bits is None:
+        return x
+    x0 = grid.as_float(x0)
+    scale = gradient_scale(x0, params0)
+    step = params0.step + scale * (params.step - params0.step)
+    beta = params0.beta + (scale if params0.variant == "public" else 1) * (params.beta - params0.beta)
+    rounded, inside = _rounded(x0, params0), _inside(x0, params0)
+    level = np.where(inside, (x - beta) / step + (rounded - _scaled(x0, params0)), rounded)
+    return np.asarray(level * step + beta)
+
+
+def vjp(x: npt.ArrayLike, params: Params, grad: npt.ArrayLike) -> tuple[Array, dict[str, Array]]:
+    """Gradients for x, s and beta.
+
+    >>> grad_x, grads = vjp([0.6, 9.0, -9.0], Params(1.0, 0.0, 2, "activation"), [1.0, 1.0, 1.0])
+    >>> grad_x, grads["beta"]
+    (array([1., 0., 0.]), array(2.))
+    """
+    x = grid.as_float(x)
+    grad = np.asarray(grad, x.dtype)
+    if params.bits is None:
+        return grad, {"step": np.zeros_like(params.step), "beta": np.zeros_like(params.beta)}
+    inside, rounded = _inside(x, params), _rounded(x, params)
+    zero, scale = x.dtype.type(0), x.dtype.type(gradient_scale(x, params))
+    by_step = grid.unbroadcast(grad * np.where(inside, rounded - _scaled(x, params), rounded), params.step.shape)
+    by_beta = grid.unbroadcast(np.where(inside, zero, grad), params.beta.shape)
+    return np.where(inside, grad, zero), {
+        "step": by_step * scale,
+        "beta": by_beta * scale if params.variant == "public" else by_beta,
+    }
+
+
+def _scaled(x: Array, params: Params) -> Array:
+    return np.asarray((x - params.beta.astype(x.dtype)) / params.step.astype(x.dtype))
+
+
+def _rounded(x: Array, params: Params) -> Array:
+    low, high = level_range(params.bits, params.role)
+    return grid.round_half_even(np.clip(_scaled(x, params), -low, high))
+
+
+def _value(level: Array, params: Params) -> Array:
+    return np.asarray(level * params.step.astype(level.dtype) + params.beta.astype(level.dtype))
+
+
+def _inside(x: Array, params: Params) -> Array:
+    """Whether values are not clipped; n and p themselves are."""
+    low, high = level_range(params.bits, params.role)
+    q = _scaled(x, params)
+    return np.asarray((q > -low) & (q < high))

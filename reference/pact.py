@@ -1,0 +1,147 @@
+"""PACT, parameterized clipping activation.
+
+Source: Choi et al.: PACT: Parameterized Clipping Activation for Quantized Neural Networks, 2018 (formulas from memory
+of the paper).
+
+The output of a ReLU is clipped at a learned level alpha and rounded to n = 2^bits - 1 steps,
+
+    y = clip(x, 0, alpha),    value = round(y n / alpha) alpha / n,
+
+which is computed as ``round(y / alpha * n) / n * alpha``: the highest level is then alpha itself. The paper names no
+rule for ties; here they go to even, as in torch.round.
+
+Rounding passes the gradient of y: 1 for x where 0 <= x < alpha, and 1 for alpha where x >= alpha. That the levels
+inside move with alpha as well gives no gradient, other than in LSQ. The loss has an L2 term of alpha, and alpha starts
+at 10 whatever the data are (both from memory).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from reference import grid
+from reference.grid import Array, Role
+from reference.registry import Method
+
+METHOD = Method(
+    name="pact",
+    title="PACT",
+    source="Choi et al.: PACT: Parameterized Clipping Activation for Quantized Neural Networks, 2018 (from memory)",
+    bits={"activation": range(1, 9)},
+    variants=("paper",),
+    learnable=("alpha",),
+    in_input_units=("alpha",),
+)
+
+ALPHA = 10.0
+
+
+@dataclass(frozen=True)
+class Params:
+    """Parameters of PACT.
+
+    Attributes
+    ----------
+    alpha : ndarray
+        Upper end of the clip range, positive, float64, of shape () or (C, 1, ...).
+    bits : int or None
+        1 to 8; None is full precision.
+    role : {"activation"}
+        The output of a ReLU.
+    variant : {"paper"}
+        There is one.
+    """
+
+    alpha: Array
+    bits: int | None
+    role: Role = "activation"
+    variant: str = "paper"
+
+    def __post_init__(self) -> None:
+        METHOD.check(self.bits, self.role, self.variant)
+        object.__setattr__(self, "alpha", grid.positive("alpha", self.alpha))
+
+
+def init(x: npt.ArrayLike, bits: int | None, role: Role, *, variant: str = "paper") -> Params:
+    """Initialise alpha with 10; `x` is not looked at.
+
+    >>> init([0.0], 2, "activation").alpha
+    array(10.)
+    """
+    return Params(np.asarray(ALPHA), bits, role, variant)
+
+
+def forward(x: npt.ArrayLike, params: Params, *, training: bool, noise: None = None) -> Array:
+    """Quantize `x` to the multiples of alpha/n from 0 to alpha; training and test are the same.
+
+    >>> forward([-1.0, 0.2, 0.75, 9.0], Params(1.5, 2), training=True)
+    array([0. , 0. , 1. , 1.5])
+    """
+    grid.refuse_noise(noise, METHOD.title)
+    x = grid.as_float(x)
+    return x if params.bits is None else _value(_rounded(x, params), params)
+
+
+def codes(x: npt.ArrayLike, params: Params) -> Array:
+    """Integers 0 ... 2^bits - 1. Raises ValueError on NaN."""
+    return grid.integers(_rounded(grid.as_float(x), params))
+
+
+def decode(q: npt.ArrayLike, params: Params) -> Array:
+    """Values of codes, ``q / n * alpha``."""
+    return _value(grid.as_float(q), params)
+
+
+def levels(params: Params) -> Array:
+    """The 2^bits values that `forward` can return, ascending along the first axis."""
+    return decode(grid.all_codes(grid.top_code(params.bits) + 1, params.alpha), params)
+
+
+def threshold_distance(x: npt.ArrayLike, params: Params) -> Array:
+    """Distance of y n / alpha from the nearest transition point, in levels."""
+    return grid.tie_distance(_normalized(grid.as_float(x), params))
+
+
+def surrogate(x: npt.ArrayLike, params: Params, *, at: tuple[npt.ArrayLike, Params]) -> Array:
+    """What training differentiates at `at`: the clipped x plus what rounding adds, which is held fixed.
+
+    So is which values are clipped.
+    """
+    x, x0, params0 = grid.as_float(x), grid.as_float(at[0]), at[1]
+    if params.bits is None:
+        return x
+    added = forward(x0, params0, training=True) - np.clip(x0, 0, params0.alpha)
+    return np.asarray(np.where(x0 >= params0.alpha, params.alpha, np.where(x0 >= 0, x, 0)) + added)
+
+
+def vjp(x: npt.ArrayLike, params: Params, grad: npt.ArrayLike) -> tuple[Array, dict[str, Array]]:
+    """Gradients for x and alpha: each element's goes to one of them, or, below 0, to neither.
+
+    >>> vjp([-1.0, 0.0, 0.6, 1.5, 9.0], Params(1.5, 2), np.ones(5))
+    (array([0., 1., 1., 0., 0.]), {'alpha': array(2.)})
+    """
+    x = grid.as_float(x)
+    grad = np.asarray(grad, x.dtype)
+    if params.bits is None:
+        return grad, {"alpha": np.zeros_like(params.alpha)}
+    above = x >= params.alpha.astype(x.dtype)
+    nothing = x.dtype.type(0)
+    return np.where((x >= 0) & ~above, grad, nothing), {
+        "alpha": grid.unbroadcast(np.where(above, grad, nothing), params.alpha.shape)
+    }
+
+
+def _normalized(x: Array, params: Params) -> Array:
+    alpha = params.alpha.astype(x.dtype)
+    return np.asarray(np.clip(x, 0, alpha) / alpha * x.dtype.type(grid.top_code(params.bits)))
+
+
+def _rounded(x: Array, params: Params) -> Array:
+    return grid.round_half_even(_normalized(x, params))
+
+
+def _value(q: Array, params: Params) -> Array:
+    return np.asarray(q / q.dtype.type(grid.top_code(params.bits)) * params.alpha.astype(q.dtype))

@@ -1,0 +1,233 @@
+"""LQ-Nets against its definition in fractions: all sums of a basis, the nearest, least squares by elimination."""
+
+import itertools
+import statistics
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import assume, example, given
+from hypothesis import strategies as st
+
+from reference import lqnets
+from tests.oracles import check_near, check_same, eps
+from tests.strategies import arrays_of, cotangents, dtypes, shapes
+
+roles = st.sampled_from(["weight", "activation"])
+variants = st.sampled_from(["released", "paper"])
+eighths = st.integers(-40, 40).map(lambda n: n / 8)  # their sums and midpoints are exact in float32
+exact_bases = st.lists(eighths, min_size=1, max_size=4).filter(any)
+bases = (
+    st.integers(1, 8)
+    .flatmap(lambda b: st.lists(st.floats(-4, 4), min_size=b, max_size=b))
+    .filter(lambda v: max(map(abs, v)) > 1e-3)
+)
+data = st.lists(st.floats(-9, 9), min_size=1, max_size=30).map(np.array)
+
+
+def rows_by_level(basis, role):
+    """Every sum of the basis, ascending, with the encoding that gives it."""
+    signs = (0, 1) if role == "activation" else (-1, 1)
+    rows = [(sum(Fraction(v) * s for v, s in zip(basis, B, strict=True)), B)
+            for B in itertools.product(signs, repeat=len(basis))]  # fmt: skip
+    return sorted(rows)
+
+
+def solve(matrix, right):
+    """Solve linear equations in fractions, by elimination."""
+    rows = [[*map(Fraction, row), Fraction(r)] for row, r in zip(matrix, right, strict=True)]
+    for i in range(len(rows)):
+        pivot = next(j for j in range(i, len(rows)) if rows[j][i])
+        rows[i], rows[pivot] = rows[pivot], rows[i]
+        rows[i] = [v / rows[i][i] for v in rows[i]]
+        for j in range(len(rows)):
+            if j != i:
+                rows[j] = [a - rows[j][i] * b for a, b in zip(rows[j], rows[i], strict=True)]
+    return [row[-1] for row in rows]
+
+
+# Levels and codes
+
+
+@given(st.data(), exact_bases, roles, dtypes)
+@example(None, [1.0, 1.0], "weight", np.float32)  # two levels coincide
+@example(None, [2.0, -1.0, 0.0], "activation", np.float64)
+def test_the_nearest_level_and_ties_down(data, basis, role, dtype):
+    points = [float(level) for level, _ in rows_by_level(basis, role)]
+    points += [(a + b) / 2 for a, b in itertools.pairwise(points)]
+    x = np.array(points, dtype) if data is None else data.draw(
+        arrays_of(st.sampled_from(points) | st.floats(-20, 20, width=32), dtype, shapes)
+    )  # fmt: skip
+    params = lqnets.Params(basis, len(basis), role)
+    levels = [level for level, _ in rows_by_level(basis, role)]
+    check_same(f"levels({params})", lqnets.levels(params), np.array([float(level) for level in levels]))
+    thresholds = [(a + b) / 2 for a, b in itertools.pairwise(levels)]
+    below = [sum(t < Fraction(float(v)) for t in thresholds) for v in x.ravel()]
+    check_same(f"codes({x!r}, {params})", lqnets.codes(x, params), np.array(below, np.int64).reshape(x.shape))
+    nearest = [min(levels, key=lambda level, v=v: (abs(Fraction(float(v)) - level), level)) for v in x.ravel()]
+    want = np.array([float(level) for level in nearest], dtype).reshape(x.shape)
+    check_same(f"forward({x!r}, {params})", lqnets.forward(x, params, training=True), want)
+
+
+@given(st.data(), bases, roles, dtypes, st.integers(-8, 8))
+def test_the_basis_is_in_units_of_the_input(data, basis, role, dtype, power):
+    """Bit for bit, unless numbers become subnormal."""
+    basis = [v if abs(v) > 1e-6 else 0.0 for v in basis]
+    points = st.sampled_from(lqnets.thresholds(lqnets.Params(basis, len(basis), role), dtype).tolist())
+    x = data.draw(
+        arrays_of(points | st.floats(-9, 9, width=32).filter(lambda v: v == 0 or abs(v) > 1e-6), dtype, shapes)
+    )
+    params, factor = lqnets.Params(basis, len(basis), role), dtype(2.0**power)
+    moved = lqnets.Params(params.basis * factor, len(basis), role)
+    check_same("codes", lqnets.codes(x * factor, moved), lqnets.codes(x, params))
+    want = lqnets.forward(x, params, training=True) * factor
+    check_same("values", lqnets.forward(x * factor, moved, training=True), want)
+
+
+@given(st.lists(st.floats(-9, 9, width=32), min_size=2, max_size=9), st.integers(1, 8))
+def test_initial_basis(x, bits):
+    assume(max(x) - min(x) > 1e-3)
+    for role, base in [("weight", 0.6745 * statistics.stdev(x) / 2 ** (bits - 1)),
+                       ("activation", 0.6745 * 2 / (2**bits - 1))]:  # fmt: skip
+        got = lqnets.init(x, bits, role)
+        want = np.array([base * 2**j for j in range(bits)])
+        check_near(f"init({x}, {bits}, {role})", got.basis, want, 1e-12 * want)
+        gaps = np.diff(lqnets.levels(got))  # uniform
+        check_near(f"gaps of {got}", gaps, np.full(gaps.shape, base * (2 if role == "weight" else 1)), 1e-12 * want[-1])
+
+
+@given(st.integers(0, 999), st.integers(1, 4), roles, variants)
+def test_a_channel_has_a_basis_of_its_own(seed, bits, role, variant):
+    x = np.random.default_rng(seed).standard_normal((3, 2, 5)) * np.array([1.0, 4.0, 0.3]).reshape(3, 1, 1)
+    params = lqnets.init(x, bits, role, channels=True, variant=variant)
+    for step in range(3):
+        assert params.basis.shape == (bits, 3, 1, 1)
+        each = [lqnets.Params(params.basis[:, c, 0, 0], bits, role, variant) for c in range(3)]
+        grad = cotangents(x)
+        for c, own in enumerate(each):
+            for name in ("forward", "codes", "vjp"):
+                more = {"forward": {"training": True}, "vjp": {"grad": grad}}.get(name, {})
+                both = getattr(lqnets, name)(x, params, **more)
+                alone = getattr(lqnets, name)(x[c], own, **(more | ({"grad": grad[c]} if name == "vjp" else {})))
+                both, alone = (both[0], alone[0]) if name == "vjp" else (both, alone)
+                check_same(f"{name}, channel {c}", both[c], alone)
+            check_same("levels", lqnets.levels(params)[:, c, 0, 0], lqnets.levels(own))
+            check_same(f"step {step}", lqnets.qem_step(x, params).basis[:, c, 0, 0], lqnets.qem_step(x[c], own).basis)
+        params = lqnets.qem_step(x, params)
+
+
+def test_gradients_are_cut_at_the_top_alone():
+    params = lqnets.Params([1.0, -0.5], 2, "activation")  # levels -1/2, 0, 1/2, 1
+    x = np.array([-9.0, -0.5, 0.3, 1.0, np.nextafter(1.0, 2), np.inf, -np.inf])
+    assert lqnets.vjp(x, params, np.ones(7))[0].tolist() == [1, 1, 1, 1, 0, 0, 1]
+    assert (lqnets.vjp(x, lqnets.Params([1.0], 1, "weight"), np.ones(7))[0] == 1).all()
+
+
+# QEM
+
+
+@given(data, st.lists(st.integers(1, 8).map(lambda n: n / 8), min_size=1, max_size=3), roles)
+def test_a_step_is_a_tenth_of_the_way_to_the_ridge_solution(x, basis, role):
+    """Encoded by the definition; where levels coincide, any of their encodings serves, hence distinct ones here."""
+    levels = rows_by_level(basis, role)
+    assume(len({level for level, _ in levels}) == len(levels))
+    exact = [Fraction(float(v)) for v in x]
+    B = [min(levels, key=lambda row, v=v: (abs(v - row[0]), row[0]))[1] for v in exact]
+    index, ridge = range(len(basis)), Fraction(1e-4)
+    gram = [[sum(row[i] * row[j] for row in B) + ridge * (i == j) for j in index] for i in index]
+    right = [sum(row[i] * v for row, v in zip(B, exact, strict=True)) + ridge * Fraction(basis[i]) for i in index]
+    want = [float(Fraction(9, 10) * Fraction(v) + new / 10) for v, new in zip(basis, solve(gram, right), strict=True)]
+    got = lqnets.qem_step(x, lqnets.Params(basis, len(basis), role)).basis
+    check_near(f"qem_step({x!r}, {basis})", got, want, 1e-8)  # the condition is up to 30 * 3 / 1e-4
+
+
+@given(data, bases, roles, variants)
+@example(np.array([0.0, 1.2]), [1.0, 100.0], "activation", "paper")
+@example(np.array([-1.0]), [1.0], "activation", "paper")
+@example(np.array([3.0, -0.1]), [1.0, 1.0], "weight", "released")
+def test_no_half_step_raises_the_error(x, basis, role, variant):
+    params = lqnets.Params(basis, len(basis), role, variant)
+    gram, moment = lqnets.normal_equations(x, basis, role)
+
+    def error(v):
+        """|x - B v|^2, with the encodings of the present basis."""
+        return x @ x - 2 * (v @ moment) + v @ gram @ v
+
+    before, slack = lqnets.quantization_error(x, params), 1e-10 * (x @ x + error(params.basis) + 256)
+    distance = np.abs(x[:, None] - lqnets.levels(params)).min(axis=1)
+    check_near("encoding", before, (distance**2).sum(), slack)
+    check_near("normal equations", error(params.basis), before, slack)
+    solution = lqnets.fit(gram, moment, params.basis, variant)
+    assert error(solution) <= before + slack, "solution"
+    assert error(0.9 * params.basis + 0.1 * solution) <= before + slack, "average"
+    try:
+        after = lqnets.qem_step(x, params)
+    except ValueError:  # shrunk to less than a basis may be
+        return
+    assert lqnets.quantization_error(x, after) <= before + slack, "step"
+
+
+def test_steps_find_the_levels_that_made_the_data():
+    x = np.array([-2.2, -0.8, 0.8, 2.2] * 5)  # the sums of 0.7 and 1.5
+    params = lqnets.init(x, 2, "weight")
+    for _ in range(200):
+        params = lqnets.qem_step(x, params)
+    check_near("basis", np.sort(np.abs(params.basis)), [0.7, 1.5], 1e-6)
+
+
+def test_an_unused_element_of_the_basis():
+    """B^T B is singular: the ridge keeps the element, the solution of minimal norm is 0 there."""
+    x = [0.0, 1.2]
+    for variant, want in [("released", 100.0), ("paper", 90.0)]:
+        got = lqnets.qem_step(x, lqnets.Params([1.0, 100.0], 2, "activation", variant)).basis
+        check_near(f"basis, {variant}", got, [1.02, want], 1e-5)
+
+
+@given(st.data(), bases, roles, dtypes)
+def test_compiled_normal_equations(data, basis, role, dtype):
+    params = lqnets.Params(basis, len(basis), role)
+    special = st.sampled_from([*lqnets.thresholds(params, dtype).tolist(), *lqnets.levels(params).tolist()])
+    x = data.draw(arrays_of(special | st.floats(-9, 9, width=32), dtype, st.tuples(st.integers(1, 40))))
+    x.flags.writeable = False
+    for view in (x, x[::-1], np.stack([x, x], -1)[:, :1]):
+        gram, moment = lqnets.normal_equations_numba(view, basis, role)
+        want_gram, want = lqnets.normal_equations(view, basis, role)
+        check_same("B^T B", gram, want_gram)
+        size = np.abs(x.astype(np.float64)).sum()
+        check_near("B^T x", moment, want, 2 * x.size * eps(np.float64(0)) * size)
+
+
+def test_compiled_normal_equations_of_many_blocks():
+    x = np.random.default_rng(0).standard_normal(5000)
+    gram, moment = lqnets.normal_equations_numba(x, [0.4, 1.1, -0.2], "activation")
+    want_gram, want = lqnets.normal_equations(x, [0.4, 1.1, -0.2], "activation")
+    check_same("B^T B", gram, want_gram)
+    check_near("B^T x", moment, want, 1e-10)
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    "basis", [[0.0, 0.0], [np.nan, 1.0], [np.inf, 1.0], [1.0], [1.0, 1.0, 1.0], 1.0, [], [[1.0, 0.0], [1.0, 0.0]]]
+)
+def test_bases_that_are_refused(basis):
+    with pytest.raises(ValueError, match="basis must be"):
+        lqnets.Params(basis, 2, "weight")
+
+
+def test_data_that_are_refused():
+    params = lqnets.Params([1.0], 1, "weight")
+    for x in [[], [1.0, np.nan], [np.inf]]:
+        for call in (lambda x: lqnets.qem_step(x, params), lambda x: lqnets.normal_equations_numba(x, [1.0], "weight")):
+            with pytest.raises(ValueError, match="x must be finite"):
+                call(x)
+    with pytest.raises(ValueError, match="standard deviation of x must be"):
+        lqnets.init([[1.0, 2.0], [3.0, 3.0]], 2, "weight", channels=True)
+    with pytest.raises(ValueError, match="shape of x must be"):
+        lqnets.qem_step(np.ones((4, 3)), lqnets.Params(np.ones((1, 2, 1)), 1, "weight"))
+    with pytest.raises(ValueError, match=r"shape of basis must be \(b,\)"):
+        lqnets.normal_equations([1.0], [[1.0]], "weight")
+    for q in (-1, 2, np.nan):
+        with pytest.raises(ValueError, match="codes must be whole numbers from 0 to 1"):
+            lqnets.decode([q], params)

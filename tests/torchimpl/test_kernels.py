@@ -1,0 +1,275 @@
+"""Compiled kernels: the portable path's bits forward, its gradients backward; threads, memory, caches, accuracy."""
+
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numba
+import numpy as np
+import pytest
+import torch
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from reference import daq as reference_daq
+from tests.oracles import check_near, check_same
+from tests.strategies import sample
+from tests.torchimpl.modules import REFERENCE
+from torchimpl import kernels
+from torchimpl.quantizers import daq, quantizer_class
+
+ROOT = Path(__file__).parents[2]
+DEFINED = [(name, *row) for name, module in REFERENCE.items() for row in module.METHOD.defined()]
+
+
+def module_for(name, bits, role, variant):
+    module = quantizer_class(name)(bits, role, variant=variant)
+    module.initialize(torch.from_numpy(sample(3, role).astype(np.float32)))
+    return module.eval()
+
+
+def run(module, x, grad):
+    leaf = x.detach().requires_grad_()
+    parameters = list(module.parameters())
+    out = module(leaf)
+    return out.detach(), *torch.autograd.grad(out, [leaf, *parameters], grad)
+
+
+# Against torch's own operations
+
+
+@pytest.mark.parametrize(("name", "bits", "role", "variant"), DEFINED)
+@pytest.mark.parametrize("training", [False, True])
+def test_the_portable_path_gives_the_same(name, bits, role, variant, training):
+    module = module_for(name, bits, role, variant).train(training)
+    generator = torch.Generator().manual_seed(bits)
+    x = 1.5 * torch.randn(3, 400, generator=generator)
+    x[0, :4] = torch.tensor([math.inf, -math.inf, 0.0, -0.0])
+    grad = torch.randn(3, 400, generator=generator)
+    state = {key: value.clone() for key, value in module.state_dict().items()}
+    got = run(module, x, grad)
+    module.load_state_dict(state)
+    with kernels.switched_off():
+        want = run(module, x, grad)
+    exact = REFERENCE[name].METHOD.bound == 0 and not (training and variant in getattr(REFERENCE[name], "SOFT", ()))
+    if exact:
+        check_same(f"{module}", got[0].numpy(), want[0].numpy())
+    else:
+        check_near(f"{module}", got[0].numpy(), want[0].numpy(), 1e-5 * (1 + want[0].abs().numpy()))
+    size = want[1].abs()
+    # At a jump of the slope, or of the mask, half an ulp of the normalised input decides.
+    close = (got[1] - want[1]).abs() <= 2e-4 * (1e-3 + size)
+    assert close.float().mean() > 0.995, f"{module}: {(~close).sum()} gradients differ"
+    for g, w in zip(got[2:], want[2:], strict=True):
+        check_near(
+            f"{module}: parameter", g.numpy(), w.numpy(), 1e-2 * float(grad.abs().mean()) + 1e-3 * abs(w.numpy())
+        )
+
+
+FAST = [name for name in REFERENCE if quantizer_class(name).__module__ and hasattr(
+    sys.modules[quantizer_class(name).__module__], "FUSED")]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FAST)
+def test_blocks_threads_and_memory_change_nothing(name):
+    known = REFERENCE[name].METHOD
+    role = "activation" if "activation" in known.roles else known.roles[0]
+    module = module_for(name, max(known.bits[role]), role, None)
+    x = torch.randn(2 * kernels.BLOCK + 1001)
+    grad = torch.randn_like(x)
+    before = torch.get_num_threads()
+    try:
+        found = []
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            found.append(run(module, x, grad))
+    finally:
+        torch.set_num_threads(before)
+    for other in found[1:]:
+        for one, two in zip(found[0], other, strict=True):
+            check_same(f"{module} with more threads", two.numpy(), one.numpy())
+    parts = [run(module, part.clone(), g.clone()) for part, g in zip(x.split(999), grad.split(999), strict=True)]
+    for i, whole in enumerate(found[0][:2]):
+        check_same(f"{module} in parts", torch.cat([part[i] for part in parts]).numpy(), whole.numpy())
+
+
+@pytest.mark.parametrize("name", FAST)
+def test_where_kernels_do_not_apply_results_are_right(name):
+    known = REFERENCE[name].METHOD
+    role = "activation" if "activation" in known.roles else known.roles[0]
+    module = module_for(name, max(known.bits[role]), role, None)
+    x = torch.randn(4, 6, 5, 3)
+    grad = torch.randn_like(x)
+    want = run(module, x, grad)
+    assert kernels.applies(x, ())
+    assert kernels.applies(x.contiguous(memory_format=torch.channels_last), ())
+    views = {"strided": torch.stack([x, x], -1)[..., 0], "transposed": x.transpose(0, 1).contiguous().transpose(0, 1)}
+    for label, view in views.items():
+        assert not kernels.applies(view, ())
+        for got, expected in zip(run(module, view, grad), want, strict=True):
+            check_near(f"{module} {label}", got.numpy(), expected.numpy(), 1e-4 * (1 + expected.abs().numpy()))
+    for dtype in (torch.float64, torch.float16, torch.bfloat16):
+        assert not kernels.applies(x.to(dtype), ())
+        assert run(module, x.to(dtype), grad.to(dtype))[1].dtype == dtype
+    last = x.contiguous(memory_format=torch.channels_last)
+    for got, expected in zip(run(module, last, grad), want, strict=True):
+        check_near(f"{module} channels last", got.numpy(), expected.numpy(), 1e-4 * (1 + expected.abs().numpy()))
+    assert not kernels.applies(x, (torch.ones(4, 1, 1, 1),)), "a parameter a channel"
+
+
+@pytest.mark.parametrize("name", REFERENCE)
+def test_what_is_kept_for_the_backward_pass(name):
+    """The input, and parameters (LQ-Nets, whose values are found beside: those, too)."""
+    known = REFERENCE[name].METHOD
+    role = "activation" if "activation" in known.roles else known.roles[0]
+    module = module_for(name, max(known.bits[role]), role, None)
+    x = torch.randn(1000, requires_grad=True)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        module(x)
+    large = [t for t in kept if t.numel() > 1]
+    assert len(large) <= (2 if name == "lqnets" else 1)
+    assert role == "weight" or any(t.data_ptr() == x.data_ptr() for t in large)
+
+
+# Derivatives that there are none of
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("name", REFERENCE)
+def test_a_second_derivative_is_refused(name, fused):
+    known = REFERENCE[name].METHOD
+    role = "activation" if "activation" in known.roles else "signed_activation"
+    module = module_for(name, max(known.bits[role]), role, None)
+    x = torch.randn(5, dtype=torch.float32 if fused else torch.float64, requires_grad=True)
+    (grad,) = torch.autograd.grad(module(x).square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="backward"):
+        grad.sum().backward()
+
+
+@pytest.mark.parametrize("name", REFERENCE)
+def test_forward_mode_is_refused(name):
+    known = REFERENCE[name].METHOD
+    role = "activation" if "activation" in known.roles else "signed_activation"
+    module = module_for(name, max(known.bits[role]), role, None)
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(torch.randn(5), torch.ones(5))
+        with pytest.raises(RuntimeError, match="forward"):
+            module(dual)
+
+
+# What the kernels rest on
+
+
+def test_quotients_without_a_division():
+    """q/n as two products and a sum: every quotient that a quantizer of 1 to 8 bits takes."""
+    for n in range(1, 512, 2):
+        high, low = kernels.reciprocal(n)
+        q = np.arange(-n, n + 1, dtype=np.float32)
+        check_same(f"q/{n}", q * high + q * low, q / np.float32(n))
+
+
+@numba.njit
+def worst_error(got, x, factor, c):
+    worst = 0.0
+    for i in range(x.size):
+        v = np.float64(x[i])
+        want = factor / math.tanh(abs(v - math.floor(v) - 0.5) + c)
+        worst = max(worst, abs(got[i] / want - 1))
+    return worst
+
+
+@pytest.mark.parametrize(("sigma", "binades"), [(1.0, 24), (2.0, 6), (100.0, 6), (0.01, 3)])
+def test_the_slope_for_every_float32_of_a_cell(sigma, binades):
+    """The stated bound, 7 * 2^-24, over all numbers of [2^-binades, 1]; below 2^-24, 1/2 - t is 1/2."""
+    c, factor = reference_daq.kernel_exponent(sigma), reference_daq.slope_factor(2.0)
+    numbers = daq.FUSED.backward_numbers(0.0, 1.0, 1, False, 2.0, c)
+    worst = 0.0
+    for exponent in range(-binades, 0):
+        first = np.float32(2.0**exponent).view(np.int32)
+        x = np.arange(first, first + 2**23 + 1, dtype=np.int32).view(np.float32)
+        got = np.empty_like(x)
+        kernels.launch(daq.FUSED.backward, (np.ones_like(x), x, got), numbers, 2)
+        worst = max(worst, worst_error(got, x, factor, c))
+    assert worst < 7 * 2**-24, f"relative error {worst * 2**24:.2f} * 2^-24"
+
+
+@given(st.floats(0, 0.25))
+@example(0.0)
+@example(0.25)
+def test_the_polynomial_is_tanh(square):
+    d = math.sqrt(square)
+    got = sum(a * square**k for k, a in enumerate(daq.TANH))
+    want = math.tanh(d) / d if d else 1.0
+    assert abs(got / want - 1) < 1.32e-8
+
+
+# Processes, threads, caches
+
+
+def python(code, **environment):
+    env = {k: v for k, v in os.environ.items() if not k.startswith("NUMBA")} | environment
+    arguments = [sys.executable, "-c", code]
+    return subprocess.run(arguments, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
+
+
+USE = """
+import torch
+from torchimpl.quantizers import build
+q = build("ste", bits=2, role="weight")
+print(q(torch.tensor([-9.0, 0.0, 9.0])).tolist())
+"""
+
+
+def test_importing_compiles_nothing():
+    code = "import sys, torchimpl.layers, reference.registry as r; r.modules(); print('numba' in sys.modules)"
+    done = python(code)
+    assert done.stdout.strip() == "False", done.stderr
+
+
+def test_a_cache_that_cannot_be_used_is_harmless(tmp_path):
+    rubbish = tmp_path / "cache"
+    want = python(USE, NUMBA_CACHE_DIR=str(rubbish)).stdout
+    assert want.strip().endswith("]")
+    written = list(rubbish.rglob("*.nb?"))
+    assert written, "kernels are kept on disk"
+    for file in written:
+        file.write_bytes(b"rubbish")
+    assert python(USE, NUMBA_CACHE_DIR=str(rubbish)).stdout == want
+    not_a_folder = tmp_path / "file"
+    not_a_folder.touch()
+    assert python(USE, NUMBA_CACHE_DIR=str(not_a_folder)).stdout == want
+
+
+def test_kernels_after_a_fork():
+    code = f"""
+import os, torch
+torch.set_num_threads(2)
+from torchimpl.quantizers import build
+q = build("ste", bits=2, role="weight")
+x = torch.linspace(-4, 4, {4 * kernels.BLOCK})
+want = q(x)
+child = os.fork()
+if child == 0:
+    os._exit(0 if torch.equal(q(x), want) else 1)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    done = python(code)
+    assert done.stdout.strip() == "0", done.stderr
+
+
+def test_a_failure_in_a_thread_is_raised():
+    def broken(x, numbers):
+        raise RuntimeError("broken")
+
+    kernel = kernels.Kernel(lambda x: None, exact=True)
+    kernel._compiled = broken
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with pytest.raises(RuntimeError, match="broken"):
+            kernels.launch(kernel, (np.zeros(3 * kernels.BLOCK, np.float32),), ())
+    finally:
+        torch.set_num_threads(before)

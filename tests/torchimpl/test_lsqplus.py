@@ -1,0 +1,110 @@
+"""LSQ+ as a module: what is learned, how it starts per channel, and what parameters out of range do."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reference import lsqplus
+from tests.oracles import check_near, check_same
+from tests.strategies import sample
+from tests.torchimpl.modules import tensor
+from torchimpl.quantizers.lsqplus import LSQPlus
+
+activations = pytest.mark.parametrize("role", ["activation", "signed_activation"])
+
+
+def quantizer(bits, role, step, beta=0.0, **options):
+    module = LSQPlus(bits, role, **options)
+    with torch.no_grad():
+        module.step.fill_(step)
+        module.beta.fill_(beta)
+    module.mark_initialized()
+    return module
+
+
+def test_weights_have_no_offset_to_learn():
+    module = LSQPlus(3, "weight")
+    module.initialize(torch.tensor([1.0, 2.0, 3.0]))
+    assert [name for name, _ in module.named_parameters()] == ["step"]
+    assert module.state_dict()["beta"] == 0
+    check_near("step", module.step.detach().numpy(), 5 / 4, 1e-6)
+    public = LSQPlus(3, "weight", variant="public")
+    public.initialize(torch.tensor([1.0, 2.0, 3.0]))
+    check_near("step, public", public.step.detach().numpy(), 5 / 7, 1e-6)
+
+
+@activations
+@pytest.mark.parametrize("variant", ["paper", "public"])
+def test_the_offset_learns_from_clipped_elements_only(role, variant):
+    """One image of 4 elements at 2 bits: q is 0.5, -1, 3 (an end) and 5; 1/sqrt(N p) = 1/sqrt(12)."""
+    module = quantizer(2, role, 0.5, -1.0, variant=variant)
+    x = torch.tensor([[-0.75, -1.5, 0.5, 1.5]], requires_grad=True)
+    (module(x) * torch.tensor([[1.0, 2.0, 4.0, 8.0]])).sum().backward()
+    check_same("gradient for x", x.grad.numpy(), np.array([[1, 0, 0, 0]], np.float32))
+    scale = 1 / math.sqrt(12)
+    by_beta = 14 * (scale if variant == "public" else 1)
+    check_near("gradient for beta", module.beta.grad.numpy(), by_beta, 1e-5)
+    check_near("gradient for step", module.step.grad.numpy(), (-0.5 + 0 + 3 * 4 + 3 * 8) * scale, 1e-5)
+
+
+@given(st.integers(1, 8), st.integers(0, 999))
+def test_each_channel_starts_by_itself(bits, seed):
+    x = sample(seed, "signed_activation", (3, 11))
+    both = LSQPlus(bits, "signed_activation", shape=(3, 1))
+    both.initialize(tensor(x))
+    for c in range(3):
+        want = lsqplus.init(x[c], bits, "signed_activation")
+        for name in ("step", "beta"):
+            got = getattr(both, name).detach().numpy()[c, 0]
+            check_near(f"{name} of channel {c}, seed {seed}", got, getattr(want, name), 1e-6 * (1 + abs(got)))
+    weights = LSQPlus(bits + (bits == 1), "weight", shape=(3, 1))
+    weights.initialize(tensor(x))
+    want = [lsqplus.init(row, weights.bits, "weight").step for row in x]
+    check_near(f"steps of weights, seed {seed}", weights.step.detach().numpy()[:, 0], want, 1e-6 * np.array(want))
+
+
+@pytest.mark.parametrize("role", ["weight", "activation", "signed_activation"])
+@pytest.mark.parametrize("batch", [[], [2.0], [2.0, 2.0], [0.0, math.nan], [0.0, math.inf]], ids=str)
+def test_a_batch_without_a_range_is_refused(role, batch):
+    module = LSQPlus(2, role)
+    with pytest.raises(ValueError, match="range of the first batch must be finite, with unequal ends"):
+        module.initialize(torch.tensor(batch))
+    assert not bool(module.initialized)
+
+
+def test_one_constant_channel_is_refused():
+    with pytest.raises(ValueError, match="range of the first batch must be"):
+        LSQPlus(2, "activation", shape=(2, 1)).initialize(torch.tensor([[0.0, 1.0], [2.0, 2.0]]))
+
+
+@activations
+@pytest.mark.parametrize(
+    ("name", "value"), [("step", 0.0), ("step", -1.0), ("beta", math.inf), ("beta", -math.inf), ("beta", math.nan)]
+)
+def test_parameters_out_of_range_give_nan(role, name, value):
+    module = quantizer(2, role, **({"step": 1.0, "beta": 0.0} | {name: value}))
+    x = torch.linspace(-2, 2, 9)
+    assert module(x).isnan().all()
+    with pytest.raises(ValueError, match=f"{name} must be "):
+        module.codes(x)
+
+
+@activations
+def test_training_lowers_the_squared_error(role):
+    """Shifted data: the offset follows them, as the step size alone could not."""
+    x = tensor(sample(5, "signed_activation", (4, 64)).astype(np.float32)) + 3
+    module = quantizer(2, role, 1.0, 0.0)
+    optimizer = torch.optim.Adam(module.parameters(), lr=0.05)
+    errors = []
+    for _ in range(150):
+        optimizer.zero_grad()
+        error = (module(x) - x).square().mean()
+        error.backward()
+        optimizer.step()
+        errors.append(float(error.detach()))
+    assert errors[-1] < 0.5 * errors[0], f"squared error from {errors[0]:.3f} to {errors[-1]:.3f}"
+    assert float(module.beta.detach()) > 0.5

@@ -1,0 +1,127 @@
+"""QIL as a module: a learned interval of quantized values. Formulas and their sources are in `reference.qil`."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from reference import grid
+from reference.qil import LOWEST, level_count
+from torchimpl.quantizers.base import Quantizer, as_float, check_positive, operator, other_axes, positive_or_nan
+
+
+def _backward(  # type: ignore[no-untyped-def]
+    grad: Tensor, x: Tensor, center: Tensor, distance: Tensor, gamma: Tensor, q: int, signed: bool
+):
+    c, d, g = center.to(x.dtype), positive_or_nan(distance, x.dtype), positive_or_nan(gamma, x.dtype)
+    magnitude, sign = (x.abs(), torch.sign(x)) if signed else (x, torch.ones_like(x))
+    inside = (magnitude >= c - d) & (magnitude <= c + d)
+    u = torch.where(inside, (magnitude - c) / (2 * d) + 0.5, 0.5)
+    v = torch.clamp(u, LOWEST, 1)
+    chord = torch.pow(v, g - 1)
+    by_u = torch.where(u < LOWEST, chord, g * chord)
+    by_power = torch.where(inside, grad * sign, 0.0)
+    by_center = -(by_power * by_u / (2 * d))
+    by_gamma = by_power * (u * chord * torch.log(v))
+    return (
+        (-by_center * sign).sum_to_size(x.shape),
+        by_center.sum_to_size(center.shape).to(center.dtype),
+        (by_center * (2 * u - 1)).sum_to_size(distance.shape).to(distance.dtype),
+        by_gamma.sum_to_size(gamma.shape).to(gamma.dtype),
+    )
+
+
+@operator("qil", _backward)
+def qil_quantize(x: Tensor, center: Tensor, distance: Tensor, gamma: Tensor, q: int, signed: bool) -> Tensor:
+    """Quantize to multiples of 1/q: what the transformer makes of x, rounded. `signed` is for weights.
+
+    In the lowest 2^-12 of the interval the gradients are those of a chord (see `reference.qil`).
+    """
+    return _rounded(x, center, distance, gamma, q, signed) / q
+
+
+def _rounded(x: Tensor, center: Tensor, distance: Tensor, gamma: Tensor, q: int, signed: bool) -> Tensor:
+    center, distance, gamma = center.to(x.dtype), positive_or_nan(distance, x.dtype), positive_or_nan(gamma, x.dtype)
+    magnitude = x.abs() if signed else x
+    power = torch.pow(torch.clamp((magnitude - center) / (2 * distance) + 0.5, 0, 1), gamma)
+    power = torch.where(gamma.isnan(), gamma, power)  # 1 to the power of NaN is 1
+    return torch.round((torch.sign(x) * power if signed else power) * q) + 0.0
+
+
+class QIL(Quantizer):
+    """Quantization interval learning (Jung et al., CVPR 2019). Levels lie in [-1, 1], or [0, 1] for activations.
+
+    Parameters
+    ----------
+    bits, role, variant
+        See `Quantizer`; weights have 2 bits or more.
+    shape : tuple of int
+        Of the parameters: () for one set, (C, 1, ...) for one a channel.
+
+    Attributes
+    ----------
+    center, distance : Parameter
+        Centre and half width of the interval.
+    gamma : Parameter (or buffer of 1, for activations)
+        Exponent.
+
+    >>> quantizer = QIL(3, "weight")
+    >>> quantizer(torch.tensor([-2.0, -0.3, 0.6, 1.2])).detach()  # the interval starts as 0 to max|x| = 2
+    tensor([-1.0000,  0.0000,  0.3333,  0.6667])
+    """
+
+    method = "qil"
+    gamma: Tensor
+
+    def __init__(
+        self,
+        bits: int | None,
+        role: str = "activation",
+        *,
+        variant: str | None = None,
+        shape: tuple[int, ...] = (),
+    ) -> None:
+        super().__init__(bits, role, variant=variant)
+        self.q = 1 if self.bits is None else level_count(self.bits, self.role)
+        self.signed = self.role == "weight"
+        self.center = nn.Parameter(torch.full(shape, 0.5))
+        self.distance = nn.Parameter(torch.full(shape, 0.5))
+        if self.signed:
+            self.gamma = nn.Parameter(torch.ones(shape))
+        else:
+            self.register_buffer("gamma", torch.ones(shape))
+
+    @torch.no_grad()
+    def initialize(self, x: Tensor) -> None:
+        """Set the interval to reach from 0 to the largest magnitude. Raises ValueError if that is 0 or not finite."""
+        largest = x.abs().amax(other_axes(x, self.center.shape), keepdim=True) if x.numel() else x.new_zeros(())
+        if not bool(((largest > 0) & (largest < math.inf)).all()):
+            raise grid.refuse("largest magnitude of the first batch", largest.tolist(), "positive and finite")
+        for parameter in (self.center, self.distance):
+            parameter.copy_(largest.reshape(self.center.shape) / 2)
+        self.gamma.fill_(1)
+        self.mark_initialized()
+
+    def quantize(self, x: Tensor) -> Tensor:
+        """Quantize with the interval as it stands."""
+        return qil_quantize(x, self.center, self.distance, self.gamma, self.q, self.signed)
+
+    def check_parameters(self) -> None:
+        """Raise ValueError unless the centre is finite, and distance and gamma are positive."""
+        if not bool(self.center.isfinite().all()):
+            raise grid.refuse("center", self.center.tolist(), "finite")
+        check_positive("distance", self.distance)
+        check_positive("gamma", self.gamma)
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Codes: the multiple of 1/q, plus q for weights."""
+        return _rounded(x, self.center, self.distance, self.gamma, self.q, self.signed) + self.q * self.signed
+
+    def decode(self, codes: Tensor, x: Tensor | None = None) -> Tensor:
+        """Values of codes."""
+        return (as_float(codes, self.center) - self.q * self.signed) / self.q
+
+
+QUANTIZER = QIL

@@ -1,0 +1,166 @@
+"""What the methods on the uniform grid of DAQ's Eq. 1 and 2 share: a learned clip range, and the grid's arithmetic.
+
+The order of the arithmetic is the reference's (`reference.grid`), so that float32 and float64 results have the same
+bits; no code is shared with it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from reference import grid
+from torchimpl.kernels import Kernel, reciprocal
+from torchimpl.quantizers.base import Quantizer, as_float
+
+
+class UniformQuantizer(Quantizer):
+    """A quantizer on the uniform grid of DAQ's Eq. 1 and 2, with a learned clip range.
+
+    Weights are scaled to [-1, 1] and start with the clip range [-3, 3]; activations are scaled to [0, 1] and take their
+    clip range from the first batch seen in training mode. The lower end for plain activations stays 0 and is not
+    learned.
+
+    Attributes
+    ----------
+    lower, upper : Parameter (or buffer, where it is not learned), of shape ()
+        The clip range l, u of Eq. 1.
+    levels : int
+        2^bits.
+    """
+
+    lower: Tensor
+    upper: Tensor
+
+    def __init__(self, bits: int | None, role: str = "activation", *, variant: str | None = None) -> None:
+        super().__init__(bits, role, variant=variant)
+        self.levels = 2 ** (self.bits or 0)
+        lower = torch.tensor(0.0 if role == "activation" else -3.0)
+        if role == "activation":
+            self.register_buffer("lower", lower)
+        else:
+            self.lower = nn.Parameter(lower)
+        self.upper = nn.Parameter(torch.tensor(3.0))
+
+    def ready_at_once(self) -> bool:
+        """Whether the initial clip range needs no data: that of standardised weights."""
+        return self.role == "weight"
+
+    @torch.no_grad()
+    def initialize(self, x: Tensor) -> None:
+        """Set the clip range from a first batch: 3 standard deviations (DAQ, Section 4.1).
+
+        Raises
+        ------
+        ValueError
+            If `x` has no spread.
+        """
+        if self.role != "weight":
+            spread = x.numel() > 1 and bool(x.min() < x.max())  # equal values can have a rounded mean
+            deviation = float(x.std()) if spread else 0.0
+            if not 0 < deviation < math.inf:
+                raise grid.refuse("standard deviation of the first batch", deviation, "positive and finite")
+            self.upper.fill_(3 * deviation)
+            if self.role == "signed_activation":
+                self.lower.fill_(-3 * deviation)
+        self.mark_initialized()
+
+    def check_parameters(self) -> None:
+        """Raise ValueError if the clip range is empty."""
+        if not bool(self.upper > self.lower):
+            raise grid.refuse("clip range (lower, upper)", (float(self.lower), float(self.upper)), "lower < upper")
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Codes, as floating-point numbers, of `x` without NaN."""
+        return self.round(normalize(x, self.lower, self.upper, self.levels - 1))
+
+    def round(self, x: Tensor) -> Tensor:
+        """Round normalised values by the method's rule."""
+        return round_half_down(x)
+
+    def decode(self, codes: Tensor, x: Tensor | None = None) -> Tensor:
+        """Values of codes (Eq. 2)."""
+        return scale_output(as_float(codes, self.upper), self.levels - 1, self.role == "weight")
+
+
+def normalize(x: Tensor, lower: Tensor, upper: Tensor, n: int) -> Tensor:
+    """Eq. 1 as ``(clip(x) - l) / (u - l) * n``; NaN where the clip range is empty."""
+    lower, upper = lower.to(x.dtype), upper.to(x.dtype)
+    width = upper - lower
+    width = torch.where(width > 0, width, torch.full_like(width, torch.nan))
+    return (torch.clamp(x, lower, upper) - lower) / width * n
+
+
+def round_half_down(x: Tensor) -> Tensor:
+    """Eq. 11, for x >= 0, where the difference to the floor is exact."""
+    floor = torch.floor(x)
+    return torch.where(x.isnan(), x, floor + (x - floor > 0.5))
+
+
+def scale_output(q: Tensor, n: int, is_weight: bool) -> Tensor:
+    """Eq. 2, with the weight values as ``(2 Q - n) / n``."""
+    return (2 * q - n) / n if is_weight else q / n
+
+
+def clip_range_backward(
+    grad: Tensor, x: Tensor, lower: Tensor, upper: Tensor, slope_of: Callable[[Tensor], Tensor], n: int, is_weight: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of Q/n (twice that for weights) for x, l and u, with ``slope_of(normalised x)`` for dQ/dx."""
+    low, high = lower.to(x.dtype), upper.to(x.dtype)
+    width = high - low
+    p = (torch.clamp(x, low, high) - low) / width
+    clipped = (x < low) | (x > high)
+    local = slope_of(p * n) * (2 if is_weight else 1) / width
+    grad_x = torch.where(clipped, torch.zeros_like(local), grad * local)
+    grad_l, grad_u = -((1 - p) * grad_x), -(p * grad_x)
+    return grad_x, grad_l.sum_to_size(lower.shape).to(lower.dtype), grad_u.sum_to_size(upper.shape).to(upper.dtype)
+
+
+def _forward_loop(  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    x, out, low, high, width, n, factor, offset, reciprocal_high, reciprocal_low, down, up
+):
+    half = np.float32(0.5)
+    zero = np.float32(0)
+    for i in range(x.size):
+        v = x[i]
+        clipped = low if v < low else (high if v > high else v)
+        normalized = (clipped - low) / width * n
+        q = np.rint(normalized)
+        rest = normalized - q
+        q = q - (down if rest == -half else zero) + (up if rest == half else zero)
+        q = factor * q - offset
+        out[i] = q * reciprocal_high + q * reciprocal_low
+
+
+uniform_forward = Kernel(_forward_loop, exact=True)
+
+
+def forward_numbers(
+    lower: float, upper: float, n: int, is_weight: bool, rule: str = "half_down"
+) -> tuple[np.float32, ...]:
+    """Numbers of `uniform_forward`: clip range, scaling of Eq. 2, and where ties go (`rint` has them go to even)."""
+    low, high = np.float32(lower), np.float32(upper)
+    width = high - low if high > low else np.float32(math.nan)
+    down = np.float32(rule == "half_down")
+    up = np.float32(rule in ("half_up", "half_away"))  # the same where nothing is negative
+    scaling = (np.float32(2), np.float32(n)) if is_weight else (np.float32(1), np.float32(0))
+    return low, high, width, np.float32(n), *scaling, *reciprocal(n), down, up
+
+
+def backward_numbers(lower: float, upper: float, n: int, is_weight: bool) -> tuple[np.float32, ...]:
+    """Clip range, 1/width, n, and what the derivative of the rounding is multiplied by."""
+    low, high = np.float32(lower), np.float32(upper)
+    width = high - low if high > low else np.float32(math.nan)
+    inverse = np.float32(1) / width
+    return low, high, inverse, np.float32(n), inverse * np.float32(2 if is_weight else 1)
+
+
+def clip_range_gradients(sums: Any, *_: Any) -> tuple[float, float]:
+    """Gradients of l and u, of the sums of the gradient for x and of p times it: the first three sum to zero."""
+    total, weighted = sums
+    return weighted - total, -weighted
