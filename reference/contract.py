@@ -326,7 +326,7 @@ def agrees(ours: Quantizer, theirs: Quantizer, x: Array, *, distance: Array, bou
 
 def scales_with_its_parameters(module: ModuleType, params: Any, x: Array, factor: float) -> None:
     """With input and parameters multiplied by a power of two, the codes stay; the values stay or are multiplied."""
-    names = module.METHOD.in_input_units
+    names = [name for name in module.METHOD.in_input_units if getattr(params, name) is not None]
     scaled = dataclasses.replace(params, **{name: getattr(params, name) * factor for name in names})
     expression = f"{module.METHOD.name} at {x!r} times {factor}, {scaled}"
     same(f"{expression}: codes", module.codes(x * x.dtype.type(factor), scaled), module.codes(x, params))

@@ -39,6 +39,8 @@ METHOD = Method(
     # Of w-hat, in which its mean errs by a few eps of mean |w| (a sum) over the deviation: 32 admits weights that are
     # up to ten deviations from 0. The output is a power of two, hence exact.
     bound=32,
+    exempt={"idempotence": "levels lie about 0, whatever the mean of the weights is"},
+    in_input_units=("mean", "std"),
     channelwise=True,
 )
 

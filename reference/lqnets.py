@@ -28,7 +28,6 @@ import functools
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
@@ -43,9 +42,7 @@ METHOD = Method(
     bits={"weight": range(1, 9), "activation": range(1, 9)},
     variants=("released", "paper"),
     learnable=(),
-    # The basis is in units of the input; but weights have a transition point at 0, across which a subnormal input goes
-    # when it is scaled down and rounded, so that this cannot be promised for every input.
-    in_input_units=None,
+    in_input_units=("basis",),
     channelwise=True,
 )
 
@@ -309,6 +306,8 @@ def _tally(x, points, count, total):  # type: ignore[no-untyped-def]  # pragma: 
 @functools.cache
 def _compiled(dtype: np.dtype) -> Any:
     """Compile `_tally` for one dtype, when it is first needed; its first argument may be read-only."""
+    import numba  # here, as it takes a while
+
     number, integer = numba.from_dtype(dtype), numba.int64
     read = numba.types.Array(number, 1, "C", readonly=True)
     return numba.njit([numba.void(read, number[::1], integer[::1], numba.float64[::1])], cache=True)(_tally)

@@ -44,7 +44,7 @@ METHOD = Method(
     fixed={"activation": ("gamma",)},  # 1
     exempt={"idempotence": grid.SCALED_LEVELS},
     bound=8,
-    # None in input units: c and d are, but half of a subnormal number may be 0, whose sign is another.
+    in_input_units=("center", "distance"),
 )
 
 LOWEST = 2.0**-12  # of the interval, where a chord stands in for the power

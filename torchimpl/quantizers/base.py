@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 from reference import grid, registry
 from torchimpl import kernels
@@ -75,7 +76,15 @@ def operator(
             return tuple(next(grads, None) if isinstance(v, Tensor) else None for v in inputs)
 
         op.register_fake(fake)
+
+        def no_second_derivative(*_: Any) -> None:
+            raise RuntimeError(
+                f"the backward pass of quantgap::{name} has no derivative of its own: it is what training pretends the "
+                "derivative of a rounding to be"
+            )
+
         backward_op.register_fake(backward_fake)
+        backward_op.register_autograd(no_second_derivative)
         op.register_autograd(differentiate, setup_context=setup_context)
         return op
 
@@ -141,12 +150,15 @@ class Quantizer(nn.Module):
         Raises
         ------
         RuntimeError
-            If the parameters were never set: in test mode, or while being compiled.
+            If the parameters were never set: in test mode, or while being compiled. As NotImplementedError, for
+            forward-mode differentiation.
         ValueError
             If `x` is not a floating-point tensor.
         """
         if not x.is_floating_point():
             raise grid.refuse("x", x.dtype, "a floating-point tensor")
+        if not torch.compiler.is_compiling() and forward_ad.unpack_dual(x).tangent is not None:  # type: ignore[no-untyped-call]
+            raise NotImplementedError("quantizers have no forward-mode derivative: use backward()")
         if self.bits is None:
             return x
         if not self._ready:

@@ -15,10 +15,10 @@ from torchimpl.quantizers.base import Quantizer, as_float, check_positive, opera
 def _backward(grad: Tensor, y: Tensor, scale: Tensor, t: Tensor):  # type: ignore[no-untyped-def]
     t = positive_or_nan(t, y.dtype)
     slope = torch.clamp(t, min=1.0) * (1 - torch.tanh(t * y).square())  # k t = max(1, t)
-    return grad * scale * slope, None, None
+    return (grad * scale * slope,)
 
 
-@operator("irnet", _backward)
+@operator("irnet", _backward, gradients=1)
 def irnet_sign(y: Tensor, scale: Tensor, t: Tensor) -> Tensor:
     """Return `scale` with the sign of `y`, + for 0; the gradient is that of ``scale max(1/t, 1) tanh(t y)``."""
     return torch.where(y.isnan(), y, torch.where(y >= 0, scale, -scale))

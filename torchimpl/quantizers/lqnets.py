@@ -13,10 +13,10 @@ from torchimpl.quantizers.base import Quantizer, as_float, operator
 
 
 def _backward(grad: Tensor, x: Tensor, values: Tensor, top: Tensor, clip: bool):  # type: ignore[no-untyped-def]
-    return (torch.where(x > top, 0.0, grad) if clip else grad), None, None
+    return (torch.where(x > top, 0.0, grad) if clip else grad,)
 
 
-@operator("lqnets", _backward)
+@operator("lqnets", _backward, gradients=1)
 def lqnets_straight_through(x: Tensor, values: Tensor, top: Tensor, clip: bool) -> Tensor:
     """Return `values`, the levels that were found for `x`; the gradient goes to `x`, with `clip` up to `top`."""
     return torch.where(x.isnan(), x, values)
