@@ -143,8 +143,11 @@ def _list_tables() -> RichTable:
 def _list_methods() -> RichTable:
     listed = RichTable("name", "quantizes, to bits", "variants", "source", title="Methods", title_justify="left")
     for method in registry.methods().values():
-        bits = {role: f"{min(admitted)}-{max(admitted)}" for role, admitted in method.bits.items()}
-        quantizes = "\n".join(f"{role} {text.removesuffix(f'-{text[0]}')}" for role, text in bits.items())
-        quantizes += "".join(f"\n(not {b} bit, {role}, {variant})" for role, b, variant in method.undefined)
-        listed.add_row(method.name, quantizes, "\n".join(method.variants), method.source)
+        roles = [f"{role} {_span(admitted)}" for role, admitted in method.bits.items()]
+        roles += [f"but not {role} {bits} as {variant}" for role, bits, variant in method.undefined]
+        listed.add_row(method.name, "\n".join(roles), "\n".join(method.variants), method.source)
     return listed
+
+
+def _span(admitted: range) -> str:
+    return str(admitted[0]) if len(admitted) == 1 else f"{admitted[0]}-{admitted[-1]}"

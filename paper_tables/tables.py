@@ -35,6 +35,7 @@ SCRIPTS = {
     "significance": "paper_tables.audit.significance",
     "claims": "paper_tables.audit.claims",
     "code": "paper_tables.audit.code",
+    "cost": "paper_tables.cost",
 }
 
 console = Console(stderr=True)  # progress and errors; results go to standard output

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from reference.grid import Array
+from reference.grid import Array, as_float, refuse
 
 Gradients = tuple[Array, dict[str, Array]]
 
@@ -59,6 +59,11 @@ class Quantizer:
     vjp: Callable[[Array, Array], Gradients]
     exempt: Mapping[str, str] = dataclasses.field(default_factory=dict)
     from_whole_tensor: bool = False
+
+    def __post_init__(self) -> None:
+        unknown = sorted(set(self.exempt) - set(PROPERTIES))
+        if unknown:
+            raise refuse("exempt", unknown, "names of properties: " + ", ".join(PROPERTIES))
 
 
 def of_reference(module: ModuleType, params: Any) -> Quantizer:
@@ -114,7 +119,7 @@ def values_are_levels(quantizer: Quantizer, x: Array) -> None:
     """At most 2^bits levels, ascending; every value is the level that its code numbers, bit for bit."""
     levels = level_set(quantizer)
     expect(len(levels) <= 2**quantizer.bits, f"{quantizer.name} has {len(levels)} levels, more than 2^bits")
-    expect((np.diff(levels, axis=0) >= 0).all(), f"the levels of {quantizer.name} do not ascend: {levels}")
+    expect((np.diff(levels, axis=0) > 0).all(), f"the levels of {quantizer.name} do not ascend: {levels}")
     q, values = quantizer.codes(x), quantizer.forward(x)
     expect(q.dtype.kind == "i", f"{quantizer.name}: codes have the type {q.dtype}")
     expect(((q >= 0) & (q < len(levels))).all(), f"{quantizer.name}: codes({x!r}) = {q}")
@@ -227,7 +232,12 @@ def check(quantizer: Quantizer, x: Array) -> None:
     ------
     AssertionError
         At the first that does not hold.
+    ValueError
+        If `x` is not an array of finite numbers.
     """
+    x = as_float(x)
+    if not np.isfinite(x).all():
+        raise refuse("x", x.tolist(), "finite numbers")
     for name, property_ in PROPERTIES.items():
         if name not in quantizer.exempt:
             property_(quantizer, x)
@@ -358,7 +368,7 @@ def same(expression: str, got: Any, want: Any) -> None:
     equal = (got == want) & (np.signbit(got) == np.signbit(want)) | np.isnan(got) & np.isnan(want)
     if not equal.all():
         i = np.unravel_index(np.argmin(equal), equal.shape)
-        expect(False, f"{expression}: element {i} is {got[i]!r}, expected the same bits as {want[i]!r}")
+        expect(False, f"{expression}: element {_index(i)} is {got[i]!r}, expected the same bits as {want[i]!r}")
 
 
 def near(expression: str, got: Any, want: Any, bound: Any) -> None:
@@ -370,4 +380,9 @@ def near(expression: str, got: Any, want: Any, bound: Any) -> None:
     if excess.size and excess.max() > 0:
         i = np.unravel_index(excess.argmax(), excess.shape)
         allowed = np.broadcast_to(bound, got.shape)[i]
-        expect(False, f"{expression}: element {i} is {got[i]!r}, expected {want[i]!r} within {allowed:.3g}")
+        expect(False, f"{expression}: element {_index(i)} is {got[i]!r}, expected {want[i]!r} within {allowed:.3g}")
+
+
+def _index(i: tuple[Any, ...]) -> int | tuple[int, ...]:
+    """An index as one writes it."""
+    return int(i[0]) if len(i) == 1 else tuple(map(int, i))

@@ -537,9 +537,9 @@ class Params(grid.UniformParams):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        object.__setattr__(self, "variant", METHOD.check(self.bits, self.role, self.variant))
         check_gamma(self.gamma)
         check_sigma(self.sigma)
-        check_variant(self.variant)
 
 
 def init(
@@ -587,8 +587,7 @@ def forward(x: npt.ArrayLike, params: Params, *, training: bool, noise: None = N
     >>> forward([-2.0, -0.5, 0.1], params, training=False)
     array([-1.        , -0.33333333,  0.33333333])
     """
-    if noise is not None:
-        raise grid.refuse("noise", noise, "None (DAQ is deterministic)")
+    grid.refuse_noise(noise, METHOD.title)
     x = grid.as_float(x)
     if params.bits is None:
         return x
@@ -667,21 +666,42 @@ def vjp(x: npt.ArrayLike, params: Params, grad: npt.ArrayLike) -> tuple[Array, d
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def _slope_scalar(x, factor, half, c):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
-    floor = np.floor(x)
-    rest = x - floor
-    t = rest if rest <= 0.5 else floor + 1 - x
-    return factor / np.tanh(half - t + c)
+# tanh(d) / d as a polynomial in d^2, for 0 <= d <= 1/2: the minimax one of degree 10, with a relative error of 2.6e-18.
+_TANH = (
+    0.99999999999999999741,
+    -0.33333333333333082428,
+    0.1333333333329305151,
+    -0.053968253942990944387,
+    0.02186948772197372316,
+    -0.0088632201808576322993,
+    0.0035919469248914938793,
+    -0.0014544532928672482157,
+    0.00058318730371569148521,
+    -0.00021762958017313771209,
+    0.000056647121645890862033,
+)
+
+
+def _slope_loop(  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    x, out, half, factor, factor_tanh, tanh_c, a0, a1, a2, a3, a4, a5, a6, a7, a8, a9, a10
+):
+    for i in range(x.size):
+        d = abs(x[i] - np.floor(x[i]) - half)  # 1/2 - t
+        s = d * d
+        tail = a5 + s * (a6 + s * (a7 + s * (a8 + s * (a9 + s * a10))))
+        tanh_d = d * (a0 + s * (a1 + s * (a2 + s * (a3 + s * (a4 + s * tail)))))
+        out[i] = (factor + factor_tanh * tanh_d) / (tanh_c + tanh_d)
 
 
 def slope_numba(x: npt.ArrayLike, *, gamma: float = GAMMA, sigma: float, variant: Variant = "paper") -> Array:
-    """Compiled twin of `slope`: equal up to the last bits of tanh.
+    """Compiled twin of `slope`, up to a few units in the last place.
+
+    By the addition theorem, ``coth(d + c) = (1 + tanh d tanh c) / (tanh d + tanh c)`` with d = 1/2 - t; all terms are
+    positive, so that nothing cancels, and no transcendental function is called.
 
     >>> slope_numba(np.array([0.0, 0.25, 0.5]), gamma=2.0, sigma=1.0).round(4)
     array([0.4341, 0.5966, 1.1258])
     """
     x = grid.as_float(x)
-    number = x.dtype.type
-    c = number(kernel_exponent(check_sigma(sigma), variant))
-    with np.errstate(invalid="ignore"):  # comparing NaN
-        return np.asarray(grid.compiled(_slope_scalar, x.dtype)(x, number(slope_factor(gamma)), number(0.5), c))
+    tanh_c, factor = math.tanh(kernel_exponent(check_sigma(sigma), variant)), slope_factor(gamma)
+    return grid.run_compiled(_slope_loop, x, 0.5, factor, factor * tanh_c, tanh_c, *_TANH)

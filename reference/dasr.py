@@ -79,7 +79,7 @@ class Params(grid.UniformParams):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        METHOD.check(self.bits, self.role, self.variant)
+        object.__setattr__(self, "variant", METHOD.check(self.bits, self.role, self.variant))
         grid.check_scalar("beta", self.beta, *daq.BETA_RANGE)
         daq.check_gamma(self.gamma)
         daq.check_sigma(self.sigma)

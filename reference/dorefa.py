@@ -74,7 +74,7 @@ class Params:
     mean: Array = dataclasses.field(default_factory=lambda: np.asarray(1.0))
 
     def __post_init__(self) -> None:
-        METHOD.check(self.bits, self.role, self.variant)
+        object.__setattr__(self, "variant", METHOD.check(self.bits, self.role, self.variant))
         object.__setattr__(self, "largest", grid.positive("largest", self.largest))
         object.__setattr__(self, "mean", grid.positive("mean", self.mean))
 
@@ -171,10 +171,12 @@ def vjp(x: npt.ArrayLike, params: Params, grad: npt.ArrayLike) -> tuple[Array, d
     """
     x = grid.as_float(x)
     grad = np.asarray(grad, x.dtype)
-    if params.bits is None or _binary(params):
+    if params.bits is None:
         return grad, {}
+    if _binary(params):
+        return grid.keep_nan(x, grad), {}
     if params.role == "activation":
-        return np.where((x >= 0) & (x <= 1), grad, x.dtype.type(0)), {}
+        return grid.keep_nan(x, np.where((x >= 0) & (x <= 1), grad, x.dtype.type(0))), {}
     t, largest = np.tanh(x), params.largest.astype(x.dtype)
     by_tanh = grad / largest
     if params.variant == "released" and x.size:

@@ -92,7 +92,7 @@ def soft(x: npt.ArrayLike, *, alpha: float) -> Array:
 
 
 def hard(x: npt.ArrayLike) -> Array:
-    """The hard quantizer: sgn(phi) for phi. At z = 0 the sign counts as -1: ties down, as everywhere in the suite."""
+    """The hard quantizer: sgn(phi) for phi. At z = 0 the sign counts as -1: ties down, as in DAQ."""
     return grid.round_half_down(x)
 
 
@@ -133,28 +133,34 @@ def alpha_derivative(x: npt.ArrayLike, *, alpha: float) -> Array:
 
 @dataclass(frozen=True)
 class Params(grid.UniformParams):
-    """Parameters of DSQ: the clip range, and `alpha` in [1e-6, 0.9]."""
+    """Parameters of DSQ: the clip range, and `alpha` in [1e-6, 0.9]. There is one variant, "paper"."""
 
     alpha: float = INITIAL_ALPHA
+    variant: str = "paper"
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        object.__setattr__(self, "variant", METHOD.check(self.bits, self.role, self.variant))
         check_alpha(self.alpha)
 
 
-def init(x: npt.ArrayLike, bits: int | None, role: Role, *, alpha: float = INITIAL_ALPHA) -> Params:
-    """Initialise l and u with the least and the greatest value of `x`, and alpha with 0.2.
+def init(
+    x: npt.ArrayLike, bits: int | None, role: Role, *, alpha: float = INITIAL_ALPHA, variant: str = "paper"
+) -> Params:
+    """Initialise l and u with the least and the greatest value of `x` (l with 0 after a ReLU), and alpha with 0.2.
 
-    The paper's initial values could not be verified. Raises ValueError if `x` is empty, constant or not finite.
+    The paper's initial values could not be verified. Raises ValueError if `x` is empty or not finite, or no value lies
+    above l.
 
     >>> init([-1.0, 0.0, 2.0], bits=2, role="weight").upper
     array(2.)
     """
     x = grid.as_float(x)
-    if x.size == 0 or not np.isfinite(x).all() or x.min() == x.max():
-        raise grid.refuse("x", "empty, constant or not finite values", "finite values that differ")
-    low = 0.0 if grid.check_role(role) == "activation" else x.min()
-    return Params(np.asarray(low), np.asarray(x.max()), bits, role, alpha)
+    least, high = (float(x.min()), float(x.max())) if x.size else (0.0, 0.0)
+    low = 0.0 if grid.check_role(role) == "activation" else least
+    if not (low < high and math.isfinite(least) and math.isfinite(high - low)):
+        raise grid.refuse("range of x", (low, high), "of finite values that differ")
+    return Params(np.asarray(low), np.asarray(high), bits, role, alpha, variant)
 
 
 def forward(x: npt.ArrayLike, params: Params, *, training: bool, noise: None = None) -> Array:
@@ -168,8 +174,7 @@ def forward(x: npt.ArrayLike, params: Params, *, training: bool, noise: None = N
     >>> forward([-2.0, -0.5, 0.1], Params(-1.0, 1.0, bits=2, role="weight"), training=True).round(4)
     array([-1.    , -0.3333,  0.3333])
     """
-    if noise is not None:
-        raise grid.refuse("noise", noise, "None (DSQ is deterministic)")
+    grid.refuse_noise(noise, METHOD.title)
     x = grid.as_float(x)
     return x if params.bits is None else _scale(hard(_normalize(x, params)), params)
 
@@ -227,12 +232,12 @@ def surrogate(x: npt.ArrayLike, params: Params, *, at: tuple[npt.ArrayLike, Para
 
 
 def penalty(params: Params) -> float:
-    """What drives alpha down: the term alpha^2 / 2 of the loss, before its coefficient (from memory of the paper).
+    """What drives alpha down: the L2 term alpha^2 of the loss, before its coefficient (from memory of the paper).
 
     >>> round(penalty(Params(-1.0, 1.0, bits=1, role="weight", alpha=0.2)), 3)
-    0.02
+    0.04
     """
-    return params.alpha**2 / 2
+    return params.alpha**2
 
 
 def vjp(x: npt.ArrayLike, params: Params, grad: npt.ArrayLike) -> tuple[Array, dict[str, Array]]:

@@ -75,7 +75,7 @@ class Params:
     variant: str = "paper"
 
     def __post_init__(self) -> None:
-        METHOD.check(self.bits, self.role, self.variant)
+        object.__setattr__(self, "variant", METHOD.check(self.bits, self.role, self.variant))
         for name in ("a", "c"):
             raw = grid.finite(name, getattr(self, name))
             grid.positive(f"softplus({name})", softplus(raw))
@@ -125,11 +125,7 @@ def init(x: npt.ArrayLike, bits: int | None, role: Role, *, variant: str = "pape
     array(9.)
     """
     METHOD.check(bits, role, variant)
-    x = grid.as_float(x)
-    largest = float(np.abs(x).max()) if x.size else math.nan
-    if not 0 < largest < math.inf:
-        raise grid.refuse("largest magnitude of x", largest, "positive and finite")
-    raw = inverse_softplus(INITIAL_SHARE * largest)
+    raw = inverse_softplus(INITIAL_SHARE * grid.largest_magnitude(x))
     return Params(raw, raw, bits, role, variant)
 
 
@@ -198,7 +194,7 @@ def vjp(x: npt.ArrayLike, params: Params, grad: npt.ArrayLike) -> tuple[Array, d
     if params.bits is None:
         return grad, {"a": np.zeros_like(params.a), "c": np.zeros_like(params.c)}
     a, c = (softplus(raw).astype(x.dtype) for raw in (params.a, params.c))
-    grad_x = np.where(_inside(x, params), grad * c / a, x.dtype.type(0))
+    grad_x = grid.keep_nan(x, np.where(_inside(x, params), grad * c / a, x.dtype.type(0)))
     by_a = grid.unbroadcast(-grad_x * _clipped(x, params), params.a.shape)
     by_c = grid.unbroadcast(grad * _normalized(_rounded(x, params), params), params.c.shape)
     return grid.unbroadcast(grad_x, x.shape), {

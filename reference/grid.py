@@ -1,7 +1,8 @@
 """The uniform grid that the quantizers share: clipping, normalising, rounding, level sets (DAQ, Eq. 1 and 2).
 
-Every forward computation here uses only ``+ - * /``, comparison and ``floor``, in the order written down, without
-fused multiply-add. An implementation that keeps to that order gives the same bits.
+Every forward computation here uses only ``+ - * /``, comparison, ``floor`` and ``rint`` (the nearest integer, which is
+exact as well), in the order written down, without fused multiply-add. An implementation that keeps to that order gives
+the same bits.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ def refuse(name: str, value: object, admitted: str) -> ValueError:
     return ValueError(f"{name} must be {admitted}, got {value!r}")
 
 
-def check_bits(bits: int | None, *, lowest: int = 1) -> int | None:
-    """Return `bits` if it is a whole number from `lowest` to 8, or None (full precision).
+def check_bits(bits: int | None) -> int | None:
+    """Return `bits` if it is a whole number from 1 to 8, or None (full precision).
 
     >>> check_bits(2)
     2
@@ -42,8 +43,8 @@ def check_bits(bits: int | None, *, lowest: int = 1) -> int | None:
     if bits is None:
         return None
     whole = isinstance(bits, int | np.integer) and not isinstance(bits, bool)
-    if not whole or not lowest <= bits <= MAX_BITS:
-        raise refuse("bits", bits, f"a whole number from {lowest} to {MAX_BITS}, or None for full precision")
+    if not whole or not 1 <= bits <= MAX_BITS:
+        raise refuse("bits", bits, f"a whole number from 1 to {MAX_BITS}, or None for full precision")
     return int(bits)
 
 
@@ -137,6 +138,41 @@ def mean_magnitude(x: npt.ArrayLike, axis: tuple[int, ...] | None = None) -> Arr
     if not np.all((value > 0) & np.isfinite(value)):
         raise refuse("mean magnitude of x", value.tolist(), "positive and finite")
     return np.asarray(value)
+
+
+def largest_magnitude(x: npt.ArrayLike) -> float:
+    """Largest |x|.
+
+    Raises
+    ------
+    ValueError
+        If it is not positive and finite: empty, all zero, or not finite.
+
+    >>> largest_magnitude([-3.0, 1.0])
+    3.0
+    """
+    x = as_float(x)
+    value = float(np.abs(x).max()) if x.size else math.nan
+    if not 0 < value < math.inf:
+        raise refuse("largest magnitude of x", value, "positive and finite")
+    return value
+
+
+def channel_shape(x: npt.ArrayLike) -> tuple[int, ...]:
+    """Shape of parameters of which each element of the first axis of `x` has its own: (C, 1, ...).
+
+    Raises
+    ------
+    ValueError
+        If `x` has no first axis, or nothing along it.
+
+    >>> channel_shape(np.zeros((3, 2, 2)))
+    (3, 1, 1)
+    """
+    shape = np.shape(x)
+    if not shape or not shape[0]:
+        raise refuse("shape of x", shape, "(C, ...), with a channel at least")
+    return (shape[0], *[1] * (len(shape) - 1))
 
 
 def integers(q: Array) -> Array:
@@ -445,33 +481,56 @@ def unbroadcast(grad: Array, shape: tuple[int, ...]) -> Array:
     return np.asarray(grad.sum(axis=kept, keepdims=True))
 
 
-@functools.cache
-def compiled(function: Callable[..., Any], dtype: np.dtype) -> Any:
-    """Compile a scalar function of numbers of one dtype to a ufunc, when it is first needed.
+def keep_nan(x: Array, value: Array) -> Array:
+    """`value`, and NaN where `x` is: for gradients that are chosen by comparisons, which NaN fails.
 
-    The type is fixed: left to itself, a ufunc first used with float64 would take float32 for float64, too.
+    The gradient for x is NaN where x is, in every method, and so are those of the parameters that share in it.
+
+    >>> keep_nan(np.array([np.nan, 1.0]), np.array([0.0, 2.0]))
+    array([nan,  2.])
     """
+    return np.where(np.isnan(x), x, value)
+
+
+@functools.cache
+def compiled(loop: Callable[..., None]) -> Callable[..., None]:
+    """Compile a loop over flat arrays when it is first needed; types are those of the arguments."""
     import numba  # here, as it takes a while
 
-    name = dtype.name
-    count = function.__code__.co_argcount
-    return numba.vectorize([f"{name}({', '.join([name] * count)})"], cache=True)(function)  # type: ignore[no-untyped-call]
+    found: Callable[..., None] = numba.njit(cache=True, error_model="numpy")(loop)
+    return found
 
 
-def _round_half_down_scalar(x, low, high, n):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
-    clipped = low if x < low else (high if x > high else x)
-    normalized = (clipped - low) / (high - low) * n
-    floor = np.floor(normalized)
-    return floor + (normalized - floor > 0.5)
+def run_compiled(loop: Callable[..., None], x: Array, *numbers: Any) -> Array:
+    """Run ``loop(x, out, *numbers)`` over the elements of `x` in memory of any layout; numbers get its dtype."""
+    flat = np.ascontiguousarray(x).reshape(-1)
+    flat = flat if flat.flags.writeable else flat.copy()  # else it would be compiled for read-only arrays, too
+    out = np.empty_like(flat)
+    compiled(loop)(flat, out, *map(x.dtype.type, numbers))
+    return out.reshape(x.shape)
+
+
+def _quantize_loop(x, out, low, high, n, half, zero, one):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    width = high - low
+    for i in range(x.size):
+        v = x[i]
+        clipped = low if v < low else (high if v > high else v)
+        normalized = (clipped - low) / width * n
+        floor = np.floor(normalized)
+        out[i] = floor + (one if normalized - floor > half else zero)
 
 
 def quantize_numba(x: npt.ArrayLike, lower: npt.ArrayLike, upper: npt.ArrayLike, bits: int) -> Array:
     """Compiled twin of ``round_half_down(normalize(x, lower, upper, bits))``: one pass, the same bits.
+
+    For a clip range of each channel it is that itself.
 
     >>> quantize_numba(np.array([-1.0, 0.0, 0.3, 1.0]), -1.0, 1.0, bits=2)
     array([0., 1., 2., 3.])
     """
     x = as_float(x)
     low, high = bounds(lower, upper, x.dtype)
-    with np.errstate(invalid="ignore"):  # comparing NaN
-        return np.asarray(compiled(_round_half_down_scalar, x.dtype)(x, low, high, x.dtype.type(top_code(bits))))
+    n = top_code(bits)
+    if low.size > 1 or high.size > 1 or max(low.ndim, high.ndim) > x.ndim:
+        return round_half_down(normalize(x, low, high, bits))
+    return run_compiled(_quantize_loop, x, low.item(), high.item(), n, 0.5, 0, 1)

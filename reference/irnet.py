@@ -46,6 +46,7 @@ METHOD = Method(
 
 T_MIN, T_MAX = 0.1, 10.0  # one released script starts from 1e-3
 T_RANGE = (1e-6, 1e6)
+LARGEST_EXPONENT = 100  # 2^s and its multiples by a gradient then stay far within float32
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class Params:
         Steepness of the surrogate, 1e-6 to 1e6. See `ede`.
     mean, std, exponent : ndarray
         Statistics of the weights, float64, of shape () or (C, 1, ...): mean, unbiased standard deviation, which is
-        positive, and s. For activations they stay at 0, 1 and 0.
+        positive, and s, a whole number from -100 to 100. For activations they stay at 0, 1 and 0.
     variant : {"released"}
         There is one.
     """
@@ -76,11 +77,15 @@ class Params:
     variant: str = "released"
 
     def __post_init__(self) -> None:
-        METHOD.check(self.bits, self.role, self.variant)
+        object.__setattr__(self, "variant", METHOD.check(self.bits, self.role, self.variant))
         object.__setattr__(self, "t", grid.check_scalar("t", self.t, *T_RANGE))
         object.__setattr__(self, "mean", grid.finite("mean", self.mean))
         object.__setattr__(self, "std", grid.positive("std", self.std))
-        object.__setattr__(self, "exponent", grid.finite("exponent", self.exponent))
+        exponent = grid.finite("exponent", self.exponent)
+        if not np.all((exponent == np.rint(exponent)) & (np.abs(exponent) <= LARGEST_EXPONENT)):
+            admitted = f"whole numbers from -{LARGEST_EXPONENT} to {LARGEST_EXPONENT}"
+            raise grid.refuse("exponent", exponent.tolist(), admitted)
+        object.__setattr__(self, "exponent", exponent)
 
 
 def ede(progress: float, *, t_min: float = T_MIN, t_max: float = T_MAX) -> tuple[float, float]:
@@ -97,7 +102,15 @@ def ede(progress: float, *, t_min: float = T_MIN, t_max: float = T_MAX) -> tuple
     return t, max(1 / t, 1.0)
 
 
-def init(x: npt.ArrayLike, bits: int | None, role: Role, *, channels: bool = False, t: float = T_MIN) -> Params:
+def init(
+    x: npt.ArrayLike,
+    bits: int | None,
+    role: Role,
+    *,
+    channels: bool = False,
+    t: float = T_MIN,
+    variant: str = "released",
+) -> Params:
     """Take the statistics of weights; activations are not looked at.
 
     Parameters
@@ -108,15 +121,15 @@ def init(x: npt.ArrayLike, bits: int | None, role: Role, *, channels: bool = Fal
     Raises
     ------
     ValueError
-        If weights (in any channel) are fewer than two, all equal, or not finite.
+        If weights (in any channel) are fewer than two, all equal, or not finite; with `channels`, if there are none.
 
     >>> params = init([1.0, 2.0, 6.0], 1, "weight")
     >>> float(params.mean), float(params.exponent)
     (3.0, 0.0)
     """
-    METHOD.check(bits, role)
-    shape = (len(grid.as_float(x)), *[1] * (np.ndim(x) - 1)) if channels else ()
-    return observe(x, Params(bits, role, t, np.zeros(shape), np.ones(shape), np.zeros(shape)))
+    METHOD.check(bits, role, variant)
+    shape = grid.channel_shape(x) if channels else ()
+    return observe(x, Params(bits, role, t, np.zeros(shape), np.ones(shape), np.zeros(shape), variant))
 
 
 def observe(x: npt.ArrayLike, params: Params) -> Params:

@@ -76,7 +76,7 @@ class Params:
     variant: str = "released"
 
     def __post_init__(self) -> None:
-        METHOD.check(self.bits, self.role, self.variant)
+        object.__setattr__(self, "variant", METHOD.check(self.bits, self.role, self.variant))
         basis = grid.finite("basis", self.basis)
         if not basis.ndim or self.bits not in (None, len(basis)):
             raise grid.refuse(
@@ -113,7 +113,7 @@ def init(
     Raises
     ------
     ValueError
-        If weights (in any channel) are fewer than two, all equal, or not finite.
+        If weights (in any channel) are fewer than two, all equal, or not finite; with `channels`, if there are none.
 
     >>> init([-2.0, 0.0, 2.0], 2, "weight").basis
     array([0.6745, 1.349 ])
@@ -121,7 +121,7 @@ def init(
     METHOD.check(bits, role, variant)
     b = bits or 1
     x = grid.as_float(x)
-    shape = (len(x), *[1] * (x.ndim - 1)) if channels else ()
+    shape = grid.channel_shape(x) if channels else ()
     if role == "weight":
         rows = x.reshape(shape[0], -1) if channels else [x]
         scale = np.reshape([grid.deviation(row) for row in rows], shape) / 2 ** (b - 1)
@@ -200,9 +200,11 @@ def vjp(x: npt.ArrayLike, params: Params, grad: npt.ArrayLike) -> tuple[Array, d
     """
     x = grid.as_float(x)
     grad = np.asarray(grad, x.dtype)
-    if params.bits is None or params.role == "weight":
+    if params.bits is None:
         return grad, {}
-    return np.where(x > _sorted(params, x.dtype)[0][-1], x.dtype.type(0), grad), {}
+    top = _sorted(params, x.dtype)[0][-1]
+    found = grad if params.role == "weight" else np.where(x > top, x.dtype.type(0), grad)
+    return grid.unbroadcast(grid.keep_nan(x, found), x.shape), {}
 
 
 # Fitting the basis

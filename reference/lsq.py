@@ -62,7 +62,7 @@ class Params:
     variant: str = "paper"
 
     def __post_init__(self) -> None:
-        METHOD.check(self.bits, self.role, self.variant)
+        object.__setattr__(self, "variant", METHOD.check(self.bits, self.role, self.variant))
         object.__setattr__(self, "step", grid.positive("step", self.step))
 
 
@@ -80,18 +80,26 @@ def gradient_scale(x: npt.ArrayLike, params: Params) -> float:
     """``1 / sqrt(N Q_P)``, the factor of the gradient for s.
 
     N is the number of elements that share a step size; for activations, those of one image (the first axis, where
-    there are several, is the batch). ``public`` counts them all.
+    there are several, is the batch). ``public`` counts the whole batch and all channels.
 
     >>> gradient_scale(np.zeros((8, 4)), Params(1.0, 2, "weight"))  # Q_P = 1
     0.17677669529663687
     """
     _, top = level_range(params.bits, params.role)
     shape = np.shape(x)
-    count = math.prod(shape)
-    if params.variant == "paper":
-        per_image = params.role != "weight" and len(shape) > 1
-        count = math.prod(shape[1:]) if per_image else count // params.step.size
-    return 1 / math.sqrt(max(count, 1) * top)
+    if params.variant == "public":
+        return 1 / math.sqrt(max(math.prod(shape), 1) * top)
+    return 1 / math.sqrt(elements_per_step(shape, params.step.size, params.role) * top)
+
+
+def elements_per_step(shape: tuple[int, ...], steps: int, role: Role) -> int:
+    """How many elements share one of `steps` step sizes, N of the paper: at least 1, and of one image for activations.
+
+    >>> elements_per_step((2, 3, 4, 4), 3, "activation")
+    16
+    """
+    per_image = role != "weight" and len(shape) > 1
+    return max(math.prod(shape[1:] if per_image else shape) // steps, 1)
 
 
 def init(x: npt.ArrayLike, bits: int | None, role: Role, *, variant: str = "paper") -> Params:
@@ -173,9 +181,8 @@ def vjp(x: npt.ArrayLike, params: Params, grad: npt.ArrayLike) -> tuple[Array, d
     inside, rounded = _inside(x, params), _rounded(x, params)
     by_step = np.where(inside, rounded - x / params.step.astype(x.dtype), rounded)
     factor = x.dtype.type(gradient_scale(x, params))
-    return np.where(inside, grad, x.dtype.type(0)), {
-        "step": grid.unbroadcast(grad * by_step, params.step.shape) * factor
-    }
+    grad_x = grid.keep_nan(x, np.where(inside, grad, x.dtype.type(0)))
+    return grid.unbroadcast(grad_x, x.shape), {"step": grid.unbroadcast(grad * by_step, params.step.shape) * factor}
 
 
 def _clipped(x: Array, params: Params) -> Array:

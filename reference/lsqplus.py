@@ -27,7 +27,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from reference import grid
+from reference import grid, lsq
 from reference.grid import Array, Role
 from reference.registry import Method
 
@@ -69,7 +69,7 @@ class Params:
     variant: str = "paper"
 
     def __post_init__(self) -> None:
-        METHOD.check(self.bits, self.role, self.variant)
+        object.__setattr__(self, "variant", METHOD.check(self.bits, self.role, self.variant))
         object.__setattr__(self, "step", grid.positive("step", self.step))
         object.__setattr__(self, "beta", grid.finite("beta", self.beta))
 
@@ -94,10 +94,7 @@ def gradient_scale(x: npt.ArrayLike, params: Params) -> float:
     0.3333333333333333
     """
     _, top = level_range(params.bits, params.role)
-    shape = np.shape(x)
-    per_image = params.role != "weight" and len(shape) > 1
-    count = math.prod(shape[1:]) if per_image else math.prod(shape) // params.step.size
-    return 1 / math.sqrt(max(count, 1) * top)
+    return 1 / math.sqrt(lsq.elements_per_step(np.shape(x), params.step.size, params.role) * top)
 
 
 def init(x: npt.ArrayLike, bits: int | None, role: Role, *, variant: str = "paper") -> Params:
@@ -210,8 +207,8 @@ def vjp(x: npt.ArrayLike, params: Params, grad: npt.ArrayLike) -> tuple[Array, d
     inside, rounded = _inside(x, params), _rounded(x, params)
     zero, scale = x.dtype.type(0), x.dtype.type(gradient_scale(x, params))
     by_step = grid.unbroadcast(grad * np.where(inside, rounded - _scaled(x, params), rounded), params.step.shape)
-    by_beta = grid.unbroadcast(np.where(inside, zero, grad), params.beta.shape)
-    return np.where(inside, grad, zero), {
+    by_beta = grid.unbroadcast(grid.keep_nan(x, np.where(inside, zero, grad)), params.beta.shape)
+    return grid.unbroadcast(grid.keep_nan(x, np.where(inside, grad, zero)), x.shape), {
         "step": by_step * scale,
         "beta": by_beta * scale if params.variant == "public" else by_beta,
     }

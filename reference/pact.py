@@ -61,7 +61,7 @@ class Params:
     variant: str = "paper"
 
     def __post_init__(self) -> None:
-        METHOD.check(self.bits, self.role, self.variant)
+        object.__setattr__(self, "variant", METHOD.check(self.bits, self.role, self.variant))
         object.__setattr__(self, "alpha", grid.positive("alpha", self.alpha))
 
 
@@ -117,6 +117,15 @@ def surrogate(x: npt.ArrayLike, params: Params, *, at: tuple[npt.ArrayLike, Para
     return np.asarray(np.where(x0 >= params0.alpha, params.alpha, np.where(x0 >= 0, x, 0)) + added)
 
 
+def penalty(params: Params) -> float:
+    """What keeps alpha small: the L2 term alpha^2 of the loss, before its coefficient; of several, their sum.
+
+    >>> penalty(Params(3.0, 2))
+    9.0
+    """
+    return float(np.square(params.alpha).sum())
+
+
 def vjp(x: npt.ArrayLike, params: Params, grad: npt.ArrayLike) -> tuple[Array, dict[str, Array]]:
     """Gradients for x and alpha: each element's goes to one of them, or, below 0, to neither.
 
@@ -129,9 +138,9 @@ def vjp(x: npt.ArrayLike, params: Params, grad: npt.ArrayLike) -> tuple[Array, d
         return grad, {"alpha": np.zeros_like(params.alpha)}
     above = x >= params.alpha.astype(x.dtype)
     nothing = x.dtype.type(0)
-    return np.where((x >= 0) & ~above, grad, nothing), {
-        "alpha": grid.unbroadcast(np.where(above, grad, nothing), params.alpha.shape)
-    }
+    grad_x = grid.keep_nan(x, np.where((x >= 0) & ~above, grad, nothing))
+    by_alpha = grid.keep_nan(x, np.where(above, grad, nothing))
+    return grid.unbroadcast(grad_x, x.shape), {"alpha": grid.unbroadcast(by_alpha, params.alpha.shape)}
 
 
 def _normalized(x: Array, params: Params) -> Array:

@@ -78,7 +78,7 @@ class Params:
     variant: str = "paper"
 
     def __post_init__(self) -> None:
-        METHOD.check(self.bits, self.role, self.variant)
+        object.__setattr__(self, "variant", METHOD.check(self.bits, self.role, self.variant))
         object.__setattr__(self, "center", grid.finite("center", self.center))
         object.__setattr__(self, "distance", grid.positive("distance", self.distance))
         object.__setattr__(self, "gamma", grid.positive("gamma", self.gamma))
@@ -106,11 +106,8 @@ def init(x: npt.ArrayLike, bits: int | None, role: Role, *, variant: str = "pape
     array(1.5)
     """
     METHOD.check(bits, role, variant)
-    x = grid.as_float(x)
-    largest = float(np.abs(x).max()) if x.size else 0.0
-    if not (0 < largest < np.inf):
-        raise grid.refuse("largest magnitude of x", largest, "positive and finite")
-    return Params(np.asarray(largest / 2), np.asarray(largest / 2), np.asarray(1.0), bits, role, variant)
+    half = np.asarray(grid.largest_magnitude(x) / 2)
+    return Params(half, half, np.asarray(1.0), bits, role, variant)
 
 
 def forward(x: npt.ArrayLike, params: Params, *, training: bool, noise: None = None) -> Array:
@@ -194,9 +191,10 @@ def vjp(x: npt.ArrayLike, params: Params, grad: npt.ArrayLike) -> tuple[Array, d
     v = np.clip(u, lowest, 1)
     chord = v ** (gamma - 1)
     slope = np.where(u < lowest, chord, gamma * chord) / (2 * distance)
-    signed = np.where(inside, grad * sign, nothing)
+    signed = grid.keep_nan(x, np.where(inside, grad * sign, nothing))
     by_center = -(signed * slope)
-    return np.where(inside & (sign != 0), grad * slope, nothing), {
+    grad_x = grid.keep_nan(x, np.where(inside & (sign != 0), grad * slope, nothing))
+    return grid.unbroadcast(grad_x, x.shape), {
         "center": grid.unbroadcast(by_center, params.center.shape),
         "distance": grid.unbroadcast(by_center * (2 * u - 1), params.distance.shape),
         "gamma": grid.unbroadcast(signed * (u * chord * np.log(v)), params.gamma.shape),

@@ -41,7 +41,7 @@ class Params(grid.UniformParams):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        grid.check_rounding(self.variant)
+        object.__setattr__(self, "variant", METHOD.check(self.bits, self.role, self.variant))
 
 
 def init(x: npt.ArrayLike, bits: int | None, role: Role, *, variant: str = "half_even") -> Params:
@@ -60,8 +60,7 @@ def forward(x: npt.ArrayLike, params: Params, *, training: bool, noise: None = N
     >>> forward([-2.0, -0.5, 0.1], Params(-1.0, 1.0, bits=2, role="weight"), training=True)
     array([-1.        , -0.33333333,  0.33333333])
     """
-    if noise is not None:
-        raise grid.refuse("noise", noise, "None (STE is deterministic)")
+    grid.refuse_noise(noise, METHOD.title)
     x = grid.as_float(x)
     if params.bits is None:
         return x

@@ -138,9 +138,8 @@ def sample(seed: int, role: str, shape: tuple[int, ...] = (3, 7)) -> np.ndarray:
 
 
 def initial(module: ModuleType, x: Any, bits: int | None, role: str, variant: str) -> Any:
-    """Initial parameters; the keyword is there where the method has several variants."""
-    chosen = {"variant": variant} if len(module.METHOD.variants) > 1 else {}
-    return module.init(x, bits, role, **chosen)
+    """Initial parameters."""
+    return module.init(x, bits, role, variant=variant)
 
 
 @st.composite

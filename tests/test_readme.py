@@ -1,5 +1,6 @@
 """The README is true: its commands are the ones that continuous integration runs, and its code runs."""
 
+import builtins
 import re
 from pathlib import Path
 
@@ -23,7 +24,12 @@ def test_ci_runs_the_two_lines():
 
 @pytest.mark.parametrize("block", [block for language, block in BLOCKS if language == "python"])
 def test_python_blocks_run(block):
-    exec(compile(block, "README.md", "exec"), {})
+    promised = re.search(r"# (\w+Error): (?:\.\.\. )?([^.\n]+)", block)
+    if promised is None:
+        exec(compile(block, "README.md", "exec"), {})
+        return
+    with pytest.raises(getattr(builtins, promised[1]), match=re.escape(promised[2])):
+        exec(compile(block, "README.md", "exec"), {})
 
 
 @pytest.mark.parametrize("line", [line for line in COMMANDS if "-m paper_tables" in line])

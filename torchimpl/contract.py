@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -35,8 +38,20 @@ def reference_params(module: Quantizer) -> Any:
     return kind(**found)
 
 
+@contextmanager
+def mode(module: Quantizer, training: bool) -> Iterator[Quantizer]:
+    """Put a module in training or test mode for a while."""
+    before = module.training
+    try:
+        yield module.train(training)
+    finally:
+        module.train(before)
+
+
 def of_module(module: Quantizer) -> contract.Quantizer:
-    """Hand over a quantizer module whose parameters are set.
+    """Hand over a quantizer module whose parameters are set: its values in test mode, its gradients in training mode.
+
+    The module itself stays as it is; gradients are taken of a copy.
 
     >>> from torchimpl.quantizers import build
     >>> contract.check(of_module(build("daq", bits=2, role="weight")), np.array([-4.0, 0.1, 0.3]))
@@ -44,16 +59,17 @@ def of_module(module: Quantizer) -> contract.Quantizer:
     known = registry.module(module.method)
 
     def forward(x: Array) -> Array:
-        with torch.no_grad():
-            return np.asarray(module.eval()(tensor(x)).numpy())
+        with torch.no_grad(), mode(module, training=False):
+            return np.asarray(module(tensor(x)).numpy())
 
     def decode(q: Array) -> Array:
         return np.asarray(module.decode(tensor(q)).numpy().astype(q.dtype))
 
     def vjp(x: Array, grad: Array) -> contract.Gradients:
         leaf = tensor(x).requires_grad_()
-        parameters = dict(module.named_parameters())
-        found = torch.autograd.grad((module.eval()(leaf) * tensor(grad)).sum(), [leaf, *parameters.values()])
+        trained = copy.deepcopy(module).train()
+        parameters = dict(trained.named_parameters())
+        found = torch.autograd.grad((trained(leaf) * tensor(grad)).sum(), [leaf, *parameters.values()])
         arrays = [value.numpy() for value in found]
         return arrays[0], dict(zip(parameters, arrays[1:], strict=True))
 

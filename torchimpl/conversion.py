@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from reference import grid
+from reference import grid, registry
 from torchimpl.layers import Bits, QuantConv2d, QuantLinear
 
 Layer: TypeAlias = nn.Conv2d | nn.Linear
@@ -33,7 +33,8 @@ def quantize_model(
     Parameters
     ----------
     module : Module
-        Changed in place; itself only if it is a single layer, for which ``keep_ends=False`` is needed.
+        Its layers are replaced in place: those whose type is Conv2d or Linear. Other types, subclasses of these two
+        among them, stay as they are. If it is itself such a layer, what replaces it is returned (``keep_ends=False``).
     method, bits, **options
         As for `QuantConv2d`.
     keep_ends : bool
@@ -42,7 +43,7 @@ def quantize_model(
         Names of further layers that stay in full precision, as in ``module.named_modules()``.
     example : Tensor, optional
         A batch to run through the network, in test mode. It tells in which order layers are used, and which inputs
-        have negative values and are to be quantized as signed.
+        have negative values and are to be quantized as signed (where the method knows both).
     input_role : {"activation", "signed_activation"}
         Without `example`, for all inputs; layers are then in the order in which the network defines them.
 
@@ -68,6 +69,10 @@ def quantize_model(
     if unknown:
         raise grid.refuse("keep", unknown, "names of its layers: " + (", ".join(layers) or "it has none"))
     roles = dict.fromkeys(layers, input_role) if example is None else _roles_by_use(module, layers, example)
+    for_inputs = registry.method(method if isinstance(method, str) else method[1])
+    only = [role for role in for_inputs.roles if role != "weight"]
+    if len(only) == 1:  # whatever the inputs are
+        roles = dict.fromkeys(roles, only[0])
     order = list(roles)
     ends = {order[0], order[-1]} if keep_ends and order else set()
     chosen = [name for name in order if name not in ends and name not in keep]
@@ -76,7 +81,7 @@ def quantize_model(
         raise grid.refuse("module", type(module).__name__, f"a network with layers to quantize (kept: {kept})")
     replaced = {id(layers[name]): _quantized(name, layers[name], method, bits, roles[name], options) for name in chosen}
     for parent in list(module.modules()):
-        for name, child in list(parent.named_children()):
+        for name, child in list(parent._modules.items()):  # named_children() leaves out what stands there twice
             if id(child) in replaced:
                 setattr(parent, name, replaced[id(child)])
     return replaced.get(id(module), module)

@@ -25,7 +25,7 @@ from reference.grid import Array
 BLOCK = 1 << 17  # elements
 
 # What the compiler may assume in a backward pass. In a forward pass: nothing, so that it has the reference's bits.
-REORDERED = {"contract", "reassoc", "arcp", "nsz"}
+REORDERED = {"contract", "reassoc", "nsz"}
 
 
 class Kernel:
@@ -159,8 +159,9 @@ class Fused:
         values = [_number(argument) for argument in arguments]
         arrays = (_flat(grad), _flat(x), _flat(grad_x))
         summed = launch(self.backward, arrays, self.backward_numbers(*values), self.sums)
-        found = iter(self.gradients(summed, *values))
-        return grad_x, *(a.new_full(a.shape, next(found)) for a in arguments if isinstance(a, Tensor))
+        found = self.gradients(summed, *values)
+        learned = zip((a for a in arguments if isinstance(a, Tensor)), found, strict=False)
+        return grad_x, *(a.new_full(a.shape, value) for a, value in learned)
 
 
 _off = False

@@ -1,13 +1,14 @@
 """Convolution and linear layers with quantized weights and inputs, and a network's plain layers replaced by them.
 
-Layers follow the method. DAQ and what is compared with it on its grid have levels in [-1, 1] and [0, 1], standardised
-weights and a learned output scale (DAQ, Eq. 3 and Section 4.1); the others need neither, as their levels are in the
-units of what they quantize.
+Layers follow the method. DAQ, and what is compared with it on its grid, standardises the weights and learns an output
+scale (Eq. 3 and Section 4.1); the other methods' papers have neither.
 """
 
 from __future__ import annotations
 
 import inspect
+import math
+from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 import torch
@@ -28,6 +29,13 @@ def standardize(w: Tensor) -> Tensor:
     return (w - w.detach().mean()) / w.detach().std()
 
 
+def _pair(name: str, value: Any) -> tuple[Any, Any]:
+    """Return what there is for weights and for inputs."""
+    if not isinstance(value, tuple | list) or len(value) != 2:
+        raise grid.refuse(name, value, "a pair: for weights, and for inputs")
+    return value[0], value[1]
+
+
 class _Quantized(nn.Module):
     """The part that `QuantConv2d` and `QuantLinear` share: two quantizers and, where the method has it, a scale."""
 
@@ -44,20 +52,26 @@ class _Quantized(nn.Module):
         input_role: str,
         standardized: bool | None,
         channelwise: bool | None,
-        options: dict[str, Any],
+        weight_options: Mapping[str, Any],
+        input_options: Mapping[str, Any],
     ) -> None:
-        self.methods = (method, method) if isinstance(method, str) else tuple(method)
+        self.methods = _pair("method", (method, method) if isinstance(method, str) else method)
+        bits = _pair("bits", bits)
         for_weights, for_inputs = (registry.method(name) for name in self.methods)
+        for known, role, b in ((for_weights, "weight", bits[0]), (for_inputs, "activation", bits[1])):
+            if b is not None and not any(r.endswith(role) for r in known.roles):
+                raise grid.refuse("method", method, f"a pair, one for each, as {known.title} does not quantize {role}s")
         used = [known for known, b in zip((for_weights, for_inputs), bits, strict=True) if b is not None]
         standardized = for_weights.standardized if standardized is None else standardized
         self.standardized = standardized and bits[0] is not None
         own = self._channelwise(for_weights, channelwise) if bits[0] is not None else {}
-        self.weight_quantizer = build(self.methods[0], bits=bits[0], role="weight", **own, **options)
-        self.input_quantizer = build(self.methods[1], bits=bits[1], role=input_role, **options)
+        self.weight_quantizer = build(self.methods[0], bits=bits[0], role="weight", **own, **weight_options)
+        self.input_quantizer = build(self.methods[1], bits=bits[1], role=input_role, **input_options)
         scaled = any(known.standardized for known in used)
         self.register_parameter("scale", nn.Parameter(torch.tensor(1.0)) if scaled else None)
         self.register_buffer("scale_initialized", torch.tensor(not scaled))
         self._scale_ready = not scaled  # mirrors `scale_initialized`, so that forward reads no tensor
+        self._kept: tuple[list[Tensor], Tensor] | None = None
 
     def _channelwise(self, method: registry.Method, channelwise: bool | None) -> dict[str, Any]:
         """Return the option that gives each output channel parameters of its own, if it is to have them."""
@@ -72,13 +86,47 @@ class _Quantized(nn.Module):
         raise NotImplementedError
 
     def quantized_weight(self) -> Tensor:
-        """Return the weights as the layer uses them: standardised, quantized."""
+        """Return the weights on their levels: standardised where the method has it, quantized, not scaled."""
         return self.weight_quantizer(standardize(self.weight) if self.standardized else self.weight)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Compute ``|s| (w_q * a_q) + bias`` (Eq. 3; the released code takes the scale's absolute value).
+    def scaled_weight(self) -> Tensor:
+        """Return the quantized weights times the output scale's absolute value, as the linear map takes them.
 
-        Without the scale s where the method has none. The first batch in training mode initialises both quantizers
+        In test mode, without gradients, they are computed once and kept until something that they depend on changes.
+        """
+        if (
+            self.training
+            or torch.is_grad_enabled()
+            or torch.compiler.is_compiling()
+            or self.weight.device.type != "cpu"
+        ):
+            self._kept = None
+            return self._scaled(self.quantized_weight())
+        # By value: a version counter misses what is written through .data.
+        sources = [
+            self.weight,
+            *self.weight_quantizer.state_dict().values(),
+            *([] if self.scale is None else [self.scale]),
+        ]
+        if self._kept is not None:
+            before, kept = self._kept
+            if all(a.dtype == b.dtype and torch.equal(a, b) for a, b in zip(before, sources, strict=True)):
+                return kept
+        kept = self._scaled(self.quantized_weight())
+        self._kept = ([source.clone() for source in sources], kept)
+        return kept
+
+    def _scaled(self, w_q: Tensor) -> Tensor:
+        return w_q if self.scale is None else w_q * self.scale.abs()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_kept": None}  # a copy computes its own
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute ``(|s| w_q) * a_q + bias`` (Eq. 3; the released code takes the scale's absolute value).
+
+        The scale multiplies the weights, which are fewer than the outputs; without it, where the method has none. The
+        first batch in training mode initialises both quantizers
         and the scale.
 
         Raises
@@ -88,18 +136,20 @@ class _Quantized(nn.Module):
         ValueError
             At that batch, if weights that are to be standardised are all equal, or a quantizer refuses its first data.
         """
-        w_q, x_q = self.quantized_weight(), self.input_quantizer(x)
-        out = self._linear_map(x_q, w_q)
-        if not self._scale_ready:
-            self._initialize_scale(x.detach(), out.detach())
-        if self.scale is not None:
-            out = out * self.scale.abs()
+        x_q = self.input_quantizer(x)
+        if self._scale_ready:
+            w = self.scaled_weight()
+        else:
+            w_q = self.quantized_weight()
+            self._initialize_scale(x.detach(), x_q.detach(), w_q.detach())
+            w = self._scaled(w_q)
+        out = self._linear_map(x_q, w)
         if self.bias is not None:
             out = out + self.bias.view(self.bias_shape)
         return out
 
     @torch.no_grad()
-    def _initialize_scale(self, x: Tensor, out: Tensor) -> None:
+    def _initialize_scale(self, x: Tensor, x_q: Tensor, w_q: Tensor) -> None:
         """Give the quantized output the mean magnitude of the full-precision one, of weights not standardised.
 
         That is the released code's rule; the paper says nothing on it.
@@ -111,9 +161,13 @@ class _Quantized(nn.Module):
             )
         if self.standardized and not bool(self.weight.min() < self.weight.max()):
             raise grid.refuse("standard deviation of the weights", 0.0, "positive: they are all equal, or none")
-        quantized = float(out.abs().mean())
+        quantized, full = (float(self._linear_map(*pair).abs().mean()) for pair in ((x_q, w_q), (x, self.weight)))
+        if not (math.isfinite(quantized) and math.isfinite(full)):
+            raise grid.refuse(
+                "mean magnitude of the first batch's outputs", (quantized, full), "finite, of one at least"
+            )
         if self.scale is not None and quantized > 0:  # all-zero codes carry no scale: keep 1
-            self.scale.fill_(float(self._linear_map(x, self.weight).abs().mean()) / quantized)
+            self.scale.fill_(full / quantized)
         self.mark_scale_initialized()
 
     def mark_scale_initialized(self) -> None:
@@ -132,7 +186,8 @@ class QuantConv2d(_Quantized, nn.Conv2d):
     Parameters
     ----------
     in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias
-        As in `torch.nn.Conv2d`. Padding is with zeros, which are code 0 of unsigned activations.
+        As in `torch.nn.Conv2d`. Padding is with zeros, as in the papers; where a quantizer has no level there (an LSQ+
+        offset, a clip range of both signs), padded values lie between levels.
     method : str or (str, str)
         Name of a method of the suite, or one for the weights and one for the inputs.
     bits : tuple of (int or None)
@@ -143,8 +198,10 @@ class QuantConv2d(_Quantized, nn.Conv2d):
         Standardise the weights before quantizing (Section 4.1); by default as the weights' method has it.
     channelwise : bool, optional
         Give the weights of each output channel parameters of their own; by default as the method has it.
+    weight_options, input_options : mapping, optional
+        For one of the quantizers: ``{"variant": "released"}``, ...
     **options
-        For both quantizers: ``variant=...``, ``literal=True``, ...
+        For both: ``variant=...``, ``literal=True``, ...
 
     Examples
     --------
@@ -171,10 +228,13 @@ class QuantConv2d(_Quantized, nn.Conv2d):
         input_role: str = "activation",
         standardized: bool | None = None,
         channelwise: bool | None = None,
+        weight_options: Mapping[str, Any] | None = None,
+        input_options: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> None:
         nn.Conv2d.__init__(self, in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias)
-        self._add_quantizers(method, bits, input_role, standardized, channelwise, options)
+        each = ({**options, **(weight_options or {})}, {**options, **(input_options or {})})
+        self._add_quantizers(method, bits, input_role, standardized, channelwise, *each)
 
     def _linear_map(self, x: Tensor, w: Tensor) -> Tensor:
         return self._conv_forward(x, w, None)
@@ -203,10 +263,13 @@ class QuantLinear(_Quantized, nn.Linear):  # type: ignore[misc]  # torch types b
         input_role: str = "activation",
         standardized: bool | None = None,
         channelwise: bool | None = None,
+        weight_options: Mapping[str, Any] | None = None,
+        input_options: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> None:
         nn.Linear.__init__(self, in_features, out_features, bias)
-        self._add_quantizers(method, bits, input_role, standardized, channelwise, options)
+        each = ({**options, **(weight_options or {})}, {**options, **(input_options or {})})
+        self._add_quantizers(method, bits, input_role, standardized, channelwise, *each)
 
     def _linear_map(self, x: Tensor, w: Tensor) -> Tensor:
         return nn.functional.linear(x, w)

@@ -243,6 +243,18 @@ def test_integers_are_taken_and_other_types_refused(method):
 # The contract itself
 
 
+def test_what_is_checked_is_checked_for_its_form():
+    good = contract.of_reference(MODULES["lsq"], MODULES["lsq"].Params(0.5, 2, "activation"))
+    with pytest.raises(ValueError, match=r"exempt must be names of properties: levels, .*, got \['idempotense'\]"):
+        dataclasses.replace(good, exempt={"idempotense": ""})
+    with pytest.raises(ValueError, match="x must be finite numbers"):
+        contract.check(good, np.array([1.0, math.nan]))
+    contract.check(good, [1, 2])
+    for constant in (lambda q: 0 * q, lambda q: -q):
+        with pytest.raises(AssertionError, match=r"the levels of .* do not ascend"):
+            contract.check(dataclasses.replace(good, decode=constant), np.array([1.0]))
+
+
 def test_what_the_contract_reports():
     """A quantizer with one mistake each fails the property that names it."""
     params = MODULES["lsq"].Params(0.5, 2, "activation")

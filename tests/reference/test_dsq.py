@@ -240,10 +240,15 @@ def test_init():
     assert dsq.init(x, 2, "signed_activation") == dsq.Params(-1.0, 2.0, 2, "signed_activation", 0.2)
     assert dsq.init(x, 2, "activation", alpha=0.3) == dsq.Params(0.0, 2.0, 2, "activation", 0.3)
     for bad in [[], [1.0, 1.0], [0.0, math.inf], [0.0, math.nan]]:
-        with pytest.raises(ValueError, match="x must be finite values that differ"):
+        with pytest.raises(ValueError, match=r"range of x must be of finite values that differ, got \("):
             dsq.init(bad, 2, "weight")
-    with pytest.raises(ValueError, match="clip range"):
+    with pytest.raises(ValueError, match=r"range of x must be of finite values that differ, got \(0.0, -1.0\)"):
         dsq.init([-2.0, -1.0], 2, "activation")
+
+
+def test_equal_activations_have_a_range():
+    """From 0 to their value, the lower end being fixed."""
+    assert dsq.init([2.0, 2.0], 2, "activation") == dsq.Params(0.0, 2.0, 2, "activation")
 
 
 @pytest.mark.parametrize("alpha", [0, 1, -0.1, 1.5, 1e-7, math.nan, None, "0.2"])

@@ -177,12 +177,16 @@ def test_what_is_refused():
             irnet.init(w, 1, "weight")
     with pytest.raises(ValueError, match="standard deviation of x must be"):
         irnet.init([[1.0, 2.0], [3.0, 3.0]], 1, "weight", channels=True)
+    for w in (1.0, np.zeros((0, 3))):
+        with pytest.raises(ValueError, match=r"shape of x must be \(C, ...\), with a channel at least"):
+            irnet.init(w, 1, "weight", channels=True)
     with pytest.raises(ValueError, match="shape of x must be"):
         irnet.observe(np.ones((4, 3)), irnet.init([[1.0, 2.0], [3.0, 4.0]], 1, "weight", channels=True))
     for t in (0.0, -1.0, math.nan, math.inf, None):
         with pytest.raises(ValueError, match="t must be a number"):
             irnet.Params(1, "weight", t=t)
-    for name, value in (("std", 0.0), ("std", -1.0), ("mean", math.nan), ("exponent", math.inf)):
+    for name, value in (("std", 0.0), ("std", -1.0), ("mean", math.nan), ("exponent", math.inf),
+                        ("exponent", 0.5), ("exponent", 101.0), ("exponent", [[0.0], [-101.0]])):  # fmt: skip
         with pytest.raises(ValueError, match=f"{name} must be"):
             irnet.Params(1, "weight", **{name: value})
     for progress in (-0.1, 1.1, math.nan):

@@ -224,6 +224,10 @@ def test_data_that_are_refused():
                 call(x)
     with pytest.raises(ValueError, match="standard deviation of x must be"):
         lqnets.init([[1.0, 2.0], [3.0, 3.0]], 2, "weight", channels=True)
+    for x in (1.0, np.zeros((0, 3))):
+        for role in ("weight", "activation"):
+            with pytest.raises(ValueError, match=r"shape of x must be \(C, ...\), with a channel at least"):
+                lqnets.init(x, 2, role, channels=True)
     with pytest.raises(ValueError, match="shape of x must be"):
         lqnets.qem_step(np.ones((4, 3)), lqnets.Params(np.ones((1, 2, 1)), 1, "weight"))
     with pytest.raises(ValueError, match=r"shape of basis must be \(b,\)"):

@@ -72,6 +72,9 @@ def test_a_value_a_bit_above_the_top_is_clipped_by_the_paper_and_not_by_public_c
         ((8, 3, 5), "weight", np.ones((8, 1, 1)), "public", 120),
         ((8, 3, 5), "activation", 1.0, "paper", 15),
         ((8, 3, 5), "activation", 1.0, "public", 120),
+        ((2, 3, 4, 4), "activation", np.ones((3, 1, 1)), "paper", 16),
+        ((2, 3, 4, 4), "activation", np.ones((1, 3, 1, 1)), "paper", 16),
+        ((2, 3, 4, 4), "activation", np.ones((3, 1, 1)), "public", 96),
         ((15,), "activation", 1.0, "paper", 15),
         ((0, 3), "activation", 1.0, "paper", 3),
         ((0,), "weight", 1.0, "paper", 1),
@@ -99,3 +102,10 @@ def test_one_bit_of_signed_data_is_refused():
         with pytest.raises(ValueError, match=f"bits must be a whole number from 2 to 8 for LSQ's role {role}"):
             lsq.Params(1.0, 1, role)
     assert lsq.levels(lsq.Params(1.0, 1, "activation")).tolist() == [0, 1]
+
+
+def test_an_input_that_is_broadcast_gets_the_sum_of_its_gradients():
+    params, x, grad = lsq.Params([[1.0], [0.25]], 2, "weight"), [[0.6, -0.3]], np.array([[1.0, 2.0], [4.0, 8.0]])
+    grad_x, grads = lsq.vjp(x, params, grad)
+    assert grad_x.tolist() == [[1, 10]]  # 0.6 / 0.25 is clipped
+    assert grads["step"].shape == (2, 1)

@@ -175,3 +175,19 @@ def test_elements_that_share_a_step_are_counted(shape, channels):
     check_near("scale for weights", lsqplus.gradient_scale(x, weight), 1 / math.sqrt(shape[0]), 1e-15)
     activation = lsqplus.Params(1.0, 0.0, 2, "activation")
     check_near("scale for activations", lsqplus.gradient_scale(x, activation), 1 / math.sqrt(3 * shape[0]), 1e-15)
+
+
+def test_an_input_that_is_broadcast_gets_the_sum_of_its_gradients():
+    params, x, grad = (
+        lsqplus.Params([[1.0], [0.25]], [[0.0], [0.0]], 2, "weight"),
+        [[0.6, -0.3]],
+        np.array([[1.0, 2.0], [4.0, 8.0]]),
+    )
+    grad_x, grads = lsqplus.vjp(x, params, grad)
+    assert grad_x.tolist() == [[1, 10]]
+    assert all(value.shape == (2, 1) for value in grads.values())
+
+
+def test_the_gradient_scale_counts_the_elements_of_a_channel():
+    params = lsqplus.Params(np.ones((3, 1, 1)), np.zeros((3, 1, 1)), 2, "activation")
+    check_near("gradient_scale", lsqplus.gradient_scale(np.zeros((2, 3, 4, 4)), params), 1 / math.sqrt(16 * 3), 1e-16)

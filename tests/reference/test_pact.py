@@ -84,3 +84,15 @@ def test_alpha_starts_at_10_whatever_the_data(x):
 def test_alphas_that_are_refused(alpha):
     with pytest.raises(ValueError, match=r"alpha must be from 1e-30 to 1e\+30, got"):
         pact.Params(alpha, 2)
+
+
+def test_an_input_that_is_broadcast_gets_the_sum_of_its_gradients():
+    params, x, grad = pact.Params([[1.0], [0.5]], 2), [[0.6, -0.3]], np.array([[1.0, 2.0], [4.0, 8.0]])
+    grad_x, grads = pact.vjp(x, params, grad)
+    assert grad_x.tolist() == [[1, 0]]
+    assert all(value.shape == (2, 1) for value in grads.values())
+
+
+def test_the_penalty_is_alpha_squared():
+    assert pact.penalty(pact.Params(10.0, 2)) == 100
+    assert pact.penalty(pact.Params([[1.0], [2.0]], 2)) == 5

@@ -188,3 +188,14 @@ def test_data_that_tell_nothing_are_refused(x):
 def test_parameters_that_are_refused(center, distance, gamma, name):
     with pytest.raises(ValueError, match=f"{name} must be"):
         qil.Params(center, distance, gamma, 4, "weight")
+
+
+def test_an_input_that_is_broadcast_gets_the_sum_of_its_gradients():
+    params, x, grad = (
+        qil.Params([[0.5], [0.25]], [[0.5], [0.25]], [[1.0], [1.0]], 2, "weight"),
+        [[0.6, -0.3]],
+        np.array([[1.0, 2.0], [4.0, 8.0]]),
+    )
+    grad_x, grads = qil.vjp(x, params, grad)
+    assert grad_x.tolist() == [[1, 18]]
+    assert all(value.shape == (2, 1) for value in grads.values())

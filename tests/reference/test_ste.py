@@ -93,6 +93,6 @@ def test_init_is_that_of_daq():
 
 
 def test_unknown_rules_are_refused():
-    for rule in ["", "paper", None]:
-        with pytest.raises(ValueError, match=rf"rounding must be one of .*, got {rule!r}"):
+    for rule in ["", "paper", 1]:
+        with pytest.raises(ValueError, match=rf"variant must be one of .*, got {rule!r}"):
             ste.Params(-1.0, 1.0, 2, "weight", rule)

@@ -1,5 +1,6 @@
 """What the methods with a clip range on the uniform grid share, beyond the contract."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from reference import grid, registry
 from tests.oracles import check_near, check_same, eps
-from tests.strategies import bit_widths, clip_ranges, cotangents, dtypes, inputs, layouts, roles
+from tests.strategies import bit_widths, clip_ranges, cotangents, dtypes, initial, inputs, layouts, roles, sample
 
 MODULES = {n: m for n, m in registry.modules().items() if issubclass(m.Params, grid.UniformParams)}
 every_method = pytest.mark.parametrize("method", MODULES.values(), ids=MODULES)
@@ -177,7 +178,52 @@ def test_inputs_are_left_as_they_are(method):
     method.vjp(x, params, grad)
 
 
-# Gradients
+# Gradients: what holds for all methods of the suite, on this grid or not
+
+
+EVERY = [(name, *row) for name, module in registry.modules().items() for row in module.METHOD.defined()]
+
+
+@pytest.mark.parametrize(("name", "bits", "role", "variant"), EVERY)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_nan_stays_nan_in_the_backward_pass(name, bits, role, variant, dtype):
+    method = registry.module(name)
+    data = sample(4, role)
+    params = initial(method, data, bits, role, variant)
+    if hasattr(method, "observe") and role == "weight":
+        return  # each gradient depends on all elements
+    x = data.astype(dtype)
+    x[1, 2] = math.nan
+    grad_x, grads = method.vjp(x, params, cotangents(x))
+    assert np.argwhere(np.isnan(grad_x)).tolist() == [[1, 2]], f"{params}: the gradient for x is {grad_x}"
+    for parameter, value in grads.items():
+        assert np.isnan(value).all(), f"{params}: the gradient for {parameter} is {value}"
+
+
+@pytest.mark.parametrize("name", registry.modules())
+def test_without_a_variant_it_is_the_first(name):
+    method = registry.module(name)
+    role = method.METHOD.roles[0]
+    params = initial(method, sample(4, role), max(method.METHOD.bits[role]), role, method.METHOD.variants[0])
+    assert dataclasses.replace(params, variant=None).variant == method.METHOD.variants[0]
+    with pytest.raises(ValueError, match="variant must be one of"):
+        dataclasses.replace(params, variant="")
+
+
+@pytest.mark.parametrize("name", registry.modules())
+def test_only_the_channel_of_a_nan_loses_its_gradients(name):
+    method = registry.module(name)
+    role = method.METHOD.roles[-1]
+    params = initial(method, sample(4, role), max(method.METHOD.bits[role]), role, method.METHOD.variants[0])
+    each = {key: np.full((3, 1), getattr(params, key)) for key in method.METHOD.learnable if key != "alpha"}
+    if not each:
+        return
+    params = dataclasses.replace(params, **each)
+    x = sample(4, role)
+    x[1, 2] = math.nan
+    _, grads = method.vjp(x, params, cotangents(x))
+    for key in each:
+        assert np.isnan(grads[key]).tolist() == [[False], [True], [False]], f"{params}: {key} has {grads[key]}"
 
 
 # Full precision, and what is refused
@@ -212,4 +258,4 @@ def test_init_gives_parameters_that_work(method, role):
 def test_init_without_spread_is_refused(method):
     for x in [[], [1.0], [0.1, 0.1, 0.1], [0.0, math.inf], [0.0, math.nan]]:
         with pytest.raises(ValueError, match=r"must be .*(positive and finite|finite values that differ)"):
-            print(x, method.init(x, 2, "activation"))  # shown where nothing is raised
+            print(x, method.init(x, 2, "signed_activation"))  # shown where nothing is raised

@@ -64,8 +64,6 @@ def reference(
 ) -> tuple[ModuleType, Any]:
     """Return the reference module of a method and its parameters."""
     module = REFERENCE[method]
-    if len(module.METHOD.variants) == 1:
-        options.pop("variant", None)
     return module, module.Params(lower, upper, bits, role, **options)
 
 

@@ -1,6 +1,7 @@
 """The contract, met by every quantizer module, and the module held to its reference: new methods need no change."""
 
 import copy
+import inspect
 import io
 import math
 import pickle
@@ -154,6 +155,63 @@ def test_every_parameter_receives_a_gradient_in_training(name, bits, role, varia
     assert (x.grad != 0).any(), f"no gradient passes {module}"
 
 
+# Parameters a channel
+
+CHANNELWISE = [
+    (name, *row)
+    for name, *row in DEFINED
+    if row[0] == max(REFERENCE[name].METHOD.bits[row[1]])
+    and not (name == "lqnets" and row[1] == "activation")  # its channels are the first axis
+    and "shape" in inspect.signature(quantizer_class(name)).parameters
+]
+
+
+@pytest.mark.parametrize(("name", "bits", "role", "variant"), CHANNELWISE)
+def test_a_channel_is_a_quantizer_of_its_own(name, bits, role, variant):
+    data = sample(5, role).astype(np.float32)
+    each = tensor(data) if role == "weight" else tensor(data.T.copy())  # channels first, or after the batch
+    x = each if role == "weight" else each.reshape(7, 3, 1)
+    shape = (3, 1)
+    module = quantizer_class(name)(bits, role, variant=variant, shape=shape)
+    module.initialize(x)
+    channels = x if role == "weight" else x[..., 0].T.contiguous()
+    leaf = x.clone().requires_grad_()
+    module.eval()(leaf).square().sum().backward()
+    for c in range(3):
+        one = quantizer_class(name)(bits, role, variant=variant)
+        one.initialize(channels[c])
+        for key, value in one.named_parameters():
+            own = module.get_parameter(key)[c].detach().numpy()
+            check_near(
+                f"{key} of channel {c} of {module}", own.ravel()[0], value.item(), 1e-5 * (1e-3 + abs(value.item()))
+            )
+            with torch.no_grad():
+                value.copy_(module.get_parameter(key)[c].reshape(()))
+        part = channels[c].clone().requires_grad_()
+        want = one.eval()(part)
+        got = module(x)[c] if role == "weight" else module(x)[:, c, 0]
+        bound = REFERENCE[name].METHOD.bound * 1.2e-7 * (1 + want.abs().max().item())
+        check_near(f"channel {c} of {module}", got.detach().numpy(), want.detach().numpy(), bound)
+        want.square().sum().backward()
+        grad = leaf.grad[c] if role == "weight" else leaf.grad[:, c, 0]
+        check_near(
+            f"gradient of channel {c}", grad.numpy(), part.grad.numpy(), 1e-4 * (1 + part.grad.abs().max().item())
+        )
+    for other in (copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
+        check_same("copy", other(x).detach().numpy(), module(x).detach().numpy())
+    fresh = quantizer_class(name)(bits, role, variant=variant, shape=shape)
+    fresh.load_state_dict(module.state_dict())
+    check_same("state", fresh.eval()(x).detach().numpy(), module(x).detach().numpy())
+    torch.compiler.reset()
+    compiled = torch.compile(module, fullgraph=True, backend="eager")
+    check_same("compiled", compiled(x).detach().numpy(), module(x).detach().numpy())
+    with Operators() as found, torch.no_grad():
+        module(x)
+    for function, args in found.calls:
+        leaves = [v.detach().requires_grad_() if isinstance(v, torch.Tensor) else v for v in args]
+        torch.library.opcheck(function, tuple(leaves))
+
+
 # Types, devices, memory
 
 
@@ -219,7 +277,7 @@ def test_memory_layout_changes_nothing(method):
             got.backward(torch.ones_like(x).cumsum(-1))
             if name != "expanded":
                 check_near(f"{module} {name}", got.detach().numpy(), want.detach().numpy(), bound)
-                slack = bound + 1e-6 * (1 + leaf.grad.abs().numpy())  # another path may compute it
+                slack = bound + 1e-5 * (1 + leaf.grad.abs().numpy())  # another path may compute it
                 check_near(f"{module} {name}: gradient", strided.grad.numpy(), leaf.grad.numpy(), slack)
 
 
@@ -320,22 +378,29 @@ def test_a_first_batch_that_tells_nothing_is_refused(method, batch):
         assert bool(module.initialized)
 
 
+BACKWARD_ONLY = {("dsq", "alpha")}  # and taken for the nearest admitted there
+
+
 @every_method
-def test_parameters_driven_out_of_range_give_nan(method):
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 0.0, -1.0])
+def test_parameters_driven_out_of_range_give_nan(method, value):
+    """Out of range is what the reference refuses."""
     for role in REFERENCE[method].METHOD.roles:
         bits = max(REFERENCE[method].METHOD.bits[role])
         for name, _ in initialized(method, bits, role, None, sample(1, role)).named_parameters():
             module = initialized(method, bits, role, None, sample(1, role))
             with torch.no_grad():
-                module.get_parameter(name).fill_(math.nan)
-            x = tensor(sample(2, role).astype(np.float32))
-            if module.eval()(x).isnan().all():
+                module.get_parameter(name).fill_(value)
+            try:
+                reference_params(module)
+            except ValueError:
+                if (method, name) in BACKWARD_ONLY:
+                    continue
+                for x in (tensor(sample(2, role)), tensor(sample(2, role).astype(np.float32))):
+                    got = module.eval()(x)
+                    assert got.isnan().all(), f"{module} with {name} = {value} gives {got}"
                 with pytest.raises(ValueError, match="must be"):
                     module.codes(x)
-            else:  # a parameter of the backward pass alone
-                leaf = x.requires_grad_()
-                module(leaf).sum().backward()
-                assert leaf.grad.isnan().any()
 
 
 # Saving, copying, parametrizing

@@ -109,9 +109,33 @@ def test_the_weight_as_a_parametrization():
     assert conv.parametrizations.weight.original.grad.abs().sum() > 0
 
 
+def test_a_layer_that_stands_twice_in_one_place():
+    shared = nn.Conv2d(4, 4, 1)
+    net = nn.Sequential(nn.Conv2d(4, 4, 1), shared, nn.ReLU(), shared, nn.Conv2d(4, 4, 1))
+    quantize_model(net, "lsq", (3, 3))
+    assert net[1] is net[3]
+    assert isinstance(net[1], QuantConv2d)
+
+
+def test_options_for_one_of_the_two():
+    net = nn.Sequential(nn.Linear(4, 4))
+    pair = {"weight_options": {"variant": "public"}, "input_options": {"gamma": 3.0}}
+    quantize_model(net, ("lsq", "daq"), (3, 3), keep_ends=False, **pair)
+    assert net[0].weight_quantizer.variant == "public"
+    assert net[0].input_quantizer.gamma == 3
+
+
+def test_a_method_for_one_kind_of_inputs_needs_no_role():
+    net = quantize_model(nn.Sequential(nn.Linear(4, 4)), "irnet", (1, 1), keep_ends=False, example=torch.rand(1, 4))
+    assert net[0].input_quantizer.role == "signed_activation"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ({"bits": 4}, "bits must be a pair: for weights, and for inputs, got 4"),
+        ({"bits": (4,)}, r"bits must be a pair: for weights, and for inputs, got \(4,\)"),
+        ({"method": "pact"}, "method must be a pair, one for each, as PACT does not quantize weights, got 'pact'"),
         ({"keep": ["nothing"]}, r"keep must be names of its layers: twice, last, signed, first, got \['nothing'\]"),
         ({"keep": ["last", "signed"]}, r"module must be a network with layers to quantize \(kept: first, last, "),
         ({"method": "?"}, "method must be one of daq"),

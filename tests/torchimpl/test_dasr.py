@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from reference.dasr import annealed_beta
 from tests.oracles import check_near, check_same
 from tests.strategies import cotangents
 from tests.torchimpl.modules import gradients, quantizer
@@ -63,3 +64,15 @@ def test_temperatures_that_are_refused(beta):
     with pytest.raises(ValueError, match="beta must be a number"):
         ours.set_beta(beta)
     assert ours.beta == 24
+
+
+def test_progress_anneals_the_temperature_of_those_built_for_it():
+    fixed, annealed = DASR(2, "weight"), DASR(2, "weight", annealed=True)
+    for progress in (0, 0.25, 1):
+        for ours in (fixed, annealed):
+            ours.set_progress(progress)
+        assert fixed.beta == 24
+        check_near("beta", annealed.beta.numpy(), annealed_beta(progress), 1e-6)
+    for ours in (fixed, annealed):
+        with pytest.raises(ValueError, match="progress must be a number from 0 to 1"):
+            ours.set_progress(1.5)

@@ -77,3 +77,19 @@ def test_custom_op(shape, dtype):
     alpha = torch.tensor(0.2, requires_grad=True)
     for x in [torch.randn(4, 3, dtype=dtype).T, torch.randn(4, dtype=dtype)]:
         torch.library.opcheck(dsq_hard, (x.detach().requires_grad_(), *ends, alpha, 3))
+
+
+def test_equal_activations_have_a_range():
+    """From 0 to their value, as in the reference; values that are not finite are refused in any role."""
+    ours = DSQ(2)
+    ours.initialize(torch.tensor([2.0, 2.0]))
+    assert (ours.lower.item(), ours.upper.item()) == (0, 2)
+    with pytest.raises(ValueError, match="range of the first batch must be of finite values that differ"):
+        DSQ(2).initialize(torch.tensor([-math.inf, 2.0]))
+
+
+def test_the_penalty_is_alpha_squared():
+    ours = DSQ(2, alpha=0.5)
+    assert ours.penalty().item() == dsq.penalty(dsq.Params(0.0, 1.0, 2, "activation", 0.5)) == 0.25
+    ours.penalty().backward()
+    assert ours.alpha.grad.item() == 1

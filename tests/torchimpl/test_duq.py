@@ -38,7 +38,11 @@ def test_half_precision_takes_its_scale_from_single():
     raw = torch.tensor(-10.0041)  # bfloat16 has -10: 0.4 % more of a scale
     want = torch.tensor(math.log1p(math.exp(-10.0041)))
     for dtype in (torch.float16, torch.bfloat16):
-        check_same(f"softplus({raw}) in {dtype}", scale_of(raw, dtype).float().numpy(), want.to(dtype).float().numpy())
+        check_same(
+            f"softplus({raw}) in {dtype}",
+            scale_of(raw, dtype).to(dtype).float().numpy(),
+            want.to(dtype).float().numpy(),
+        )
 
 
 @pytest.mark.parametrize("role", ["weight", "activation", "signed_activation"])
@@ -177,6 +181,14 @@ def test_names_that_are_no_quantized_layer_are_refused():
     assert all(p.requires_grad for p in model[3].parameters()), "none is frozen"
 
 
+def test_layers_whose_levels_follow_the_data_are_refused():
+    """A basis of LQ-Nets goes on moving in training mode although nothing is learned."""
+    model = nn.Sequential(QuantLinear(6, 4, method="lqnets", bits=(2, 2)), QuantLinear(4, 2, method="duq", bits=(2, 2)))
+    with pytest.raises(ValueError, match="method of 0 must be one whose levels stay while no parameter is learned"):
+        freeze(model, ["1", "0"])
+    assert all(p.requires_grad for p in model.parameters()), "none is frozen"
+
+
 def test_a_whole_schedule():
     """PROFIT: measure, order, then train and freeze by thirds."""
     model, (images, _) = network(), batch()
@@ -209,3 +221,14 @@ def test_values_are_the_references_for_large_scales():
     params = duq.Params(*(v.detach().double().numpy() for v in (module.a, module.c)), 8, "weight")
     want = duq.forward(x.numpy(), params, training=False)
     check_near("forward", module(x).detach().numpy(), want, 8 * 2.3e-16 * 30)
+
+
+@pytest.mark.parametrize("variant", ["paper", "released"])
+@pytest.mark.parametrize("role", ["weight", "activation", "signed_activation"])
+def test_full_precision_has_no_codes(role, variant):
+    module = DuQ(None, role, variant=variant)
+    x = torch.randn(3)
+    assert module(x) is x
+    for call in (module.codes, module.decode):
+        with pytest.raises(ValueError, match="full precision has no codes"):
+            call(x)

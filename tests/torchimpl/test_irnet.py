@@ -106,3 +106,13 @@ def test_half_precision_is_standardized_in_float32():
     w = (torch.arange(-5, 5) * 1e-5).to(torch.float16)
     want = IRNet(1, "weight")(w.float())
     check_same("values", IRNet(1, "weight")(w).float().numpy(), want.numpy())
+
+
+def test_weights_of_other_channels_are_refused():
+    module = IRNet(1, "weight", shape=(3, 1))
+    for w in (torch.randn(4, 6), torch.randn(3), torch.randn(6, 2)):
+        for call in (module, module.codes, module.initialize):
+            with pytest.raises(ValueError, match=r"shape of x must be \(..., 3, any\), for parameters of the shape"):
+                call(w)
+    with pytest.raises(ValueError, match="shape must be"):
+        IRNet(1, "weight", shape=(-3, 1))

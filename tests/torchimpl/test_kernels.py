@@ -73,7 +73,7 @@ FAST = [name for name in REFERENCE if quantizer_class(name).__module__ and hasat
 @pytest.mark.parametrize("name", FAST)
 def test_blocks_threads_and_memory_change_nothing(name):
     known = REFERENCE[name].METHOD
-    role = "activation" if "activation" in known.roles else known.roles[0]
+    role = "activation" if "activation" in known.roles else "signed_activation"
     module = module_for(name, max(known.bits[role]), role, None)
     x = torch.randn(2 * kernels.BLOCK + 1001)
     grad = torch.randn_like(x)
@@ -98,7 +98,7 @@ def test_blocks_threads_and_memory_change_nothing(name):
 @pytest.mark.parametrize("name", FAST)
 def test_where_kernels_do_not_apply_results_are_right(name):
     known = REFERENCE[name].METHOD
-    role = "activation" if "activation" in known.roles else known.roles[0]
+    role = "activation" if "activation" in known.roles else "signed_activation"
     module = module_for(name, max(known.bits[role]), role, None)
     x = torch.randn(4, 6, 5, 3)
     grad = torch.randn_like(x)

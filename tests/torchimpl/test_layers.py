@@ -217,6 +217,14 @@ def test_weights_that_are_all_equal_are_refused_at_the_first_batch():
     assert not bool(layer.scale_initialized)
 
 
+@pytest.mark.parametrize("x", [torch.full((1, 4, 6, 5), math.nan), torch.zeros(0, 4, 6, 5)])
+def test_a_first_batch_that_tells_no_scale_is_refused(x):
+    layer = QuantConv2d(4, 6, 3, method=("daq", "pact"), bits=(2, 2))
+    with pytest.raises(ValueError, match="mean magnitude of the first batch's outputs must be finite"):
+        layer.train()(x)
+    assert not bool(layer.scale_initialized)
+
+
 def test_a_first_batch_of_zero_codes_keeps_the_scale():
     layer = QuantLinear(2, 2, bits=(None, 1), standardized=False)
     with torch.no_grad():
@@ -251,6 +259,70 @@ def test_test_mode_before_the_first_batch_is_refused(method):
         return
     with pytest.raises(RuntimeError, match=r"is not initialized|has no output scale yet"):
         layer.eval()(x)
+
+
+# Weights that are kept in test mode
+
+
+def counted(layer):
+    """How often the layer quantizes its weights, as a list that grows."""
+    calls, inner = [], layer.weight_quantizer.quantize
+    layer.weight_quantizer.quantize = lambda w: calls.append(1) or inner(w)
+    return calls
+
+
+CHANGES = {
+    "the weights": lambda layer: layer.weight.view(-1)[::2].add_(0.1),
+    "the weights behind autograd's back": lambda layer: layer.weight.data.mul_(-1),
+    "one weight": lambda layer: layer.weight.data.view(-1)[3:4].mul_(-1),
+    "the clip range": lambda layer: layer.weight_quantizer.upper.data.mul_(0.5),
+    "the output scale": lambda layer: layer.scale.mul_(2),
+    "the type": lambda layer: layer.float(),
+    "a state": lambda layer: layer.load_state_dict(
+        {k: 2 * v if k == "scale" else v for k, v in layer.state_dict().items()}
+    ),
+    "a step of training": lambda layer: step(layer),
+}
+
+
+def step(layer):
+    with torch.enable_grad():
+        layer.train()(torch.ones_like(layer.weight[:1, :, :1, :1]).expand(-1, -1, 4, 4)).sum().backward()
+    torch.optim.SGD(layer.parameters(), 1.0).step()
+    layer.eval()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_kept_weights_follow_every_change(change):
+    layer, x, _ = convolution((2, None))
+    layer.train()(x)
+    layer.eval()
+    calls = counted(layer)
+    first = layer(x)
+    check_same("the second call", layer(x).numpy(), first.numpy())
+    assert len(calls) == 1, "computed once"
+    change(layer)
+    calls.clear()
+    got = layer(x.to(layer.weight.dtype))
+    assert calls, "computed anew"
+    fresh = copy.deepcopy(layer)
+    assert fresh._kept is None, "a copy keeps nothing"
+    check_same("after the change", got.numpy(), fresh(x.to(layer.weight.dtype)).numpy())
+    assert got.dtype != first.dtype or not torch.equal(got, first)
+
+
+def test_weights_are_not_kept_where_gradients_are_wanted():
+    layer, x, _ = convolution((2, None))
+    layer.train()(x)
+    layer.eval()
+    with torch.no_grad():
+        want = layer(x)
+    for _ in range(2):
+        got = layer(x)
+        check_same("with gradients", got.detach().numpy(), want.numpy())
+        got.sum().backward()
+        assert layer.weight.grad.abs().sum() > 0
 
 
 # Training and test

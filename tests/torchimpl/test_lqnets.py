@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.nn.utils import parametrize
 
 from reference import lqnets
 from tests.oracles import check_near, check_same
@@ -102,3 +103,25 @@ def test_channels_without_spread_or_of_another_number_are_refused():
     for x in (torch.ones(4, 3), torch.ones(2), torch.ones(2, 3, 4)):
         with pytest.raises(ValueError, match=r"shape of x must be \(2, \.\.\.\), with 2 axes"):
             module(x)
+
+
+def test_codes_without_a_level_are_refused():
+    """They would be looked up beyond the table."""
+    module = LQNets(2, "activation")
+    for q in (-1, 4):
+        with pytest.raises(ValueError, match="codes must be whole numbers from 0 to 3"):
+            module.decode(torch.tensor([q]))
+    with pytest.raises(ValueError, match=r"shape of x must be \(2, \.\.\.\), with 2 axes"):
+        LQNets(2, "weight", shape=(2, 1)).initialize(torch.ones(4, 3))
+    with pytest.raises(ValueError, match="shape must be"):
+        LQNets(2, "weight", shape=(-2, 1))
+
+
+def test_every_access_in_training_mode_fits_the_basis():
+    """A parametrized weight is another one each time; in test mode it stays."""
+    layer = torch.nn.Linear(5, 3)
+    parametrize.register_parametrization(layer, "weight", LQNets(2, "weight"))
+    layer.train()
+    assert not torch.equal(layer.weight, layer.weight)
+    layer.eval()
+    assert torch.equal(layer.weight, layer.weight)

@@ -63,3 +63,40 @@ def test_a_step_size_out_of_range_gives_nan(step):
         assert module(torch.ones(3, dtype=dtype)).isnan().all()
     with pytest.raises(ValueError, match="step must be positive and finite"):
         module.codes(torch.ones(3))
+
+
+def test_a_step_size_a_channel_of_activations():
+    """N counts the elements of one image that share a step size: 16, not all 48."""
+    x = torch.full((2, 3, 4, 4), 9.0)
+    module = LSQ(2, "activation", shape=(3, 1, 1))
+    module.mark_initialized()
+    check_near("step", gradients(module, x)[1].flatten().numpy(), np.full(3, 32 * 3 / math.sqrt(16 * 3)), 1e-5)
+    public = LSQ(2, "activation", variant="public", shape=(3, 1, 1))
+    public.mark_initialized()
+    check_near("step", gradients(public, x)[1].flatten().numpy(), np.full(3, 32 * 3 / math.sqrt(96 * 3)), 1e-5)
+
+
+def test_a_step_size_that_half_precision_does_not_hold():
+    module = LSQ(2, "weight")
+    module.mark_initialized()
+    with torch.no_grad():
+        module.step.fill_(1e-20)
+    x = torch.ones(3, dtype=torch.float16)
+    assert module(x).isnan().all()
+    with pytest.raises(ValueError, match=r"parameters must be positive and finite in torch.float16"):
+        module.codes(x)
+    assert module.codes(x.float()).tolist() == [3, 3, 3]
+
+
+@pytest.mark.parametrize("shape", [(-1,), (2, -1), (0, 1), (1.5,), (True,)])
+def test_shapes_that_are_refused(shape):
+    with pytest.raises(ValueError, match=r"shape must be \(\) or \(C, 1, ...\), of whole numbers from 1, got"):
+        LSQ(2, "weight", shape=shape)
+
+
+def test_data_of_another_number_of_channels_are_refused():
+    for x in (torch.ones(4, 2), torch.ones(3), torch.ones(())):
+        with pytest.raises(
+            ValueError, match=r"shape of x must be \(..., 3, any\), for parameters of the shape \(3, 1\)"
+        ):
+            LSQ(2, "weight", shape=(3, 1)).initialize(x)

@@ -39,12 +39,13 @@ def test_weights_have_no_offset_to_learn():
 
 @activations
 @pytest.mark.parametrize("variant", ["paper", "public"])
-def test_the_offset_learns_from_clipped_elements_only(role, variant):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_offset_learns_from_clipped_elements_only(role, variant, dtype):
     """One image of 4 elements at 2 bits: q is 0.5, -1, 3 (an end) and 5; 1/sqrt(N p) = 1/sqrt(12)."""
     module = quantizer(2, role, 0.5, -1.0, variant=variant)
-    x = torch.tensor([[-0.75, -1.5, 0.5, 1.5]], requires_grad=True)
+    x = torch.tensor([[-0.75, -1.5, 0.5, 1.5]], dtype=dtype, requires_grad=True)
     (module(x) * torch.tensor([[1.0, 2.0, 4.0, 8.0]])).sum().backward()
-    check_same("gradient for x", x.grad.numpy(), np.array([[1, 0, 0, 0]], np.float32))
+    check_same("gradient for x", x.grad.numpy(), torch.tensor([[1, 0, 0, 0]], dtype=dtype).numpy())
     scale = 1 / math.sqrt(12)
     by_beta = 14 * (scale if variant == "public" else 1)
     check_near("gradient for beta", module.beta.grad.numpy(), by_beta, 1e-5)
@@ -108,3 +109,10 @@ def test_training_lowers_the_squared_error(role):
         errors.append(float(error.detach()))
     assert errors[-1] < 0.5 * errors[0], f"squared error from {errors[0]:.3f} to {errors[-1]:.3f}"
     assert float(module.beta.detach()) > 0.5
+
+
+def test_a_step_size_a_channel_of_activations():
+    """N counts the elements of one image that share a step size: 16, not all 48."""
+    module = quantizer(2, "activation", 1.0, shape=(3, 1, 1))
+    module(torch.full((2, 3, 4, 4), 9.0)).sum().backward()
+    check_near("step", module.step.grad.flatten().numpy(), np.full(3, 32 * 3 / math.sqrt(16 * 3)), 1e-5)

@@ -17,10 +17,11 @@ alphas = st.floats(2.0**-5, 20, width=32)
 
 
 @pytest.mark.parametrize("bits", [1, 4, 8])
-def test_alpha_gets_a_gradient_from_the_first_batch_on(bits):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_alpha_gets_a_gradient_from_the_first_batch_on(bits, dtype):
     """Code that clips only once a calibration has run gives it none."""
     module = PACT(bits).train()
-    x = torch.tensor([-1.0, 4.0, 10.0, 11.0, 12.0], requires_grad=True)
+    x = torch.tensor([-1.0, 4.0, 10.0, 11.0, 12.0], dtype=dtype, requires_grad=True)
     for batch in (1, 2):
         module(x).sum().backward()
         assert module.alpha.grad.item() == 3 * batch
@@ -77,3 +78,14 @@ def test_one_alpha_a_channel():
     assert got.tolist() == [[1, 0, 1], [0, 2, 2]]
     assert module.alpha.grad.tolist() == [[2], [1]]
     assert module.decode(module.codes(x)).tolist() == got.tolist()
+
+
+def test_an_alpha_that_is_infinite():
+    for alpha, dtype in ((math.inf, torch.float32), (1e6, torch.float16)):
+        module = PACT(2)
+        with torch.no_grad():
+            module.alpha.fill_(alpha)
+        x = torch.tensor([-1.0, 0.0, 1.0], dtype=dtype)
+        assert module(x).isnan().all()
+        with pytest.raises(ValueError, match="must be positive and finite"):
+            module.codes(x)

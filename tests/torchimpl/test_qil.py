@@ -69,7 +69,17 @@ def test_gradients_are_finite_in_every_type(dtype, gamma):
     assert all(value.grad.isfinite() for value in made.parameters())
 
 
-@pytest.mark.parametrize(("name", "value"), [("distance", 0.0), ("distance", -1.0), ("gamma", 0.0), ("gamma", -1.0)])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("distance", 0.0),
+        ("distance", -1.0),
+        ("distance", math.inf),
+        ("gamma", 0.0),
+        ("gamma", -1.0),
+        ("gamma", math.inf),
+    ],
+)
 def test_parameters_driven_out_of_range(name, value):
     made = module("weight", **({"center": 1.0, "distance": 0.5, "gamma": 1.0} | {name: value}))
     x = torch.tensor([-1.0, 0.0, 0.1, 5.0])
@@ -86,3 +96,13 @@ def test_one_interval_a_channel():
     got.sum().backward()
     assert made.center.grad.shape == (2, 1)
     assert made.codes(x).tolist() == [[3, 1, 6], [3, 2, 6]]
+
+
+@pytest.mark.parametrize("center", [math.inf, -math.inf, math.nan])
+@pytest.mark.parametrize("role", ["weight", "activation"])
+def test_a_center_that_is_not_finite(role, center):
+    made = module(role, center, 0.5, 1.0)
+    x = torch.tensor([-1.0, 0.0, 0.1, 5.0])
+    assert made(x).isnan().all()
+    with pytest.raises(ValueError, match="center must be finite"):
+        made.codes(x)

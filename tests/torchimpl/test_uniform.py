@@ -1,5 +1,6 @@
 """What the modules with a clip range on the uniform grid share, beyond the contract."""
 
+import contextlib
 import math
 
 import numpy as np
@@ -8,9 +9,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.oracles import check_same
-from tests.strategies import any_clip_ranges, bit_widths, clip_ranges, dtypes, inputs, roles
+from tests.oracles import check_near, check_same
+from tests.strategies import any_clip_ranges, bit_widths, clip_ranges, dtypes, inputs, roles, sample
 from tests.torchimpl.modules import (
+    REFERENCE,
     gradients,
     layouts,
     quantizer,
@@ -19,7 +21,10 @@ from tests.torchimpl.modules import (
     uniform_method,
     uniform_variant,
 )
+from torchimpl import kernels
 from torchimpl.quantizers import build, quantizer_class
+
+EVERY = [(name, *row) for name, module in REFERENCE.items() for row in module.METHOD.defined()]
 
 # The same bits as the reference
 
@@ -78,7 +83,7 @@ def test_every_tie(method, variant, bits):
 @pytest.mark.parametrize("shape", [(), (0,), (2, 0), (2, 3, 4, 5)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
 def test_shape_type_and_memory(method, shape, dtype):
-    ours = quantizer(method, 2, "weight")
+    ours = quantizer(method, 2, "weight").eval()  # values between levels vary in their last bits
     x = torch.randn(shape, dtype=dtype)
     want = ours(x)
     assert (want.shape, want.dtype) == (x.shape, dtype)
@@ -91,14 +96,19 @@ def test_shape_type_and_memory(method, shape, dtype):
 
 
 @uniform_method
-@pytest.mark.parametrize("ends", [(1.0, 1.0), (1.0, -1.0), (0.0, math.nan)])
-def test_an_empty_clip_range_gives_nan(method, ends):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    "ends",
+    [(1.0, 1.0), (1.0, -1.0), (0.0, math.nan), (0.0, math.inf), (-math.inf, 0.0), (-math.inf, math.inf), (-3e38, 3e38)],
+)
+def test_a_clip_range_that_is_empty_or_not_finite_gives_nan(method, ends, dtype):
     ours = quantizer(method, 2, "weight", *ends)
-    x = torch.linspace(-2, 2, 9)
-    for training in (False, True):
-        got = ours.train(training)(x)
-        assert got.isnan().all(), f"{ours} with clip range {ends} gives {got}"
-    with pytest.raises(ValueError, match=r"clip range \(lower, upper\) must be lower < upper, got "):
+    x = torch.linspace(-2, 2, 9, dtype=dtype)
+    if ends != (-3e38, 3e38) or dtype == torch.float32:  # float64 holds that width
+        for training in (False, True):
+            got = ours.train(training)(x)
+            assert got.isnan().all(), f"{ours} with clip range {ends} gives {got}"
+    with pytest.raises(ValueError, match=r"clip range \(lower, upper\) must be finite with lower < upper, got "):
         ours.codes(x)
 
 
@@ -112,6 +122,57 @@ def test_no_gradient_outside_the_clip_range(method):
     assert (found["x"] != 0).tolist() == [False, False, True, True, False, False]
 
 
+# Gradients at NaN, and of half precision: what holds for all methods of the suite, on this grid or not
+
+
+def initialized(name, bits, role, variant, data):
+    module = quantizer_class(name)(bits, role, variant=variant)
+    module.initialize(data)
+    return module.eval()
+
+
+@pytest.mark.parametrize(("name", "bits", "role", "variant"), EVERY)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_nan_stays_nan_in_the_backward_pass(name, bits, role, variant, dtype):
+    """Through the compiled kernels, which take float32, and torch's own operations."""
+    data = tensor(sample(4, role))
+    module = initialized(name, bits, role, variant, data)
+    if hasattr(REFERENCE[name], "observe") and role == "weight":
+        return  # each gradient depends on all elements
+    for switched in (contextlib.nullcontext, kernels.switched_off):
+        x = data.to(dtype, copy=True)
+        x[1, 2] = math.nan
+        module.zero_grad()
+        leaf = x.requires_grad_()
+        with switched():
+            module(leaf).backward(torch.ones_like(leaf).cumsum(-1))
+        assert leaf.grad.isnan().nonzero().tolist() == [[1, 2]], f"{module}: the gradient for x is {leaf.grad}"
+        for key, value in module.named_parameters():
+            assert value.grad.isnan().all(), f"{module}: the gradient for {key} is {value.grad}"
+
+
+@pytest.mark.parametrize(
+    ("name", "role"),
+    [(name, role) for name, module in REFERENCE.items() for role in module.METHOD.bits if module.METHOD.learned(role)],
+)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_gradients_of_a_large_batch_in_half_precision_are_finite(name, role, dtype):
+    """Sums over a million elements are beyond what float16 holds; parameters and their gradients are float32."""
+    data = torch.randn(64, 64, 16, 16, generator=torch.Generator().manual_seed(0)) + 0.25
+    data = (data.relu() if role == "activation" else data).to(dtype)
+    bits = max(REFERENCE[name].METHOD.bits[role])
+    module = initialized(name, bits, role, None, data[:4].float())
+    found = []
+    for x in (data, data.float()):
+        module.zero_grad()
+        module(x).backward(torch.ones_like(x))
+        found.append({key: value.grad.clone() for key, value in module.named_parameters()})
+    for key, value in found[0].items():
+        assert value.isfinite().all()
+        want = found[1][key]
+        check_near(f"{module}: gradient of {key}", value.numpy(), want.numpy(), 0.02 * want.abs().numpy())
+
+
 # Initialisation
 
 
@@ -121,7 +182,9 @@ def test_no_gradient_outside_the_clip_range(method):
 )
 def test_a_first_batch_without_spread_is_refused(method, batch):
     ours = quantizer_class(method)(2, "signed_activation").train()
-    with pytest.raises(ValueError, match=r"of the first batch must be (positive and finite|finite values that differ)"):
+    with pytest.raises(
+        ValueError, match=r"of the first batch must be (positive and finite|of finite values that differ)"
+    ):
         ours(torch.tensor(batch))
     assert not bool(ours.initialized)
     ours(torch.tensor([-1.0, 1.0]))  # a later batch may do

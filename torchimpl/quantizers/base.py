@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
@@ -26,12 +27,18 @@ def operator(
     tensors (by default all of them); the tensors themselves are all that is kept for it.
 
     Both are written with torch's own operations, for any device and dtype. Where `fused` kernels apply they are used
-    instead; on a GPU, torch.compile makes one kernel of each. The backward pass has no derivative: asking for one is
-    an error.
+    instead; on a GPU, torch.compile makes one kernel of each. `backward` gets half precision as float32: slopes within
+    one of 256 levels need more digits, sums over a batch a wider range. The backward pass has no derivative: asking for
+    one is an error.
     """
 
     def register(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
         on_gpu = functools.cache(lambda function: torch.compile(function, dynamic=True))
+
+        def in_single_at_least(grad: Tensor, x: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
+            wide = torch.promote_types(x.dtype, torch.float32)
+            by_x, *rest = backward(grad.to(wide), x.to(wide), *arguments)
+            return by_x.to(x.dtype), *rest
 
         def run_forward(x: Tensor, *arguments: Any) -> Tensor:
             if fused is not None and kernels.applies(x, arguments):
@@ -42,7 +49,7 @@ def operator(
             if fused is not None and kernels.applies(x, arguments) and grad.shape == x.shape:
                 found: Sequence[Tensor] = fused.run_backward(grad, x, arguments)
             else:
-                found = (on_gpu(backward) if x.is_cuda else backward)(grad, x, *arguments)
+                found = (on_gpu(in_single_at_least) if x.is_cuda else in_single_at_least)(grad, x, *arguments)
             own = tuple(g.clone() if g is grad else g for g in found)  # an operator returns nothing that it was given
             return own if differentiable > 1 else own[0]
 
@@ -116,6 +123,7 @@ class Quantizer(nn.Module):
 
     method: str
     initialized: Tensor
+    follows_data = False  # whether forward passes in training mode change more than the first values
 
     def __init__(self, bits: int | None, role: str = "activation", *, variant: str | None = None) -> None:
         super().__init__()
@@ -146,6 +154,9 @@ class Quantizer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Quantize `x`; shape, dtype and device are kept. If training drives parameters out of range, that gives NaN.
+
+        Where `x` is NaN, so are the value, the gradient for `x` there, and the gradients of the parameters that the
+        element shares in: a NaN is never lost in the backward pass, whichever kernel computes it.
 
         Raises
         ------
@@ -188,7 +199,10 @@ class Quantizer(nn.Module):
         if bool(torch.isnan(x).any()):
             raise grid.refuse("x", "NaN", "free of NaN (NaN has no code)")
         self.check_parameters()
-        return self.encode(x).to(torch.int64)
+        found = self.encode(x)
+        if bool(found.isnan().any()):  # in half precision a parameter may be 0 or infinite that is neither in single
+            raise grid.refuse("parameters", "out of range", f"positive and finite in {x.dtype}, where they are used")
+        return found.to(torch.int64)
 
     def check_parameters(self) -> None:
         """Raise ValueError if training has driven a parameter out of range."""
@@ -203,15 +217,37 @@ class Quantizer(nn.Module):
         Parameters
         ----------
         codes : Tensor
-            From `codes`, for values in the parameters' dtype; floating-point codes keep theirs.
+            From `codes`, for values in the parameters' dtype; floating-point codes keep theirs. Numbers that are no
+            codes are not refused, except by LQ-Nets, which looks values up: they give values beyond or between levels.
         x : Tensor, optional
             What was quantized, where the levels depend on it (1-bit weights of DoReFa-Net, weights of IR-Net).
+
+        Raises
+        ------
+        ValueError
+            If bits is None, or the levels depend on `x` and there is none.
         """
+        if self.bits is None:
+            raise grid.refuse("bits", None, "a whole number from 1 to 8 (full precision has no codes)")
+        return self.values_of(codes, x)
+
+    def values_of(self, codes: Tensor, x: Tensor | None) -> Tensor:
+        """Values of codes, for the method to define; `decode` is what is called."""
         raise NotImplementedError
 
     def penalty(self) -> Tensor:
         """Return the term that the method adds to the loss, before its coefficient; 0 for most."""
         return torch.zeros(())
+
+    def set_progress(self, progress: float) -> None:
+        """Say how much of the training is over, 0 to 1, for methods with a schedule; the others ignore it.
+
+        Raises
+        ------
+        ValueError
+            If `progress` is not from 0 to 1.
+        """
+        grid.check_scalar("progress", progress, 0, 1)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         super()._load_from_state_dict(state_dict, prefix, *rest)
@@ -233,13 +269,90 @@ def check_positive(name: str, value: Tensor) -> None:
         raise grid.refuse(name, value.tolist(), "positive and finite")
 
 
+def check_finite(name: str, value: Tensor) -> None:
+    """Raise ValueError unless all of a parameter is finite."""
+    if not bool(value.isfinite().all()):
+        raise grid.refuse(name, value.tolist(), "finite")
+
+
 def positive_or_nan(value: Tensor, dtype: torch.dtype) -> Tensor:
-    """Cast a parameter that must be positive; where it is not, NaN."""
+    """Cast a parameter that must be positive and finite; where it is not, in that dtype, NaN."""
     value = value.to(dtype)
-    return torch.where(value > 0, value, torch.full_like(value, torch.nan))
+    return torch.where((value > 0) & (value < math.inf), value, torch.full_like(value, torch.nan))
 
 
-def other_axes(x: Tensor, shape: torch.Size | tuple[int, ...]) -> list[int]:
-    """Return the axes of `x` along which a parameter of this shape, () or (C, 1, ...), is shared."""
+def finite_or_nan(value: Tensor, dtype: torch.dtype) -> Tensor:
+    """Cast a parameter that must be finite; where it is not, in that dtype, NaN."""
+    value = value.to(dtype)
+    return torch.where(value.isfinite(), value, torch.full_like(value, torch.nan))
+
+
+def positive_number(value: float) -> np.float32:
+    """`positive_or_nan` for a kernel's number."""
+    number = finite_number(value)
+    return number if number > 0 else np.float32(math.nan)
+
+
+def finite_number(value: float) -> np.float32:
+    """`finite_or_nan` for a kernel's number."""
+    with np.errstate(over="ignore"):  # of a float64 that float32 does not hold
+        number = np.float32(value)
+    return number if np.isfinite(number) else np.float32(math.nan)
+
+
+def keep_nan(x: Tensor, value: Tensor) -> Tensor:
+    """`value`, and NaN where `x` is: for gradients that are chosen by comparisons, which NaN fails."""
+    return torch.where(x.isnan(), x, value)
+
+
+def reduce_to(grad: Tensor, parameter: Tensor) -> Tensor:
+    """Sum a gradient to the shape of a parameter that was broadcast; in its dtype, if that is wider, and cast to it.
+
+    A sum over a batch in half precision may be infinite although a parameter in single precision can hold it.
+    """
+    wide = grad.to(torch.promote_types(grad.dtype, parameter.dtype))
+    return wide.sum_to_size(parameter.shape).to(parameter.dtype)
+
+
+def parameter_shape(shape: Sequence[int]) -> tuple[int, ...]:
+    """Return the shape of parameters as a tuple; raises ValueError unless all its entries are whole numbers from 1."""
+    found = tuple(shape)
+    if not all(isinstance(size, int) and not isinstance(size, bool) and size >= 1 for size in found):
+        raise grid.refuse("shape", found, "() or (C, 1, ...), of whole numbers from 1")
+    return found
+
+
+def check_shape(x: Tensor, shape: Sequence[int]) -> None:
+    """Raise ValueError unless parameters of this shape, () or (C, 1, ...), divide `x` into channels."""
+    own = x.shape[x.dim() - len(shape) :] if x.dim() >= len(shape) else None
+    if own is None or any(size not in (1, there) for size, there in zip(shape, own, strict=True)):
+        admitted = f"(..., {', '.join('any' if size == 1 else str(size) for size in shape)})"
+        raise grid.refuse("shape of x", tuple(x.shape), f"{admitted}, for parameters of the shape {tuple(shape)}")
+
+
+def other_axes(x: Tensor, shape: Sequence[int]) -> list[int]:
+    """Return the axes of `x` along which a parameter of this shape, () or (C, 1, ...), is shared.
+
+    Raises
+    ------
+    ValueError
+        If `x` has not as many channels.
+    """
+    check_shape(x, shape)
     offset = x.dim() - len(shape)
     return [axis for axis in range(x.dim()) if axis < offset or shape[axis - offset] == 1]
+
+
+def largest_magnitude(x: Tensor, shape: Sequence[int]) -> Tensor:
+    """Return the largest magnitude that shares each parameter, of the parameters' shape.
+
+    Raises
+    ------
+    ValueError
+        If one of them is not positive and finite: `x` is empty, all zero or not finite.
+    """
+    axes = other_axes(x, shape)
+    found = x.abs().amax(axes, keepdim=True) if x.numel() else x.new_zeros(())
+    if not bool(((found > 0) & (found < math.inf)).all()):
+        raise grid.refuse("largest magnitude of the first batch", found.tolist(), "positive and finite")
+    return found.reshape(tuple(shape))

@@ -61,17 +61,18 @@ def _backward_loop(  # type: ignore[no-untyped-def]  # pragma: no cover - compil
     total = weighted = np.float64(0)
     for i in range(x.size):
         v = x[i]
-        clipped = (v < low) | (v > high)
-        p = (v - low) * inverse
+        clipped = low if v < low else (high if v > high else v)
+        p = (clipped - low) * inverse
         normalized = p * n
         d = abs(normalized - np.floor(normalized) - half)  # 1/2 - t
         square = d * d
         tanh_d = d * (a0 + square * (a1 + square * (a2 + square * (a3 + square * a4))))
         slope = (factor + factor_tanh * tanh_d) / (tanh_c + tanh_d)
-        g = zero if clipped else grad[i] * (scale * slope)
+        g = grad[i] * (scale * slope)
+        g = zero if (v < low) | (v > high) else g
         grad_x[i] = g
         total += g
-        weighted += zero if clipped else p * g
+        weighted += p * g
     sums[0] = total
     sums[1] = weighted
 

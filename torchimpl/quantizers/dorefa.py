@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from reference import grid
-from torchimpl.quantizers.base import Quantizer, as_float, check_positive, operator, positive_or_nan
+from torchimpl.kernels import Fused, Kernel, reciprocal
+from torchimpl.quantizers.base import (
+    Quantizer,
+    as_float,
+    check_positive,
+    keep_nan,
+    operator,
+    positive_or_nan,
+    reduce_to,
+)
 
 
 def _weight_backward(grad: Tensor, x: Tensor, largest: Tensor, n: int):  # type: ignore[no-untyped-def]
     t, scale = torch.tanh(x), positive_or_nan(largest, x.dtype)
     by_tanh = grad / scale
     by_largest = -(by_tanh * (t / scale))
-    return by_tanh * (1 - t * t), by_largest.sum_to_size(largest.shape).to(largest.dtype)
+    return by_tanh * (1 - t * t), reduce_to(by_largest, largest)
 
 
 @operator("dorefa_weight", _weight_backward)
@@ -31,7 +41,7 @@ def _rounded(x: Tensor, largest: Tensor, n: int) -> Tensor:
 
 
 def _sign_backward(grad: Tensor, x: Tensor, mean: Tensor):  # type: ignore[no-untyped-def]
-    return grad.clone(), torch.zeros_like(mean)
+    return keep_nan(x, grad), torch.zeros_like(mean)
 
 
 @operator("dorefa_sign", _sign_backward)
@@ -42,10 +52,38 @@ def dorefa_sign(x: Tensor, mean: Tensor) -> Tensor:
 
 
 def _activation_backward(grad: Tensor, x: Tensor, n: int):  # type: ignore[no-untyped-def]
-    return (torch.where((x >= 0) & (x <= 1), grad, 0.0),)
+    return (keep_nan(x, torch.where((x >= 0) & (x <= 1), grad, 0.0)),)
 
 
-@operator("dorefa_activation", _activation_backward)
+def _forward_loop(x, out, n, high, low):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    zero, one = np.float32(0), np.float32(1)
+    for i in range(x.size):
+        v = x[i]
+        q = np.rint((zero if v < zero else (one if v > one else v)) * n) + zero
+        out[i] = q * high + q * low
+
+
+def _backward_loop(grad, x, grad_x):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    zero, one = np.float32(0), np.float32(1)
+    for i in range(x.size):
+        v = x[i]
+        g = grad[i]
+        g = v if v != v else g  # NaN passes both comparisons
+        grad_x[i] = zero if (v < zero) | (v > one) else g
+
+
+# For activations: weights are few, and pass through tanh.
+FUSED = Fused(
+    forward=Kernel(_forward_loop, exact=True),
+    backward=Kernel(_backward_loop, exact=False),
+    numbers=lambda n: (np.float32(n), *reciprocal(n)),
+    backward_numbers=lambda n: (),
+    sums=0,
+    gradients=lambda sums, n: (),
+)
+
+
+@operator("dorefa_activation", _activation_backward, FUSED)
 def dorefa_activation(x: Tensor, n: int) -> Tensor:
     """Quantize activations to ``round(clip(x, 0, 1) * n) / n``."""
     return (torch.round(torch.clamp(x, 0, 1) * n) + 0.0) / n
@@ -98,7 +136,7 @@ class DoReFa(Quantizer):
         check_positive("max|tanh w|", largest)
         return (x >= 0).to(x.dtype) if self.n == 1 else _rounded(x, largest, self.n)
 
-    def decode(self, codes: Tensor, x: Tensor | None = None) -> Tensor:
+    def values_of(self, codes: Tensor, x: Tensor | None) -> Tensor:
         """Values of codes; integer codes become torch's default dtype.
 
         Raises

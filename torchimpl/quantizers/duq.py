@@ -12,32 +12,98 @@ A whole schedule, where `train` is the caller's own:
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from reference import grid
-from reference.duq import INITIAL_SHARE, grid_of
-from torchimpl.quantizers.base import Quantizer, as_float, check_positive, operator, other_axes, positive_or_nan
+from reference.duq import INITIAL_SHARE
+from torchimpl.kernels import Fused, Kernel, reciprocal
+from torchimpl.quantizers.base import (
+    Quantizer,
+    as_float,
+    check_positive,
+    finite_number,
+    keep_nan,
+    largest_magnitude,
+    operator,
+    parameter_shape,
+    positive_number,
+    positive_or_nan,
+    reduce_to,
+)
 
 
 def _backward(  # type: ignore[no-untyped-def]
     grad: Tensor, x: Tensor, a: Tensor, c: Tensor, lowest: float, steps: int, is_odd: bool
 ):
-    a, c = a.to(x.dtype), c.to(x.dtype)
-    p = x / a
+    own_a, own_c = positive_or_nan(a, x.dtype), positive_or_nan(c, x.dtype)
+    p = x / own_a
     inside = (p >= lowest) & (p <= 1)
     p = torch.clamp(p, lowest, 1)
-    grad_x = torch.where(inside, grad * c / a, 0.0)
+    grad_x = keep_nan(x, torch.where(inside, grad * own_c / own_a, 0.0))
     by_c = grad * _normalized(_rounded(p, steps, is_odd), steps, is_odd)
-    return grad_x.sum_to_size(x.shape), (-grad_x * p).sum_to_size(a.shape), by_c.sum_to_size(c.shape)
+    return reduce_to(grad_x, x), reduce_to(-grad_x * p, a), reduce_to(by_c, c)
 
 
-@operator("duq", _backward)
+def _forward_loop(  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    x, out, a, c, lowest, steps, is_odd, high, low
+):
+    zero, one, two = np.float32(0), np.float32(1), np.float32(2)
+    for i in range(x.size):
+        p = x[i] / a
+        p = lowest if p < lowest else (one if p > one else p)
+        q = np.rint((p + one) * steps / two if is_odd else p * steps) + zero
+        q = two * q - steps if is_odd else q
+        out[i] = (q * high + q * low) * c
+
+
+def _backward_loop(  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    grad, x, grad_x, sums, a, factor, lowest, steps, is_odd, step
+):
+    zero, one, half = np.float32(0), np.float32(1), np.float32(0.5)
+    by_a = by_c = np.float64(0)
+    for i in range(x.size):
+        v = x[i]
+        p = v / a  # the forward pass's own quotient: the ends of the range decide
+        outside = (p < lowest) | (p > one)
+        p = lowest if p < lowest else (one if p > one else p)
+        g = grad[i]
+        g = v if v != v else g  # NaN is not outside
+        gx = zero if outside else g * factor
+        grad_x[i] = gx
+        q = np.rint((p + one) * steps * half if is_odd else p * steps)
+        by_a += gx * p
+        by_c += g * ((q + q - steps if is_odd else q) * step)
+    sums[0] = by_a
+    sums[1] = by_c
+
+
+def _numbers(a: float, c: float, lowest: float, steps: int, is_odd: bool) -> tuple[Any, ...]:
+    return positive_number(a), positive_number(c), np.float32(lowest), np.float32(steps), is_odd, *reciprocal(steps)
+
+
+def _backward_numbers(a: float, c: float, lowest: float, steps: int, is_odd: bool) -> tuple[Any, ...]:
+    a = float(positive_number(a))
+    factor = finite_number(float(positive_number(c)) / a)
+    return np.float32(a), factor, np.float32(lowest), np.float32(steps), is_odd, np.float32(1 / steps)
+
+
+FUSED = Fused(
+    forward=Kernel(_forward_loop, exact=True),
+    backward=Kernel(_backward_loop, exact=False),
+    numbers=_numbers,
+    backward_numbers=_backward_numbers,
+    sums=2,
+    gradients=lambda sums, *_: (-sums[0], sums[1]),
+)
+
+
+@operator("duq", _backward, FUSED)
 def duq_quantize(x: Tensor, a: Tensor, c: Tensor, lowest: float, steps: int, is_odd: bool) -> Tensor:
     """Clip `x` to [lowest a, a], round x/a to a grid, and scale by c.
 
@@ -81,7 +147,11 @@ class DuQ(Quantizer):
         shape: tuple[int, ...] = (),
     ) -> None:
         super().__init__(bits, role, variant=variant)
-        self.steps, self.is_odd = (1, False) if self.bits is None else grid_of(self.bits, self.role, self.variant)
+        signed = self.role != "activation"
+        self.is_odd = signed and self.variant == "paper"
+        top = 2 ** (self.bits or 1) - 1
+        self.steps = top // 2 if signed and not self.is_odd else top
+        shape = parameter_shape(shape)
         self.lowest = 0.0 if role == "activation" else -1.0
         self.a = nn.Parameter(torch.zeros(shape))
         self.c = nn.Parameter(torch.zeros(shape))
@@ -89,11 +159,7 @@ class DuQ(Quantizer):
     @torch.no_grad()
     def initialize(self, x: Tensor) -> None:
         """Set both scales to 0.9 times the largest magnitude. Raises ValueError if that is not positive and finite."""
-        axes = other_axes(x, self.a.shape)
-        largest = x.double().abs().amax(axes, keepdim=True) if x.numel() else x.double().sum()
-        if not bool(((largest > 0) & (largest < math.inf)).all()):
-            raise grid.refuse("largest magnitude of the first batch", largest.tolist(), "positive and finite")
-        scale = INITIAL_SHARE * largest.reshape(self.a.shape)
+        scale = INITIAL_SHARE * largest_magnitude(x.double(), self.a.shape)
         raw = scale + torch.log(-torch.expm1(-scale))
         self.a.copy_(raw)
         self.c.copy_(raw)
@@ -111,27 +177,27 @@ class DuQ(Quantizer):
 
     def encode(self, x: Tensor) -> Tensor:
         """Codes: the level's number, the lowest being 0."""
-        p = torch.clamp(x / scale_of(self.a, x.dtype), self.lowest, 1)
+        p = torch.clamp(x / positive_or_nan(scale_of(self.a, x.dtype), x.dtype), self.lowest, 1)
         return _rounded(p, self.steps, self.is_odd) + self._offset()
 
-    def decode(self, codes: Tensor, x: Tensor | None = None) -> Tensor:
+    def values_of(self, codes: Tensor, x: Tensor | None) -> Tensor:
         """Values of codes."""
         q = as_float(codes, self.c)
-        return _normalized(q - self._offset(), self.steps, self.is_odd) * scale_of(self.c.detach(), q.dtype)
+        return _normalized(q - self._offset(), self.steps, self.is_odd) * scale_of(self.c.detach(), q.dtype).to(q.dtype)
 
     def _offset(self) -> int:
         return 0 if self.is_odd or self.role == "activation" else self.steps
 
 
 def scale_of(raw: Tensor, dtype: torch.dtype) -> Tensor:
-    """Softplus, in the wider of both types and then cast to `dtype`; NaN where it is not finite.
+    """Softplus, in the wider of both types; NaN where it is not finite.
 
     PyTorch's threshold of 20, above which it is the identity, would be off by 2e-9 in float64.
 
     >>> scale_of(torch.tensor([0.0, 30.0]), torch.float64)
     tensor([ 0.6931, 30.0000], dtype=torch.float64)
     """
-    scale = F.softplus(raw.to(torch.promote_types(raw.dtype, dtype)), threshold=40).to(dtype)
+    scale = F.softplus(raw.to(torch.promote_types(raw.dtype, dtype)), threshold=40)
     return torch.where(scale.isfinite(), scale, torch.nan)
 
 
@@ -211,12 +277,16 @@ def freeze(model: nn.Module, names: Collection[str]) -> None:
     Raises
     ------
     ValueError
-        If one of them is no layer of `model` with quantized weights; then none is frozen.
+        If one of them is no layer of `model` with quantized weights, or its quantizer follows the data in training
+        mode without having learned anything (LQ-Nets); then none is frozen.
     """
     layers = _quantized_layers(model)
     for name in names:
         if name not in layers:
             raise grid.refuse("name", name, f"a layer with quantized weights (there are {', '.join(layers) or 'none'})")
+        if layers[name].weight_quantizer.follows_data:
+            method = layers[name].weight_quantizer.method
+            raise grid.refuse(f"method of {name}", method, "one whose levels stay while no parameter is learned")
     for name in names:
         for parameter in (layers[name].weight, *layers[name].weight_quantizer.parameters()):
             parameter.requires_grad_(False)

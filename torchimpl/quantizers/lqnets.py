@@ -9,11 +9,11 @@ from torch import Tensor
 
 from reference import grid
 from reference.lqnets import CUTOFF, MOMENTUM, QUARTILE, RIDGE
-from torchimpl.quantizers.base import Quantizer, as_float, operator
+from torchimpl.quantizers.base import Quantizer, as_float, keep_nan, operator, parameter_shape
 
 
 def _backward(grad: Tensor, x: Tensor, values: Tensor, top: Tensor, clip: bool):  # type: ignore[no-untyped-def]
-    return (torch.where(x > top, 0.0, grad) if clip else grad,)
+    return (keep_nan(x, torch.where(x > top, 0.0, grad) if clip else grad),)
 
 
 @operator("lqnets", _backward, gradients=1)
@@ -25,8 +25,10 @@ def lqnets_straight_through(x: Tensor, values: Tensor, top: Tensor, clip: bool) 
 class LQNets(Quantizer):
     """Quantization to the sums of a basis, which is fitted to the data (LQ-Nets, Zhang et al., ECCV 2018).
 
-    In training mode a batch is quantized with the basis as it stands; then the basis makes one step of QEM. A channel
-    whose data are not finite leaves its basis as it is.
+    In training mode a batch is quantized with the basis as it stands; then the basis makes one step of QEM. Every
+    forward pass in training mode does so, with or without gradients, and so does every access of a parametrized weight
+    in training mode: the result of the next is another one. A channel whose data are not finite leaves its basis as it
+    is.
 
     Parameters
     ----------
@@ -47,12 +49,14 @@ class LQNets(Quantizer):
 
     method = "lqnets"
     basis: Tensor
+    follows_data = True
 
     def __init__(
         self, bits: int | None, role: str = "activation", *, variant: str | None = None, shape: tuple[int, ...] = ()
     ) -> None:
         super().__init__(bits, role, variant=variant)
-        self.shape, self.channels = tuple(shape), math.prod(shape)
+        self.shape = parameter_shape(shape)
+        self.channels = math.prod(self.shape)
         basis = torch.ones(self.bits or 1, *self.shape)
         self.register_buffer("basis", basis)
         if self.role == "activation":
@@ -76,6 +80,7 @@ class LQNets(Quantizer):
             If weights (in any channel) are fewer than two, all equal, or not finite.
         """
         if self.role == "weight":
+            self._check_channels(x)
             rows = x.reshape(self.channels, -1).double()
             spread = rows.shape[1] > 1 and bool((rows.amin(1) < rows.amax(1)).all())  # equal: the mean may be rounded
             deviation = rows.std(1) if spread else rows.new_zeros(self.channels)
@@ -102,9 +107,12 @@ class LQNets(Quantizer):
         """Codes: how many transition points are below."""
         return self._search(x, self._levels(x.dtype)[0]).to(x.dtype)
 
-    def decode(self, codes: Tensor, x: Tensor | None = None) -> Tensor:
-        """Values of codes."""
+    def values_of(self, codes: Tensor, x: Tensor | None) -> Tensor:
+        """Values of codes. Raises ValueError if there is no such level."""
         q = as_float(codes, self.basis)
+        top = 2 ** len(self.basis) - 1
+        if not bool(((q >= 0) & (q <= top)).all()):
+            raise grid.refuse("codes", q.tolist(), f"whole numbers from 0 to {top}")
         return self._pick(self._levels(q.dtype)[0], q.long())
 
     @staticmethod
@@ -124,10 +132,14 @@ class LQNets(Quantizer):
         found, order = torch.sort(values, dim=0, stable=True)
         return found, order
 
-    def _search(self, x: Tensor, values: Tensor) -> Tensor:
+    def _check_channels(self, x: Tensor) -> None:
+        """Raise ValueError unless the first axis of `x` has the channels."""
         if self.shape and (x.dim() != len(self.shape) or x.shape[0] != self.shape[0]):
             admitted = f"({self.shape[0]}, ...), with {len(self.shape)} axes, as the basis has"
             raise grid.refuse("shape of x", tuple(x.shape), admitted)
+
+    def _search(self, x: Tensor, values: Tensor) -> Tensor:
+        self._check_channels(x)
         points = ((values[:-1] + values[1:]) / 2).reshape(len(values) - 1, self.channels).T.contiguous()
         return torch.searchsorted(points, x.reshape(self.channels, -1).contiguous()).reshape(x.shape)
 

@@ -9,9 +9,42 @@ import torch
 from torch import Tensor, nn
 
 from reference import grid
-from reference.lsq import level_range
 from torchimpl.kernels import Fused, Kernel
-from torchimpl.quantizers.base import Quantizer, as_float, check_positive, operator, other_axes, positive_or_nan
+from torchimpl.quantizers.base import (
+    Quantizer,
+    as_float,
+    check_positive,
+    finite_number,
+    keep_nan,
+    operator,
+    other_axes,
+    parameter_shape,
+    positive_number,
+    positive_or_nan,
+    reduce_to,
+)
+
+
+def level_range(bits: int | None, signed: bool) -> tuple[int, int]:
+    """Return how many levels there are below 0 and above it; for full precision, 0 and 1.
+
+    >>> level_range(3, signed=True), level_range(3, signed=False)
+    ((4, 3), (0, 7))
+    """
+    if bits is None:
+        return 0, 1
+    return (2 ** (bits - 1), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
+
+
+def elements_per_step(x: Tensor, steps: int, role: str) -> int:
+    """Return N of LSQ's 1/sqrt(N Q_P): how many elements, of one image where the first axis is a batch, share a step.
+
+    >>> elements_per_step(torch.zeros(2, 3, 4, 4), 3, "activation")
+    16
+    """
+    per_image = role != "weight" and x.dim() > 1
+    count = math.prod(x.shape[1:]) if per_image else x.numel()
+    return max(count // steps, 1)
 
 
 def _backward(  # type: ignore[no-untyped-def]
@@ -23,8 +56,8 @@ def _backward(  # type: ignore[no-untyped-def]
     inside = (at >= -low) & (at <= high) if mask_rounded else (at > -low) & (at < high)
     by_step = grad * torch.where(inside, rounded - q, rounded)
     return (
-        torch.where(inside, grad, 0.0).sum_to_size(x.shape),
-        (by_step.sum_to_size(step.shape) * gradient_scale).to(step.dtype),
+        reduce_to(keep_nan(x, torch.where(inside, grad, 0.0)), x),
+        reduce_to(by_step, step) * gradient_scale,
     )
 
 
@@ -36,20 +69,22 @@ def _forward_loop(x, out, step, offset, low, high):  # type: ignore[no-untyped-d
 
 
 def _backward_loop(  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
-    grad, x, grad_x, sums, inverse, offset, low, high, masks_rounded
+    grad, x, grad_x, sums, step, offset, low, high, masks_rounded
 ):
     zero = np.float32(0)
     by_step = by_offset = np.float64(0)
     for i in range(x.size):
-        q = (x[i] - offset) * inverse
+        v = x[i]
+        q = (v - offset) / step  # the forward pass's own quotient: the ends of the range decide
         rounded = np.rint(q)
         at = rounded if masks_rounded else q
         outside = (at < low) | (at > high) | ((not masks_rounded) & ((at == low) | (at == high)))
         g = grad[i]
         end = low if q < high else high
-        grad_x[i] = zero if outside else g
+        nan = v if v != v else zero  # it is not outside
+        grad_x[i] = (zero if outside else g) + nan
         by_step += g * (end if outside else rounded - q)
-        by_offset += g if outside else zero
+        by_offset += (g if outside else zero) + nan
     sums[0] = by_step
     sums[1] = by_offset
 
@@ -61,15 +96,14 @@ backward_kernel = Kernel(_backward_loop, exact=False)
 
 def forward_numbers(step: float, offset: float, low: int, high: int) -> tuple[np.float32, ...]:
     """Numbers of `forward_kernel`; NaN for a step size that is not positive."""
-    return tuple(np.float32(v) for v in (step if step > 0 else math.nan, offset, -low, high))
+    return positive_number(step), finite_number(offset), np.float32(-low), np.float32(high)
 
 
 def backward_numbers(
     step: float, offset: float, low: int, high: int, mask_rounded: bool = False
 ) -> tuple[np.float32 | bool, ...]:
     """Numbers of `backward_kernel`."""
-    inverse = np.float32(1) / np.float32(step if step > 0 else math.nan)
-    return inverse, np.float32(offset), np.float32(-low), np.float32(high), mask_rounded
+    return positive_number(step), finite_number(offset), np.float32(-low), np.float32(high), mask_rounded
 
 
 FUSED = Fused(
@@ -118,8 +152,8 @@ class LSQ(Quantizer):
         shape: tuple[int, ...] = (),
     ) -> None:
         super().__init__(bits, role, variant=variant)
-        self.low, self.high = (0, 1) if self.bits is None else level_range(self.bits, self.role)
-        self.step = nn.Parameter(torch.ones(shape))
+        self.low, self.high = level_range(self.bits, signed=self.role != "activation")
+        self.step = nn.Parameter(torch.ones(parameter_shape(shape)))
 
     @torch.no_grad()
     def initialize(self, x: Tensor) -> None:
@@ -132,11 +166,9 @@ class LSQ(Quantizer):
 
     def quantize(self, x: Tensor) -> Tensor:
         """Quantize with the step size as it stands."""
-        count = x.numel()
-        if self.variant == "paper":
-            per_image = self.role != "weight" and x.dim() > 1
-            count = math.prod(x.shape[1:]) if per_image else count // self.step.numel()
-        scale = 1 / math.sqrt(max(count, 1) * self.high)
+        whole = self.variant == "public"  # there, all of a batch counts, and all channels
+        count = max(x.numel(), 1) if whole else elements_per_step(x, self.step.numel(), self.role)
+        scale = 1 / math.sqrt(count * self.high)
         return lsq_quantize(x, self.step, self.low, self.high, scale, self.variant == "public")
 
     def check_parameters(self) -> None:
@@ -145,9 +177,9 @@ class LSQ(Quantizer):
 
     def encode(self, x: Tensor) -> Tensor:
         """Codes: the multiple of the step size, plus Q_N."""
-        return torch.round(torch.clamp(x / self.step.to(x.dtype), -self.low, self.high)) + self.low
+        return torch.round(torch.clamp(x / positive_or_nan(self.step, x.dtype), -self.low, self.high)) + self.low
 
-    def decode(self, codes: Tensor, x: Tensor | None = None) -> Tensor:
+    def values_of(self, codes: Tensor, x: Tensor | None) -> Tensor:
         """Values of codes."""
         q = as_float(codes, self.step)
         return (q - self.low) * self.step.detach().to(q.dtype)

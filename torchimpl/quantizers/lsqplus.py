@@ -8,26 +8,60 @@ import torch
 from torch import Tensor, nn
 
 from reference import grid
-from reference.lsqplus import FACTORS, level_range
-from torchimpl.quantizers.base import Quantizer, as_float, check_positive, operator, other_axes, positive_or_nan
+from reference.lsqplus import FACTORS
+from torchimpl.kernels import Fused
+from torchimpl.quantizers.base import (
+    Quantizer,
+    as_float,
+    check_finite,
+    check_positive,
+    finite_or_nan,
+    keep_nan,
+    operator,
+    other_axes,
+    parameter_shape,
+    positive_or_nan,
+    reduce_to,
+)
+from torchimpl.quantizers.lsq import (
+    backward_kernel,
+    backward_numbers,
+    elements_per_step,
+    forward_kernel,
+    forward_numbers,
+    level_range,
+)
 
 
 def _backward(  # type: ignore[no-untyped-def]
     grad: Tensor, x: Tensor, step: Tensor, beta: Tensor, low: int, high: int, step_scale: float, beta_scale: float
 ):
-    q = (x - beta.to(x.dtype)) / positive_or_nan(step, x.dtype)
+    q = (x - finite_or_nan(beta, x.dtype)) / positive_or_nan(step, x.dtype)
     rounded = torch.round(torch.clamp(q, -low, high))
     inside = (q > -low) & (q < high)
     by_step = grad * torch.where(inside, rounded - q, rounded)
-    by_beta = torch.where(inside, 0.0, grad)
+    by_beta = keep_nan(x, torch.where(inside, 0.0, grad))
     return (
-        torch.where(inside, grad, 0.0).sum_to_size(x.shape),
-        (by_step.sum_to_size(step.shape) * step_scale).to(step.dtype),
-        (by_beta.sum_to_size(beta.shape) * beta_scale).to(beta.dtype),
+        reduce_to(keep_nan(x, torch.where(inside, grad, 0.0)), x),
+        reduce_to(by_step, step) * step_scale,
+        reduce_to(by_beta, beta) * beta_scale,
     )
 
 
-@operator("lsqplus", _backward)
+FUSED = Fused(
+    forward=forward_kernel,
+    backward=backward_kernel,
+    numbers=lambda step, beta, low, high, *_: forward_numbers(step, beta, low, high),
+    backward_numbers=lambda step, beta, low, high, *_: backward_numbers(step, beta, low, high),
+    sums=2,
+    gradients=lambda sums, step, beta, low, high, step_scale, beta_scale: (
+        sums[0] * step_scale,
+        sums[1] * beta_scale,
+    ),
+)
+
+
+@operator("lsqplus", _backward, FUSED)
 def lsqplus_quantize(
     x: Tensor, step: Tensor, beta: Tensor, low: int, high: int, step_scale: float, beta_scale: float
 ) -> Tensor:
@@ -35,8 +69,7 @@ def lsqplus_quantize(
 
     `step_scale` and `beta_scale` multiply the gradients for `step` and `beta`.
     """
-    step, beta = positive_or_nan(step, x.dtype), beta.to(x.dtype)
-    beta = torch.where(beta.isfinite(), beta, torch.nan)
+    step, beta = positive_or_nan(step, x.dtype), finite_or_nan(beta, x.dtype)
     return (torch.round(torch.clamp((x - beta) / step, -low, high)) + 0.0) * step + beta
 
 
@@ -68,7 +101,8 @@ class LSQPlus(Quantizer):
         shape: tuple[int, ...] = (),
     ) -> None:
         super().__init__(bits, role, variant=variant)
-        self.low, self.high = (0, 1) if self.bits is None else level_range(self.bits, self.role)
+        self.low, self.high = level_range(self.bits, signed=self.role == "weight")
+        shape = parameter_shape(shape)
         self.step = nn.Parameter(torch.ones(shape))
         if role == "weight":
             self.register_buffer("beta", torch.zeros(shape))
@@ -99,24 +133,21 @@ class LSQPlus(Quantizer):
 
     def quantize(self, x: Tensor) -> Tensor:
         """Quantize with step size and offset as they stand."""
-        per_image = self.role != "weight" and x.dim() > 1
-        count = math.prod(x.shape[1:]) if per_image else x.numel() // self.step.numel()
-        scale = 1 / math.sqrt(max(count, 1) * self.high)
+        scale = 1 / math.sqrt(elements_per_step(x, self.step.numel(), self.role) * self.high)
         beta_scale = scale if self.variant == "public" else 1.0
         return lsqplus_quantize(x, self.step, self.beta, self.low, self.high, scale, beta_scale)
 
     def check_parameters(self) -> None:
         """Raise ValueError unless the step size is positive and the offset finite."""
         check_positive("step", self.step)
-        if not bool(self.beta.isfinite().all()):
-            raise grid.refuse("beta", self.beta.tolist(), "finite")
+        check_finite("beta", self.beta)
 
     def encode(self, x: Tensor) -> Tensor:
         """Codes: the level's number, the lowest being 0."""
-        q = (x - self.beta.to(x.dtype)) / self.step.to(x.dtype)
+        q = (x - finite_or_nan(self.beta, x.dtype)) / positive_or_nan(self.step, x.dtype)
         return torch.round(torch.clamp(q, -self.low, self.high)) + self.low
 
-    def decode(self, codes: Tensor, x: Tensor | None = None) -> Tensor:
+    def values_of(self, codes: Tensor, x: Tensor | None) -> Tensor:
         """Values of codes."""
         q = as_float(codes, self.step)
         return (q - self.low) * self.step.detach().to(q.dtype) + self.beta.detach().to(q.dtype)

@@ -2,22 +2,65 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from reference.pact import ALPHA
-from torchimpl.quantizers.base import Quantizer, as_float, check_positive, operator, positive_or_nan
+from torchimpl.kernels import Fused, Kernel, reciprocal
+from torchimpl.quantizers.base import (
+    Quantizer,
+    as_float,
+    check_positive,
+    keep_nan,
+    operator,
+    parameter_shape,
+    positive_number,
+    positive_or_nan,
+    reduce_to,
+)
 
 
 def _backward(grad: Tensor, x: Tensor, alpha: Tensor, n: int):  # type: ignore[no-untyped-def]
     above = x >= positive_or_nan(alpha, x.dtype)
     return (
-        torch.where((x >= 0) & ~above, grad, 0.0).sum_to_size(x.shape),
-        torch.where(above, grad, 0.0).sum_to_size(alpha.shape).to(alpha.dtype),
+        reduce_to(keep_nan(x, torch.where((x >= 0) & ~above, grad, 0.0)), x),
+        reduce_to(keep_nan(x, torch.where(above, grad, 0.0)), alpha),
     )
 
 
-@operator("pact", _backward)
+def _forward_loop(x, out, alpha, n, high, low):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    zero = np.float32(0)
+    for i in range(x.size):
+        v = x[i]
+        clipped = zero if v < zero else (alpha if v > alpha else v)
+        q = np.rint(clipped / alpha * n) + zero
+        out[i] = (q * high + q * low) * alpha
+
+
+def _backward_loop(grad, x, grad_x, sums, alpha):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    zero = np.float32(0)
+    total = np.float64(0)
+    for i in range(x.size):
+        v = x[i]
+        g = grad[i]
+        g = v if v != v else g  # NaN passes both comparisons
+        grad_x[i] = zero if (v < zero) | (v >= alpha) else g
+        total += zero if v < alpha else g
+    sums[0] = total
+
+
+FUSED = Fused(
+    forward=Kernel(_forward_loop, exact=True),
+    backward=Kernel(_backward_loop, exact=False),
+    numbers=lambda alpha, n: (positive_number(alpha), np.float32(n), *reciprocal(n)),
+    backward_numbers=lambda alpha, n: (positive_number(alpha),),
+    sums=1,
+    gradients=lambda sums, alpha, n: (sums[0],),
+)
+
+
+@operator("pact", _backward, FUSED)
 def pact_quantize(x: Tensor, alpha: Tensor, n: int) -> Tensor:
     """Quantize to ``round(clip(x, 0, alpha) / alpha * n) / n * alpha``."""
     return _rounded(x, alpha, n) / n * positive_or_nan(alpha, x.dtype)
@@ -55,7 +98,7 @@ class PACT(Quantizer):
     ) -> None:
         super().__init__(bits, role, variant=variant)
         self.n = 2 ** (self.bits or 1) - 1
-        self.alpha = nn.Parameter(torch.full(shape, ALPHA))
+        self.alpha = nn.Parameter(torch.full(parameter_shape(shape), ALPHA))
 
     def ready_at_once(self) -> bool:
         """Alpha starts at 10 whatever the data are."""
@@ -79,7 +122,7 @@ class PACT(Quantizer):
         """Codes: the multiple of alpha / n."""
         return _rounded(x, self.alpha, self.n)
 
-    def decode(self, codes: Tensor, x: Tensor | None = None) -> Tensor:
+    def values_of(self, codes: Tensor, x: Tensor | None) -> Tensor:
         """Values of codes."""
         q = as_float(codes, self.alpha)
         return q / self.n * self.alpha.detach().to(q.dtype)

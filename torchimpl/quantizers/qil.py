@@ -2,34 +2,43 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 
-from reference import grid
-from reference.qil import LOWEST, level_count
-from torchimpl.quantizers.base import Quantizer, as_float, check_positive, operator, other_axes, positive_or_nan
+from reference.qil import LOWEST
+from torchimpl.quantizers.base import (
+    Quantizer,
+    as_float,
+    check_finite,
+    check_positive,
+    finite_or_nan,
+    keep_nan,
+    largest_magnitude,
+    operator,
+    parameter_shape,
+    positive_or_nan,
+    reduce_to,
+)
 
 
 def _backward(  # type: ignore[no-untyped-def]
     grad: Tensor, x: Tensor, center: Tensor, distance: Tensor, gamma: Tensor, q: int, signed: bool
 ):
-    c, d, g = center.to(x.dtype), positive_or_nan(distance, x.dtype), positive_or_nan(gamma, x.dtype)
+    c, d, g = _cast(center, distance, gamma, x.dtype)
     magnitude, sign = (x.abs(), torch.sign(x)) if signed else (x, torch.ones_like(x))
     inside = (magnitude >= c - d) & (magnitude <= c + d)
     u = torch.where(inside, (magnitude - c) / (2 * d) + 0.5, 0.5)
     v = torch.clamp(u, LOWEST, 1)
     chord = torch.pow(v, g - 1)
     by_u = torch.where(u < LOWEST, chord, g * chord)
-    by_power = torch.where(inside, grad * sign, 0.0)
+    by_power = keep_nan(x, torch.where(inside, grad * sign, 0.0))
     by_center = -(by_power * by_u / (2 * d))
     by_gamma = by_power * (u * chord * torch.log(v))
     return (
-        (-by_center * sign).sum_to_size(x.shape),
-        by_center.sum_to_size(center.shape).to(center.dtype),
-        (by_center * (2 * u - 1)).sum_to_size(distance.shape).to(distance.dtype),
-        by_gamma.sum_to_size(gamma.shape).to(gamma.dtype),
+        reduce_to(-by_center * sign, x),
+        reduce_to(by_center, center),
+        reduce_to(by_center * (2 * u - 1), distance),
+        reduce_to(by_gamma, gamma),
     )
 
 
@@ -42,8 +51,12 @@ def qil_quantize(x: Tensor, center: Tensor, distance: Tensor, gamma: Tensor, q: 
     return _rounded(x, center, distance, gamma, q, signed) / q
 
 
+def _cast(center: Tensor, distance: Tensor, gamma: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    return finite_or_nan(center, dtype), positive_or_nan(distance, dtype), positive_or_nan(gamma, dtype)
+
+
 def _rounded(x: Tensor, center: Tensor, distance: Tensor, gamma: Tensor, q: int, signed: bool) -> Tensor:
-    center, distance, gamma = center.to(x.dtype), positive_or_nan(distance, x.dtype), positive_or_nan(gamma, x.dtype)
+    center, distance, gamma = _cast(center, distance, gamma, x.dtype)
     magnitude = x.abs() if signed else x
     power = torch.pow(torch.clamp((magnitude - center) / (2 * distance) + 0.5, 0, 1), gamma)
     power = torch.where(gamma.isnan(), gamma, power)  # 1 to the power of NaN is 1
@@ -84,8 +97,9 @@ class QIL(Quantizer):
         shape: tuple[int, ...] = (),
     ) -> None:
         super().__init__(bits, role, variant=variant)
-        self.q = 1 if self.bits is None else level_count(self.bits, self.role)
         self.signed = self.role == "weight"
+        self.q = 1 if self.bits is None else 2 ** (self.bits - self.signed) - 1
+        shape = parameter_shape(shape)
         self.center = nn.Parameter(torch.full(shape, 0.5))
         self.distance = nn.Parameter(torch.full(shape, 0.5))
         if self.signed:
@@ -96,11 +110,9 @@ class QIL(Quantizer):
     @torch.no_grad()
     def initialize(self, x: Tensor) -> None:
         """Set the interval to reach from 0 to the largest magnitude. Raises ValueError if that is 0 or not finite."""
-        largest = x.abs().amax(other_axes(x, self.center.shape), keepdim=True) if x.numel() else x.new_zeros(())
-        if not bool(((largest > 0) & (largest < math.inf)).all()):
-            raise grid.refuse("largest magnitude of the first batch", largest.tolist(), "positive and finite")
+        largest = largest_magnitude(x, self.center.shape)
         for parameter in (self.center, self.distance):
-            parameter.copy_(largest.reshape(self.center.shape) / 2)
+            parameter.copy_(largest / 2)
         self.gamma.fill_(1)
         self.mark_initialized()
 
@@ -110,8 +122,7 @@ class QIL(Quantizer):
 
     def check_parameters(self) -> None:
         """Raise ValueError unless the centre is finite, and distance and gamma are positive."""
-        if not bool(self.center.isfinite().all()):
-            raise grid.refuse("center", self.center.tolist(), "finite")
+        check_finite("center", self.center)
         check_positive("distance", self.distance)
         check_positive("gamma", self.gamma)
 
@@ -119,7 +130,7 @@ class QIL(Quantizer):
         """Codes: the multiple of 1/q, plus q for weights."""
         return _rounded(x, self.center, self.distance, self.gamma, self.q, self.signed) + self.q * self.signed
 
-    def decode(self, codes: Tensor, x: Tensor | None = None) -> Tensor:
+    def values_of(self, codes: Tensor, x: Tensor | None) -> Tensor:
         """Values of codes."""
         return (as_float(codes, self.center) - self.q * self.signed) / self.q
 

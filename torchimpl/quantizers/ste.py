@@ -43,12 +43,15 @@ def _backward_loop(grad, x, grad_x, sums, low, high, inverse, scale):  # type: i
     total = weighted = np.float64(0)
     for i in range(x.size):
         v = x[i]
-        clipped = (v < low) | (v > high)
+        outside = (v < low) | (v > high)
         p = (v - low) * inverse
-        g = zero if clipped else grad[i] * scale + (p - p)  # NaN stays NaN
+        p = zero if outside else p
+        g = grad[i] * scale
+        g = zero if outside else g
+        g = p if p != p else g  # NaN is not outside
         grad_x[i] = g
         total += g
-        weighted += zero if clipped else p * g
+        weighted += p * g
     sums[0] = total
     sums[1] = weighted
 

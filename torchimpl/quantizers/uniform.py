@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from reference import grid
 from torchimpl.kernels import Kernel, reciprocal
-from torchimpl.quantizers.base import Quantizer, as_float
+from torchimpl.quantizers.base import Quantizer, as_float, finite_number, positive_number, positive_or_nan, reduce_to
 
 
 class UniformQuantizer(Quantizer):
@@ -71,9 +71,11 @@ class UniformQuantizer(Quantizer):
         self.mark_initialized()
 
     def check_parameters(self) -> None:
-        """Raise ValueError if the clip range is empty."""
-        if not bool(self.upper > self.lower):
-            raise grid.refuse("clip range (lower, upper)", (float(self.lower), float(self.upper)), "lower < upper")
+        """Raise ValueError unless the clip range and its width are finite, and it is not empty."""
+        if not 0 < float(self.upper - self.lower) < math.inf:
+            raise grid.refuse(
+                "clip range (lower, upper)", (float(self.lower), float(self.upper)), "finite with lower < upper"
+            )
 
     def encode(self, x: Tensor) -> Tensor:
         """Codes, as floating-point numbers, of `x` without NaN."""
@@ -83,16 +85,20 @@ class UniformQuantizer(Quantizer):
         """Round normalised values by the method's rule."""
         return round_half_down(x)
 
-    def decode(self, codes: Tensor, x: Tensor | None = None) -> Tensor:
+    def values_of(self, codes: Tensor, x: Tensor | None) -> Tensor:
         """Values of codes (Eq. 2)."""
         return scale_output(as_float(codes, self.upper), self.levels - 1, self.role == "weight")
 
 
+def clip_range(lower: Tensor, upper: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """Cast l and u; return their distance as well, which is NaN where the clip range is empty or not finite."""
+    low, high = lower.to(dtype), upper.to(dtype)
+    return low, high, positive_or_nan(high - low, dtype)
+
+
 def normalize(x: Tensor, lower: Tensor, upper: Tensor, n: int) -> Tensor:
-    """Eq. 1 as ``(clip(x) - l) / (u - l) * n``; NaN where the clip range is empty."""
-    lower, upper = lower.to(x.dtype), upper.to(x.dtype)
-    width = upper - lower
-    width = torch.where(width > 0, width, torch.full_like(width, torch.nan))
+    """Eq. 1 as ``(clip(x) - l) / (u - l) * n``; NaN where the clip range is empty or not finite."""
+    lower, upper, width = clip_range(lower, upper, x.dtype)
     return (torch.clamp(x, lower, upper) - lower) / width * n
 
 
@@ -111,14 +117,13 @@ def clip_range_backward(
     grad: Tensor, x: Tensor, lower: Tensor, upper: Tensor, slope_of: Callable[[Tensor], Tensor], n: int, is_weight: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of Q/n (twice that for weights) for x, l and u, with ``slope_of(normalised x)`` for dQ/dx."""
-    low, high = lower.to(x.dtype), upper.to(x.dtype)
-    width = high - low
+    low, high, width = clip_range(lower, upper, x.dtype)
     p = (torch.clamp(x, low, high) - low) / width
     clipped = (x < low) | (x > high)
     local = slope_of(p * n) * (2 if is_weight else 1) / width
     grad_x = torch.where(clipped, torch.zeros_like(local), grad * local)
     grad_l, grad_u = -((1 - p) * grad_x), -(p * grad_x)
-    return grad_x, grad_l.sum_to_size(lower.shape).to(lower.dtype), grad_u.sum_to_size(upper.shape).to(upper.dtype)
+    return grad_x, reduce_to(grad_l, lower), reduce_to(grad_u, upper)
 
 
 def _forward_loop(  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
@@ -140,12 +145,17 @@ def _forward_loop(  # type: ignore[no-untyped-def]  # pragma: no cover - compile
 uniform_forward = Kernel(_forward_loop, exact=True)
 
 
+def clip_range_numbers(lower: float, upper: float) -> tuple[np.float32, np.float32, np.float32]:
+    """`clip_range` in the numbers of a kernel."""
+    low, high = finite_number(lower), finite_number(upper)
+    return low, high, positive_number(float(high) - float(low))
+
+
 def forward_numbers(
     lower: float, upper: float, n: int, is_weight: bool, rule: str = "half_down"
 ) -> tuple[np.float32, ...]:
     """Numbers of `uniform_forward`: clip range, scaling of Eq. 2, and where ties go (`rint` has them go to even)."""
-    low, high = np.float32(lower), np.float32(upper)
-    width = high - low if high > low else np.float32(math.nan)
+    low, high, width = clip_range_numbers(lower, upper)
     down = np.float32(rule == "half_down")
     up = np.float32(rule in ("half_up", "half_away"))  # the same where nothing is negative
     scaling = (np.float32(2), np.float32(n)) if is_weight else (np.float32(1), np.float32(0))
@@ -154,9 +164,8 @@ def forward_numbers(
 
 def backward_numbers(lower: float, upper: float, n: int, is_weight: bool) -> tuple[np.float32, ...]:
     """Clip range, 1/width, n, and what the derivative of the rounding is multiplied by."""
-    low, high = np.float32(lower), np.float32(upper)
-    width = high - low if high > low else np.float32(math.nan)
-    inverse = np.float32(1) / width
+    low, high, width = clip_range_numbers(lower, upper)
+    inverse = positive_number(1 / float(width))
     return low, high, inverse, np.float32(n), inverse * np.float32(2 if is_weight else 1)
 
 

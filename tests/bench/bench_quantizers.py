@@ -1,0 +1,224 @@
+"""Benchmarks of the quantizers, and the ratios that they are built to reach: ``tox -e bench``.
+
+Times are this machine's; ratios are taken within one run, alternatives by turns. Each target is a test of its own, so
+that a run says which are met.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import resource
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from reference import daq as reference_daq
+from reference import grid, lqnets, registry
+from torchimpl import kernels, timing
+from torchimpl.quantizers import daq, uniform
+
+MILLION = 1 << 20
+SIZES = {"1k": 1 << 10, "32k": 1 << 15, "1M": MILLION, "4M": 4 * MILLION, "64M": 64 * MILLION}
+METHODS = list(registry.methods())
+# Whose kernels compute with + - * /, comparison and rounding alone.
+PLAIN = ("ste", "dorefa", "pact", "lsq", "lsqplus", "duq")
+
+
+def tensors(size):
+    generator = torch.Generator().manual_seed(0)
+    return tuple(torch.randn(size, generator=generator) for _ in range(2))
+
+
+@pytest.fixture(params=[1, 2], ids=["1 thread", "2 threads"])
+def threads(request):
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+def fake_quantize(x, grad):
+    return timing.forward_backward(lambda leaf: torch.fake_quantize_per_tensor_affine(leaf, 0.5, 0, -2, 1), x, grad)
+
+
+def learnable_fake_quantize(x, grad):
+    scale, zero_point = torch.tensor([0.5], requires_grad=True), torch.tensor([0.0], requires_grad=True)
+    op = torch._fake_quantize_learnable_per_tensor_affine
+    return timing.forward_backward(lambda leaf: op(leaf, scale, zero_point, -2, 1, 1.0), x, grad)
+
+
+def brevitas_quantizer(x, grad):
+    from brevitas.nn import QuantIdentity
+
+    return timing.forward_backward(QuantIdentity(bit_width=2, return_quant_tensor=False), x, grad)
+
+
+def torchao_quantizer(x, grad):
+    from torchao.quantization.qat import FakeQuantizeConfig
+    from torchao.quantization.qat.fake_quantizer import FakeQuantizer
+
+    config = FakeQuantizeConfig(torch.int4, "per_token", is_symmetric=False)
+    quantizer = FakeQuantizer(config)
+    shape = (-1, 1024)
+    return timing.forward_backward(lambda leaf: quantizer(leaf.reshape(shape)).reshape(leaf.shape), x, grad)
+
+
+def reused_outputs(x, grad):
+    """DAQ's kernels on buffers that are there."""
+    arrays = [t.numpy() for t in (x, grad, torch.empty_like(x), torch.empty_like(x))]
+    ends = (0.0, 2.5, 3, False)
+    forward, backward = uniform.forward_numbers(*ends), daq.FUSED.backward_numbers(*ends, 2.0, 1 / 16)
+
+    def run():
+        kernels.launch(daq.FUSED.forward, (arrays[0], arrays[2]), forward)
+        kernels.launch(daq.FUSED.backward, (arrays[1], arrays[0], arrays[3]), backward, daq.FUSED.sums)
+
+    return run
+
+
+def of_method(name, **options):
+    def build(x, grad):
+        return timing.forward_backward(timing.activation_quantizer(name, x[:4096], **options), x, grad)
+
+    return build
+
+
+ALTERNATIVES = {
+    "copy of 20 bytes": lambda x, grad: timing.copy_of_20_bytes(x, grad),
+    "DAQ, outputs reused": reused_outputs,
+    "DAQ, literal": of_method("daq", literal=True),
+    "torch fake_quantize": fake_quantize,
+    "torch learnable fake_quantize": learnable_fake_quantize,
+    "brevitas": brevitas_quantizer,
+    "torchao": torchao_quantizer,
+    **{name: of_method(name) for name in METHODS},
+}
+
+
+# Each alternative alone: forward and backward
+
+
+@pytest.mark.parametrize("name", ALTERNATIVES)
+def bench_alternatives_at_4_million(benchmark, threads, name):
+    benchmark.group = f"forward and backward, 4M float32, {threads} thread{'s' * (threads > 1)}"
+    if name in ("brevitas", "torchao") and importlib.util.find_spec(name) is None:
+        pytest.skip(f"{name} is not installed (pip install .[bench-others])")
+    run = ALTERNATIVES[name](*tensors(4 * MILLION))
+    benchmark.pedantic(run, rounds=5, warmup_rounds=2)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("name", ["copy of 20 bytes", "DAQ, outputs reused", "daq", "ste"])
+def bench_sizes(benchmark, name, size):
+    benchmark.group = f"forward and backward, {size} float32"
+    run = ALTERNATIVES[name](*tensors(SIZES[size]))
+    benchmark.pedantic(run, rounds=5 if SIZES[size] > MILLION else 30, warmup_rounds=2)
+
+
+# Ratios
+
+
+@pytest.fixture(scope="module")
+def ratios():
+    """Medians in milliseconds at 4 million elements, 2 threads, all by turns."""
+    torch.set_num_threads(2)
+    x, grad = tensors(4 * MILLION)
+    names = [name for name in ALTERNATIVES if name not in ("brevitas", "torchao", "DAQ, literal")]
+    fast = timing.medians({name: ALTERNATIVES[name](x, grad) for name in names}, rounds=11)
+    slow = timing.medians({n: ALTERNATIVES[n](x, grad) for n in ("DAQ, literal", "daq")}, rounds=5)
+    found = fast | {"DAQ, literal": slow["DAQ, literal"] * fast["daq"] / slow["daq"]}
+    print("\nforward and backward of 4M float32, 2 threads: ms, and ratio to a copy of the same 20 bytes an element")
+    for name, seconds in sorted(found.items(), key=lambda item: item[1]):
+        print(f"  {name:32} {1e3 * seconds:9.2f} {seconds / found['copy of 20 bytes']:8.2f}")
+    return found
+
+
+def bench_target_literal(ratios):
+    ratio = ratios["DAQ, literal"] / ratios["daq"]
+    assert ratio >= 50, f"DAQ is {ratio:.1f} times as fast as the literal computation; 50 were wanted"
+
+
+@pytest.mark.parametrize("name", ["torch fake_quantize", "torch learnable fake_quantize"])
+def bench_target_fake_quantize(ratios, name):
+    ratio = ratios[name] / ratios["daq"]
+    assert ratio >= 4, f"DAQ is {ratio:.2f} times as fast as {name}; 4 were wanted"
+
+
+def bench_target_copy(ratios):
+    ratio = ratios["DAQ, outputs reused"] / ratios["copy of 20 bytes"]
+    assert ratio <= 2.5, f"DAQ with reused outputs takes {ratio:.2f} copies; 2.5 were admitted"
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def bench_target_plain_methods(ratios, name):
+    ratio = ratios[name] / ratios["daq"]
+    assert ratio <= 1.5, f"{name} takes {ratio:.2f} times as long as DAQ; 1.5 were admitted"
+
+
+def bench_target_training_step():
+    torch.set_num_threads(2)
+    steps = {"full precision": (None, (None, None)), "daq": ("daq", (1, 1)), "ste": ("ste", (1, 1))}
+    found = timing.medians({name: timing.training_step(*what) for name, what in steps.items()}, rounds=9)
+    to_ste, to_full = found["daq"] / found["ste"], found["daq"] / found["full precision"]
+    print(f"\nW1A1 ResNet-20 step, batch 128: DAQ takes {to_ste:.2f} STE steps, {to_full:.2f} full-precision steps")
+    assert to_ste <= 1.15
+    assert to_full <= 1.5
+
+
+MEMORY = """
+import resource, sys, torch
+from torchimpl import timing
+x, grad = torch.randn({size}), torch.randn({size})
+q = timing.activation_quantizer("daq", x[:4096], **{options})
+run = timing.forward_backward(q, x, grad)
+timing.forward_backward(q, x[:99].clone(), grad[:99].clone())()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+run()
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 / {size})
+"""
+
+
+def bench_target_peak_memory():
+    """Bytes an element above those of the input and of the gradient: two outputs, 8; nothing else."""
+    found = {}
+    for name, options in {"closed form": "{}", "literal": "dict(literal=True)"}.items():
+        code = MEMORY.format(size=16 * MILLION, options=options)
+        arguments = [sys.executable, "-c", code]
+        found[name] = float(subprocess.run(arguments, capture_output=True, text=True, check=True).stdout)
+    print(f"\npeak memory of forward and backward, bytes an element: {found}")
+    assert found["closed form"] <= 8.5
+    assert found["literal"] > 4 * found["closed form"]
+
+
+# The reference's compiled twins
+
+
+@pytest.mark.parametrize("what", ["quantize", "slope", "QEM"])
+def bench_target_reference(what):
+    x = np.abs(np.random.default_rng(0).standard_normal(MILLION, np.float32)) % 1
+    basis = np.array([0.4, 0.9])
+    runs = {
+        "quantize": (
+            lambda: grid.round_half_down(grid.normalize(x, 0.0, 1.0, 2)),
+            lambda: grid.quantize_numba(x, 0.0, 1.0, 2),
+        ),
+        "slope": (
+            lambda: reference_daq.slope(x, sigma=1.0),
+            lambda: reference_daq.slope_numba(x, sigma=1.0),
+        ),
+        "QEM": (
+            lambda: lqnets.normal_equations(x, basis, "activation"),
+            lambda: lqnets.normal_equations_numba(x, basis, "activation"),
+        ),
+    }[what]
+    found = timing.medians(dict(zip(("numpy", "numba"), runs, strict=True)), rounds=7)
+    ratio = found["numpy"] / found["numba"]
+    print(f"\n{what}: numba is {ratio:.1f} times as fast as numpy")
+    assert ratio >= 5
+
+
+def bench_memory_of_this_run():
+    print(f"\npeak memory of the benchmarks: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GiB")

@@ -1,0 +1,49 @@
+"""The cost table: every method in it, printed ratios beside measured ones, and no verdict on another's machine."""
+
+import itertools
+
+import pytest
+
+from paper_tables import cost
+from paper_tables.tables import Options
+from reference import registry
+
+
+@pytest.fixture(scope="module")
+def table():
+    cost_elements, cost_batch = cost.ELEMENTS, cost.BATCH
+    cost.ELEMENTS, cost.BATCH = 1 << 12, 2  # what is tested is the table, not the machine
+    try:
+        yield cost.run(Options(quiet=True))
+    finally:
+        cost.ELEMENTS, cost.BATCH = cost_elements, cost_batch
+
+
+def test_every_method_and_the_literal_computation(table):
+    rows = [cell.row for cell in table.cells if not cell.row.startswith("Table 7")]
+    assert set(rows) == {*registry.methods(), cost.LITERAL}
+    for row, cells in itertools.groupby(rows):
+        assert len(list(cells)) == len(cost.COLUMNS), row
+    assert all(cell.measured > 0 and cell.hardware and cell.reason for cell in table.cells)
+
+
+def test_what_is_kept_is_the_input_where_a_method_has_kernels(table):
+    kept = {cell.row: cell.measured for cell in table.cells if cell.column == "kept"}
+    for name in set(registry.methods()) - {"lqnets"}:
+        assert 4 <= kept[name] < 4.1, f"{name} keeps {kept[name]} bytes an element"
+    assert kept[cost.LITERAL] > 20
+
+
+def test_the_printed_times_as_ratios(table):
+    """296.9 ms over 286.2 and over 287.8."""
+    printed = {cell.row: cell.reported for cell in table.cells if cell.reported}
+    assert sorted(printed.values()) == ["1.032", "1.032", "1.037", "1.037"]
+    assert all("RTX 2080Ti" in cell.reason for cell in table.cells if cell.reported)
+    assert not any(cell.value_verdict or cell.claim_verdict for cell in table.cells)
+
+
+def test_findings_are_computed(table):
+    ns = {(cell.row, cell.column): cell.measured for cell in table.cells}
+    total = ns["daq", "forward"] + ns["daq", "backward"]
+    assert f"{total:.2f} ns an element" in table.findings[0]
+    assert f"{ns['daq', 'ResNet-20 step']:.2f}" in table.findings[1]

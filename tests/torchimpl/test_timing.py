@@ -1,0 +1,37 @@
+"""Timing: turns, medians, what is counted."""
+
+import torch
+
+from reference import registry
+from torchimpl import timing
+from torchimpl.quantizers import build
+
+
+def test_alternatives_take_turns():
+    calls = []
+    found = timing.medians({name: lambda name=name: calls.append(name) for name in "ab"}, rounds=3, warmup=1)
+    assert calls == ["a", "b"] * 4
+    assert set(found) == {"a", "b"}
+    assert all(seconds >= 0 for seconds in found.values())
+
+
+def test_bytes_kept():
+    x = torch.randn(1000)
+    quantizer = build("ste", bits=2, role="weight")
+    assert timing.bytes_kept(quantizer, x) == 4 * 1000 + 2 * 4  # the input, and both ends of the clip range
+    assert timing.bytes_kept(lambda leaf: leaf.sin().cos(), x) == 2 * 4 * 1000
+
+
+def test_the_copy_moves_20_bytes_an_element():
+    x, grad = torch.randn(1000), torch.randn(1000)
+    copied = timing.copy_of_20_bytes(x, grad)()
+    assert copied.numel() * 4 * 2 == 20 * 1000  # read, and written
+
+
+def test_lowest_bits():
+    assert timing.lowest_bits("daq") == (1, 1)
+    assert timing.lowest_bits("lsq") == (2, 1)
+    assert timing.lowest_bits("pact") == (None, 1)
+    assert timing.lowest_bits("irnet") == (1, 1)
+    for name in registry.methods():
+        timing.training_step(name, timing.lowest_bits(name), batch=2)()

@@ -1,0 +1,109 @@
+"""What quantizers cost: alternatives timed by turns in one run, so that ratios mean something on a busy machine."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from reference import registry
+from torchimpl.layers import Bits
+from torchimpl.models import resnet20
+from torchimpl.quantizers import quantizer_class
+from torchimpl.quantizers.base import Quantizer
+
+Run = Callable[[], object]
+
+
+def medians(runs: Mapping[str, Run], *, rounds: int = 11, warmup: int = 2) -> dict[str, float]:
+    """Median wall-clock seconds of each run; every round calls each once.
+
+    >>> sorted(medians({"a": lambda: 1, "b": lambda: 2}, rounds=3))
+    ['a', 'b']
+    """
+    found: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(warmup + rounds):
+        for name, run in runs.items():
+            start = time.perf_counter()
+            run()
+            found[name].append(time.perf_counter() - start)
+    return {name: statistics.median(times[warmup:]) for name, times in found.items()}
+
+
+def activation_quantizer(method: str, sample: Tensor, **options: object) -> Quantizer:
+    """Build a method's quantizer of activations at 2 bits (or what it has), initialised from `sample`."""
+    known = registry.method(method)
+    role = "activation" if "activation" in known.roles else "signed_activation"
+    quantizer = quantizer_class(method)(min(2, known.bits[role][-1]), role, **options)  # type: ignore[arg-type]
+    quantizer.initialize(sample.abs() if role == "activation" else sample)
+    return quantizer.train()
+
+
+def forward(quantizer: Callable[[Tensor], Tensor], x: Tensor) -> Run:
+    """Return a forward pass that keeps what a backward pass needs."""
+    leaf = x.detach().requires_grad_()
+    return lambda: quantizer(leaf)
+
+
+def forward_backward(quantizer: Callable[[Tensor], Tensor], x: Tensor, grad: Tensor) -> Run:
+    """Return a forward and a backward pass, with outputs of their own."""
+
+    def run() -> None:
+        leaf = x.detach().requires_grad_()
+        quantizer(leaf).backward(grad)  # type: ignore[no-untyped-call]
+
+    return run
+
+
+def copy_of_20_bytes(x: Tensor, grad: Tensor) -> Run:
+    """Return a copy between buffers that are there, of 20 bytes an element: what a quantizer must move at least.
+
+    That is: read x, write the output; read x and its gradient, write the other gradient.
+    """
+    source = torch.cat([x.flatten(), grad.flatten(), x.flatten()[: x.numel() // 2]])
+    target = torch.empty_like(source)
+    return lambda: target.copy_(source)
+
+
+def bytes_kept(quantizer: Callable[[Tensor], Tensor], x: Tensor) -> int:
+    """Bytes kept for the backward pass, the input itself included once."""
+    kept: dict[int, int] = {}
+
+    def note(t: Tensor) -> Tensor:
+        kept[t.data_ptr()] = t.numel() * t.element_size()
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
+        quantizer(x.detach().requires_grad_())
+    return sum(kept.values())
+
+
+def lowest_bits(method: str) -> Bits:
+    """The lowest bit-widths of weights and activations for which a method is defined; None where it has none."""
+    known = registry.method(method)
+    inputs = "activation" if "activation" in known.roles else "signed_activation"
+    weights = known.bits.get("weight")
+    return (weights[0] if weights else None), (known.bits[inputs][0] if inputs in known.bits else None)
+
+
+def training_step(method: str | None, bits: Bits, *, batch: int = 128, **options: object) -> Run:
+    """Return a step of training ResNet-20 on random images: forward, backward, SGD with momentum."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(batch, 3, 32, 32, generator=generator)
+    y = torch.randint(0, 10, (batch,), generator=generator)
+    if method is not None and "activation" not in registry.method(method).roles:
+        options["input_role"] = "signed_activation"
+    model: nn.Module = resnet20(method, bits, **options).train()  # type: ignore[arg-type]
+    model(x)
+    optimizer = torch.optim.SGD(model.parameters(), 1e-3, momentum=0.9)
+
+    def run() -> None:
+        optimizer.zero_grad()
+        F.cross_entropy(model(x), y).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+
+    return run
