@@ -2,7 +2,7 @@
 
 A kernel is a plain loop over flat arrays, written beside the method that it belongs to. Each direction of a quantizer
 is one such loop: nothing but the input is read, nothing but the output is written. What is summed on the way (the
-gradients of a clip range, say) is summed in float64 within blocks of fixed size and then over the blocks in their
+gradients of a clip range, say) is summed within rows and blocks of fixed size and then over the blocks in their
 order, so that the result does not depend on how many threads there are.
 """
 
@@ -24,6 +24,10 @@ from reference.grid import Array
 
 BLOCK = 1 << 17  # elements
 
+# A kernel sums this many elements in float32 before it adds to its float64 sums. Its rows are indexed by unsigned
+# numbers: where an index could be negative, and then count from the end, the compiler gives up on vectorising.
+ROW = 2048
+
 # What the compiler may assume in a backward pass. In a forward pass: nothing, so that it has the reference's bits.
 REORDERED = {"contract", "reassoc", "nsz"}
 
@@ -34,7 +38,7 @@ class Kernel:
     Parameters
     ----------
     loop : function
-        Of arrays of equal size, then (where it sums anything) a float64 array for the sums, then float32 numbers.
+        Of arrays of equal size, then (where it sums anything) a float64 array to add the sums to, then float32 numbers.
     exact : bool
         Whether every operation is rounded on its own, in the order written.
     """

@@ -51,6 +51,7 @@ def modules(draw, name, variant, dtype):
                 parameter.copy_(before)
     case = ReferenceCase(known, reference_params(module), data)
     x = draw(contract_inputs(case, dtype, shape=vectors))
+    x = np.where(np.abs(x) < 2.0**-100, dtype(0), x)  # quotients of subnormal numbers are 0 in one type, not in another
     x = np.concatenate([x, np.array([0.3125, -0.6875], dtype)])  # statistics need two values
     return module, x
 

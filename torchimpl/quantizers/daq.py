@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from reference import daq as names
-from torchimpl.kernels import Fused, Kernel
+from torchimpl.kernels import ROW, Fused, Kernel
 from torchimpl.quantizers.base import operator
 from torchimpl.quantizers.uniform import (
     UniformQuantizer,
@@ -58,23 +58,25 @@ def _backward_loop(  # type: ignore[no-untyped-def]  # pragma: no cover - compil
 ):
     half = np.float32(0.5)
     zero = np.float32(0)
-    total = weighted = np.float64(0)
-    for i in range(x.size):
-        v = x[i]
-        clipped = low if v < low else (high if v > high else v)
-        p = (clipped - low) * inverse
-        normalized = p * n
-        d = abs(normalized - np.floor(normalized) - half)  # 1/2 - t
-        square = d * d
-        tanh_d = d * (a0 + square * (a1 + square * (a2 + square * (a3 + square * a4))))
-        slope = (factor + factor_tanh * tanh_d) / (tanh_c + tanh_d)
-        g = grad[i] * (scale * slope)
-        g = zero if (v < low) | (v > high) else g
-        grad_x[i] = g
-        total += g
-        weighted += p * g
-    sums[0] = total
-    sums[1] = weighted
+    for row in range(x.size // ROW + 1):
+        total = weighted = zero
+        for j in range(min(ROW, x.size - row * ROW)):
+            i = np.uint64(row * ROW + j)
+            v = x[i]
+            clipped = low if v < low else (high if v > high else v)
+            p = (clipped - low) * inverse
+            normalized = p * n
+            d = abs(normalized - np.floor(normalized) - half)  # 1/2 - t
+            square = d * d
+            tanh_d = d * (a0 + square * (a1 + square * (a2 + square * (a3 + square * a4))))
+            slope = (factor + factor_tanh * tanh_d) / (tanh_c + tanh_d)
+            g = grad[i] * (scale * slope)
+            g = zero if (v < low) | (v > high) else g
+            grad_x[i] = g
+            total += g
+            weighted += p * g
+        sums[0] += total
+        sums[1] += weighted
 
 
 def _backward_numbers(

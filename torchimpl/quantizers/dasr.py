@@ -14,7 +14,7 @@ from torch import Tensor
 
 from reference import daq, grid
 from reference import dasr as names
-from torchimpl.kernels import Fused, Kernel
+from torchimpl.kernels import ROW, Fused, Kernel
 from torchimpl.quantizers.base import operator
 from torchimpl.quantizers.uniform import (
     UniformQuantizer,
@@ -113,35 +113,37 @@ def _backward_loop(  # type: ignore[no-untyped-def]  # pragma: no cover - compil
     e0, e1, e2, e3, e4, e5, e6, e7,
 ):  # fmt: skip
     half, one, zero, part = np.float32(0.5), np.float32(1), np.float32(0), np.float32(1 / 32)
-    total = weighted = np.float64(0)
-    for i in range(x.size):
-        v = x[i]
-        clipped = low if v < low else (high if v > high else v)
-        p = (clipped - low) * inverse
-        a = p * n - np.floor(p * n)
-        b = one - a
-        d_f = e0 + a * (e1 + a * (e2 + a * (e3 + a * (e4 + a * (e5 + a * (e6 + a * e7))))))
-        d_c = e0 + b * (e1 + b * (e2 + b * (e3 + b * (e4 + b * (e5 + b * (e6 + b * e7))))))
-        d_f = d_f if a <= half else kappa * d_f
-        d_c = kappa * d_c if a <= half else d_c
-        difference = abs(d_c - d_f)
-        temperature = gamma / difference if gamma > zero else beta
-        w = difference * temperature * part
-        w = one if w > one else w
-        e = e0 + w * (e1 + w * (e2 + w * (e3 + w * (e4 + w * (e5 + w * (e6 + w * e7))))))
-        e = e * e
-        e = e * e
-        e = e * e
-        e = e * e
-        e = e * e
-        slope = temperature * (e / ((one + e) * (one + e))) * (d_f + d_c)
-        g = grad[i] * (scale * slope)
-        g = zero if (v < low) | (v > high) else g
-        grad_x[i] = g
-        total += g
-        weighted += p * g
-    sums[0] = total
-    sums[1] = weighted
+    for row in range(x.size // ROW + 1):
+        total = weighted = zero
+        for j in range(min(ROW, x.size - row * ROW)):
+            i = np.uint64(row * ROW + j)
+            v = x[i]
+            clipped = low if v < low else (high if v > high else v)
+            p = (clipped - low) * inverse
+            a = p * n - np.floor(p * n)
+            b = one - a
+            d_f = e0 + a * (e1 + a * (e2 + a * (e3 + a * (e4 + a * (e5 + a * (e6 + a * e7))))))
+            d_c = e0 + b * (e1 + b * (e2 + b * (e3 + b * (e4 + b * (e5 + b * (e6 + b * e7))))))
+            d_f = d_f if a <= half else kappa * d_f
+            d_c = kappa * d_c if a <= half else d_c
+            difference = abs(d_c - d_f)
+            temperature = gamma / difference if gamma > zero else beta
+            w = difference * temperature * part
+            w = one if w > one else w
+            e = e0 + w * (e1 + w * (e2 + w * (e3 + w * (e4 + w * (e5 + w * (e6 + w * e7))))))
+            e = e * e
+            e = e * e
+            e = e * e
+            e = e * e
+            e = e * e
+            slope = temperature * (e / ((one + e) * (one + e))) * (d_f + d_c)
+            g = grad[i] * (scale * slope)
+            g = zero if (v < low) | (v > high) else g
+            grad_x[i] = g
+            total += g
+            weighted += p * g
+        sums[0] += total
+        sums[1] += weighted
 
 
 def _numbers(

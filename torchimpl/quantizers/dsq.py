@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from reference import dsq as names
 from reference import grid
-from torchimpl.kernels import Fused, Kernel, reciprocal
+from torchimpl.kernels import ROW, Fused, Kernel, reciprocal
 from torchimpl.quantizers.base import as_float, operator, reduce_to
 from torchimpl.quantizers.uniform import UniformQuantizer, clip_range, clip_range_numbers, normalize, round_half_down
 
@@ -71,32 +71,34 @@ def _backward_loop(  # type: ignore[no-untyped-def]  # pragma: no cover - compil
     grad, x, grad_x, sums, low, high, inverse, n, s, eighth, steepest, shape, a0, a1, a2, a3, a4, a5, a6
 ):
     half, one, two, zero = np.float32(0.5), np.float32(1), np.float32(2), np.float32(0)
-    by_lower = by_upper = by_alpha = np.float64(0)
     step = one / n
-    for i in range(x.size):
-        v = x[i]
-        outside = (v < low) | (v > high)
-        clipped = low if v < low else (high if v > high else v)
-        p = (clipped - low) * inverse
-        cell = np.floor(p * n)
-        z = p * n - cell - half
-        u = z * eighth
-        square = u * u
-        t = u * (a0 + square * (a1 + square * (a2 + square * (a3 + square * (a4 + square * (a5 + square * a6))))))
-        t = two * t / (one + t * t)
-        t = two * t / (one + t * t)
-        t = two * t / (one + t * t)
-        sech2 = one - t * t
-        slope = zero if outside else steepest * sech2
-        soft = p if outside else (cell + (s * t + one) * half) * step
-        g = grad[i]
-        grad_x[i] = g * slope
-        by_lower += g * ((one - soft) - slope * (one - p))
-        by_upper += g * (soft - slope * p)
-        by_alpha += zero if outside else g * (t * (s * s) - shape * z * sech2)
-    sums[0] = by_lower
-    sums[1] = by_upper
-    sums[2] = by_alpha
+    for row in range(x.size // ROW + 1):
+        by_lower = by_upper = by_alpha = zero
+        for j in range(min(ROW, x.size - row * ROW)):
+            i = np.uint64(row * ROW + j)
+            v = x[i]
+            outside = (v < low) | (v > high)
+            clipped = low if v < low else (high if v > high else v)
+            p = (clipped - low) * inverse
+            cell = np.floor(p * n)
+            z = p * n - cell - half
+            u = z * eighth
+            square = u * u
+            t = u * (a0 + square * (a1 + square * (a2 + square * (a3 + square * (a4 + square * (a5 + square * a6))))))
+            t = two * t / (one + t * t)
+            t = two * t / (one + t * t)
+            t = two * t / (one + t * t)
+            sech2 = one - t * t
+            slope = zero if outside else steepest * sech2
+            soft = p if outside else (cell + (s * t + one) * half) * step
+            g = grad[i]
+            grad_x[i] = g * slope
+            by_lower += g * ((one - soft) - slope * (one - p))
+            by_upper += g * (soft - slope * p)
+            by_alpha += zero if outside else g * (t * (s * s) - shape * z * sech2)
+        sums[0] += by_lower
+        sums[1] += by_upper
+        sums[2] += by_alpha
 
 
 def _numbers(lower: float, upper: float, alpha: float, n: int) -> tuple[np.float32, ...]:

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from reference import grid
 from reference.duq import INITIAL_SHARE
-from torchimpl.kernels import Fused, Kernel, reciprocal
+from torchimpl.kernels import ROW, Fused, Kernel, reciprocal
 from torchimpl.quantizers.base import (
     Quantizer,
     as_float,
@@ -66,21 +66,23 @@ def _backward_loop(  # type: ignore[no-untyped-def]  # pragma: no cover - compil
     grad, x, grad_x, sums, a, factor, lowest, steps, is_odd, step
 ):
     zero, one, half = np.float32(0), np.float32(1), np.float32(0.5)
-    by_a = by_c = np.float64(0)
-    for i in range(x.size):
-        v = x[i]
-        p = v / a  # the forward pass's own quotient: the ends of the range decide
-        outside = (p < lowest) | (p > one)
-        p = lowest if p < lowest else (one if p > one else p)
-        g = grad[i]
-        g = v if v != v else g  # NaN is not outside
-        gx = zero if outside else g * factor
-        grad_x[i] = gx
-        q = np.rint((p + one) * steps * half if is_odd else p * steps)
-        by_a += gx * p
-        by_c += g * ((q + q - steps if is_odd else q) * step)
-    sums[0] = by_a
-    sums[1] = by_c
+    for row in range(x.size // ROW + 1):
+        by_a = by_c = zero
+        for j in range(min(ROW, x.size - row * ROW)):
+            i = np.uint64(row * ROW + j)
+            v = x[i]
+            p = v / a  # the forward pass's own quotient: the ends of the range decide
+            outside = (p < lowest) | (p > one)
+            p = lowest if p < lowest else (one if p > one else p)
+            g = grad[i]
+            g = v if v != v else g  # NaN is not outside
+            gx = zero if outside else g * factor
+            grad_x[i] = gx
+            q = np.rint((p + one) * steps * half if is_odd else p * steps)
+            by_a += gx * p
+            by_c += g * ((q + q - steps if is_odd else q) * step)
+        sums[0] += by_a
+        sums[1] += by_c
 
 
 def _numbers(a: float, c: float, lowest: float, steps: int, is_odd: bool) -> tuple[Any, ...]:

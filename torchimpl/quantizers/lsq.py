@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from reference import grid
-from torchimpl.kernels import Fused, Kernel
+from torchimpl.kernels import ROW, Fused, Kernel
 from torchimpl.quantizers.base import (
     Quantizer,
     as_float,
@@ -72,21 +72,23 @@ def _backward_loop(  # type: ignore[no-untyped-def]  # pragma: no cover - compil
     grad, x, grad_x, sums, step, offset, low, high, masks_rounded
 ):
     zero = np.float32(0)
-    by_step = by_offset = np.float64(0)
-    for i in range(x.size):
-        v = x[i]
-        q = (v - offset) / step  # the forward pass's own quotient: the ends of the range decide
-        rounded = np.rint(q)
-        at = rounded if masks_rounded else q
-        outside = (at < low) | (at > high) | ((not masks_rounded) & ((at == low) | (at == high)))
-        g = grad[i]
-        end = low if q < high else high
-        nan = v if v != v else zero  # it is not outside
-        grad_x[i] = (zero if outside else g) + nan
-        by_step += g * (end if outside else rounded - q)
-        by_offset += (g if outside else zero) + nan
-    sums[0] = by_step
-    sums[1] = by_offset
+    for row in range(x.size // ROW + 1):
+        by_step = by_offset = zero
+        for j in range(min(ROW, x.size - row * ROW)):
+            i = np.uint64(row * ROW + j)
+            v = x[i]
+            q = (v - offset) / step  # the forward pass's own quotient: the ends of the range decide
+            rounded = np.rint(q)
+            at = rounded if masks_rounded else q
+            outside = (at < low) | (at > high) | ((not masks_rounded) & ((at == low) | (at == high)))
+            g = grad[i]
+            end = low if q < high else high
+            nan = v if v != v else zero  # it is not outside
+            grad_x[i] = (zero if outside else g) + nan
+            by_step += g * (end if outside else rounded - q)
+            by_offset += (g if outside else zero) + nan
+        sums[0] += by_step
+        sums[1] += by_offset
 
 
 # With an offset these are LSQ+'s kernels, too.

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from reference.pact import ALPHA
-from torchimpl.kernels import Fused, Kernel, reciprocal
+from torchimpl.kernels import ROW, Fused, Kernel, reciprocal
 from torchimpl.quantizers.base import (
     Quantizer,
     as_float,
@@ -40,14 +40,16 @@ def _forward_loop(x, out, alpha, n, high, low):  # type: ignore[no-untyped-def] 
 
 def _backward_loop(grad, x, grad_x, sums, alpha):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
     zero = np.float32(0)
-    total = np.float64(0)
-    for i in range(x.size):
-        v = x[i]
-        g = grad[i]
-        g = v if v != v else g  # NaN passes both comparisons
-        grad_x[i] = zero if (v < zero) | (v >= alpha) else g
-        total += zero if v < alpha else g
-    sums[0] = total
+    for row in range(x.size // ROW + 1):
+        total = zero
+        for j in range(min(ROW, x.size - row * ROW)):
+            i = np.uint64(row * ROW + j)
+            v = x[i]
+            g = grad[i]
+            g = v if v != v else g  # NaN passes both comparisons
+            grad_x[i] = zero if (v < zero) | (v >= alpha) else g
+            total += zero if v < alpha else g
+        sums[0] += total
 
 
 FUSED = Fused(

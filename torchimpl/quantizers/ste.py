@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from torchimpl.kernels import Fused, Kernel
+from torchimpl.kernels import ROW, Fused, Kernel
 from torchimpl.quantizers.base import operator
 from torchimpl.quantizers.uniform import (
     UniformQuantizer,
@@ -40,20 +40,22 @@ def _backward(grad: Tensor, x: Tensor, lower: Tensor, upper: Tensor, n: int, is_
 
 def _backward_loop(grad, x, grad_x, sums, low, high, inverse, scale):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
     zero = np.float32(0)
-    total = weighted = np.float64(0)
-    for i in range(x.size):
-        v = x[i]
-        outside = (v < low) | (v > high)
-        p = (v - low) * inverse
-        p = zero if outside else p
-        g = grad[i] * scale
-        g = zero if outside else g
-        g = p if p != p else g  # NaN is not outside
-        grad_x[i] = g
-        total += g
-        weighted += p * g
-    sums[0] = total
-    sums[1] = weighted
+    for row in range(x.size // ROW + 1):
+        total = weighted = zero
+        for j in range(min(ROW, x.size - row * ROW)):
+            i = np.uint64(row * ROW + j)
+            v = x[i]
+            outside = (v < low) | (v > high)
+            p = (v - low) * inverse
+            p = zero if outside else p
+            g = grad[i] * scale
+            g = zero if outside else g
+            g = p if p != p else g  # NaN is not outside
+            grad_x[i] = g
+            total += g
+            weighted += p * g
+        sums[0] += total
+        sums[1] += weighted
 
 
 def _backward_numbers(lower: float, upper: float, n: int, is_weight: bool, rule: str) -> tuple[np.float32, ...]:
