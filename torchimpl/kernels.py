@@ -27,6 +27,7 @@ BLOCK = 1 << 17  # elements
 # A kernel sums this many elements in float32 before it adds to its float64 sums. Its rows are indexed by unsigned
 # numbers: where an index could be negative, and then count from the end, the compiler gives up on vectorising.
 ROW = 2048
+MARGIN = 256  # elements
 
 # What the compiler may assume in a backward pass. In a forward pass: nothing, so that it has the reference's bits.
 REORDERED = {"contract", "reassoc", "nsz"}
@@ -152,14 +153,14 @@ class Fused:
 
     def run_forward(self, x: Tensor, arguments: Sequence[Any]) -> Tensor:
         """Quantize `x`."""
-        out = torch.empty_like(x)
+        out = _empty_like(x)
         launch(self.forward, (_flat(x), _flat(out)), self.numbers(*map(_number, arguments)))
         return out
 
     def run_backward(self, grad: Tensor, x: Tensor, arguments: Sequence[Any]) -> tuple[Tensor, ...]:
         """Return the gradients for `x` and the parameters."""
         grad = grad.contiguous(memory_format=_memory_format(x) or torch.contiguous_format)
-        grad_x = torch.empty_like(x)
+        grad_x = _empty_like(x, grad)
         values = [_number(argument) for argument in arguments]
         arrays = (_flat(grad), _flat(x), _flat(grad_x))
         summed = launch(self.backward, arrays, self.backward_numbers(*values), self.sums)
@@ -208,6 +209,22 @@ def _memory_format(x: Tensor) -> torch.memory_format | None:
     if x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last):
         return torch.channels_last
     return None
+
+
+def _empty_like(x: Tensor, *inputs: Tensor) -> Tensor:
+    """Allocate an output that is at least MARGIN elements away from the inputs.
+
+    Before a loop takes its vectorised form it checks that what it writes does not overlap what it reads, and errs on
+    the safe side: next to an input, an output would be computed element by element, slower and with sums in another
+    order, depending on where memory happened to be free.
+    """
+    passed_over = []  # so that their place is taken when the next is looked for
+    while True:
+        out = torch.empty_like(x)
+        length = out.numel() * out.element_size() + MARGIN * out.element_size()
+        if out.numel() == 0 or all(abs(out.data_ptr() - given.data_ptr()) >= length for given in (x, *inputs)):
+            return out
+        passed_over.append(out)
 
 
 def _flat(x: Tensor) -> Array:

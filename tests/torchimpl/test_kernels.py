@@ -95,6 +95,33 @@ def test_blocks_threads_and_memory_change_nothing(name):
     check_near(f"{module} in parts: gradient", torch.cat([part[1] for part in parts]).numpy(), whole, near)
 
 
+def test_where_memory_lies_changes_nothing():
+    """An output at least MARGIN elements away from its inputs has the same bits wherever these lie."""
+    values = np.random.default_rng(0).standard_normal((2, 10)).astype(np.float32)
+    numbers = daq.FUSED.backward_numbers(-3.0, 3.0, 31, False, 2.0, 1 / 16)
+    buffer = np.zeros(8 * kernels.MARGIN, np.float32)
+    middle = 4 * kernels.MARGIN
+    out = buffer[middle : middle + 10]
+    found = set()
+    for shift in [*range(0, 200, 7), *(-2 * kernels.MARGIN - 20 - k for k in range(0, 200, 7))]:
+        first = middle + 10 + kernels.MARGIN + shift
+        grad, x = buffer[first : first + 10], buffer[first + 10 : first + 20]
+        grad[:], x[:] = values
+        sums = kernels.launch(daq.FUSED.backward, (grad, x, out), numbers, 2)
+        found.add((out.tobytes(), sums.tobytes()))
+    assert len(found) == 1
+
+
+def test_outputs_keep_their_distance():
+    """Also from inputs in the middle of a heap full of holes."""
+    heap = [torch.empty(12) for _ in range(2000)]
+    for i in range(0, 2000, 2):
+        heap[i] = None
+    for x in heap[1::40]:
+        out = kernels._empty_like(x)
+        assert abs(out.data_ptr() - x.data_ptr()) >= 4 * (12 + kernels.MARGIN)
+
+
 @pytest.mark.parametrize("name", FAST)
 def test_where_kernels_do_not_apply_results_are_right(name):
     known = REFERENCE[name].METHOD
