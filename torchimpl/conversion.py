@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from reference import grid, registry
-from torchimpl.layers import Bits, QuantConv2d, QuantLinear
+from torchimpl.layers import Bits, QuantConv2d, QuantLinear, pair
 
 Layer: TypeAlias = nn.Conv2d | nn.Linear
 SIGNED = "signed_activation"
@@ -69,7 +69,7 @@ def quantize_model(
     if unknown:
         raise grid.refuse("keep", unknown, "names of its layers: " + (", ".join(layers) or "it has none"))
     roles = dict.fromkeys(layers, input_role) if example is None else _roles_by_use(module, layers, example)
-    for_inputs = registry.method(method if isinstance(method, str) else method[1])
+    for_inputs = registry.method(pair("method", (method, method) if isinstance(method, str) else method)[1])
     only = [role for role in for_inputs.roles if role != "weight"]
     if len(only) == 1:  # whatever the inputs are
         roles = dict.fromkeys(roles, only[0])
@@ -115,12 +115,7 @@ def _roles_by_use(module: nn.Module, layers: dict[str, Layer], example: Tensor) 
 
 
 def _quantized(
-    name: str,
-    layer: nn.Conv2d | nn.Linear,
-    method: str | tuple[str, str],
-    bits: Bits,
-    role: str,
-    options: dict[str, Any],
+    name: str, layer: Layer, method: str | tuple[str, str], bits: Bits, role: str, options: dict[str, Any]
 ) -> nn.Module:
     """Build the quantized layer that shares a layer's parameters."""
     settings: dict[str, Any] = {"method": method, "bits": bits, "input_role": role, **options}

@@ -29,7 +29,7 @@ def standardize(w: Tensor) -> Tensor:
     return (w - w.detach().mean()) / w.detach().std()
 
 
-def _pair(name: str, value: Any) -> tuple[Any, Any]:
+def pair(name: str, value: Any) -> tuple[Any, Any]:
     """Return what there is for weights and for inputs."""
     if not isinstance(value, tuple | list) or len(value) != 2:
         raise grid.refuse(name, value, "a pair: for weights, and for inputs")
@@ -55,8 +55,8 @@ class _Quantized(nn.Module):
         weight_options: Mapping[str, Any],
         input_options: Mapping[str, Any],
     ) -> None:
-        self.methods = _pair("method", (method, method) if isinstance(method, str) else method)
-        bits = _pair("bits", bits)
+        self.methods = pair("method", (method, method) if isinstance(method, str) else method)
+        bits = pair("bits", bits)
         for_weights, for_inputs = (registry.method(name) for name in self.methods)
         for known, role, b in ((for_weights, "weight", bits[0]), (for_inputs, "activation", bits[1])):
             if b is not None and not any(r.endswith(role) for r in known.roles):
@@ -92,14 +92,12 @@ class _Quantized(nn.Module):
     def scaled_weight(self) -> Tensor:
         """Return the quantized weights times the output scale's absolute value, as the linear map takes them.
 
-        In test mode, without gradients, they are computed once and kept until something that they depend on changes.
+        On the CPU, in test mode and without gradients, they are computed once and kept until something that they depend
+        on changes.
         """
-        if (
-            self.training
-            or torch.is_grad_enabled()
-            or torch.compiler.is_compiling()
-            or self.weight.device.type != "cpu"
-        ):
+        nothing_to_keep = isinstance(self.weight_quantizer, nn.Identity)
+        busy = self.training or torch.is_grad_enabled() or torch.compiler.is_compiling()
+        if nothing_to_keep or busy or self.weight.device.type != "cpu":
             self._kept = None
             return self._scaled(self.quantized_weight())
         # By value: a version counter misses what is written through .data.
@@ -125,16 +123,16 @@ class _Quantized(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Compute ``(|s| w_q) * a_q + bias`` (Eq. 3; the released code takes the scale's absolute value).
 
-        The scale multiplies the weights, which are fewer than the outputs; without it, where the method has none. The
-        first batch in training mode initialises both quantizers
-        and the scale.
+        The scale, where the method has one, multiplies the weights, which are fewer than the outputs. The first batch
+        in training mode initialises both quantizers and the scale.
 
         Raises
         ------
         RuntimeError
             If there was no such batch: in test mode, or while being compiled.
         ValueError
-            At that batch, if weights that are to be standardised are all equal, or a quantizer refuses its first data.
+            At that batch, if weights that are to be standardised are all equal, the batch is empty or not finite, or a
+            quantizer refuses its first data.
         """
         x_q = self.input_quantizer(x)
         if self._scale_ready:
@@ -163,9 +161,8 @@ class _Quantized(nn.Module):
             raise grid.refuse("standard deviation of the weights", 0.0, "positive: they are all equal, or none")
         quantized, full = (float(self._linear_map(*pair).abs().mean()) for pair in ((x_q, w_q), (x, self.weight)))
         if not (math.isfinite(quantized) and math.isfinite(full)):
-            raise grid.refuse(
-                "mean magnitude of the first batch's outputs", (quantized, full), "finite, of one at least"
-            )
+            means = (quantized, full)
+            raise grid.refuse("mean magnitude of the first batch's outputs", means, "finite (is the batch empty?)")
         if self.scale is not None and quantized > 0:  # all-zero codes carry no scale: keep 1
             self.scale.fill_(full / quantized)
         self.mark_scale_initialized()

@@ -167,9 +167,9 @@ def ratios(request):
 
 
 def missed(ratios, message):
-    """Fail; on two threads, as something expected: there DAQ waits for memory, and the alternatives do not yet."""
+    """Fail; on two threads, as something expected: DAQ gains little from the second, the alternatives half."""
     if ratios["threads"] > 1:
-        pytest.xfail(f"{message}: the kernels are as fast as memory is, the alternatives gain from the second core")
+        pytest.xfail(f"{message}; on two threads the alternatives gain more than DAQ does")
     pytest.fail(message)
 
 

@@ -213,6 +213,28 @@ def test_a_channel_is_a_quantizer_of_its_own(name, bits, role, variant):
         torch.library.opcheck(function, tuple(leaves))
 
 
+@pytest.mark.parametrize(("name", "bits", "role", "variant"), CHANNELWISE)
+@pytest.mark.parametrize("second", ["empty", "zero", "constant"])
+def test_a_channel_that_tells_nothing(name, bits, role, variant, second):
+    """It is refused; or it does (a constant has a magnitude); or, where nothing is initialised from data, gives NaN."""
+    data = torch.tensor([[1.0, 2.0], [5.0 if second == "constant" else 0.0] * 2, [3.0, 4.0]])
+    data = data[:, :0] if second == "empty" else data
+    module = quantizer_class(name)(bits, role, variant=variant, shape=(3, 1))
+    try:
+        module.initialize(data)
+    except ValueError as error:
+        assert "must be" in str(error)  # noqa: PT017 - either answer will do
+        assert needs_data(name, role)
+        return
+    got = module.eval()(data)
+    assert got.shape == data.shape
+    assert not got[[0, 2]].isnan().any()
+    if name == "irnet" and role == "weight" and second != "empty":  # statistics are of the data themselves
+        assert got[1].isnan().all()
+    else:
+        assert not got.isnan().any()
+
+
 # Types, devices, memory
 
 

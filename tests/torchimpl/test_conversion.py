@@ -135,6 +135,7 @@ def test_a_method_for_one_kind_of_inputs_needs_no_role():
     [
         ({"bits": 4}, "bits must be a pair: for weights, and for inputs, got 4"),
         ({"bits": (4,)}, r"bits must be a pair: for weights, and for inputs, got \(4,\)"),
+        ({"method": ("lsq",)}, r"method must be a pair: for weights, and for inputs, got \('lsq',\)"),
         ({"method": "pact"}, "method must be a pair, one for each, as PACT does not quantize weights, got 'pact'"),
         ({"keep": ["nothing"]}, r"keep must be names of its layers: twice, last, signed, first, got \['nothing'\]"),
         ({"keep": ["last", "signed"]}, r"module must be a network with layers to quantize \(kept: first, last, "),

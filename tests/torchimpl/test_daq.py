@@ -208,6 +208,13 @@ def test_the_literal_form_keeps_the_type(dtype):
     assert quantizer("daq", 2, "weight", literal=True)(x).dtype == dtype
 
 
+def test_gradients_at_nan_in_the_literal_form():
+    found = gradients(quantizer("daq", 2, "weight", literal=True), np.array([0.2, math.nan]), np.ones(2))
+    assert np.isnan(found["x"]).tolist() == [False, True]
+    assert np.isnan(found["lower"])
+    assert np.isnan(found["upper"])
+
+
 @pytest.mark.parametrize("training", [False, True])
 def test_nan_and_infinity_in_the_literal_form(training):
     x = torch.tensor([math.nan, -math.inf, math.inf])

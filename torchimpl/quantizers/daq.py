@@ -121,7 +121,8 @@ def daq_literal(x: Tensor, lower: Tensor, upper: Tensor, n: int, is_weight: bool
     kappa : float
         The kernel at the farther level; it is 1 at the nearer.
     """
-    x = n * (torch.clamp(x, lower, upper) - lower) / (upper - lower)  # Eq. 1
+    clipped = torch.where(x.isnan(), x, torch.clamp(x, lower, upper))  # clamp would give NaN the gradient 0
+    x = n * (clipped - lower) / (upper - lower)  # Eq. 1
     q_f = torch.floor(x).detach()
     levels = torch.stack([q_f, q_f + 1])
     # |x - q|, with the derivative at x = q taken from the right; torch.abs would have 0 there.

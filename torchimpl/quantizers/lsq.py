@@ -168,10 +168,9 @@ class LSQ(Quantizer):
 
     def quantize(self, x: Tensor) -> Tensor:
         """Quantize with the step size as it stands."""
-        whole = self.variant == "public"  # there, all of a batch counts, and all channels
-        count = max(x.numel(), 1) if whole else elements_per_step(x, self.step.numel(), self.role)
-        scale = 1 / math.sqrt(count * self.high)
-        return lsq_quantize(x, self.step, self.low, self.high, scale, self.variant == "public")
+        public = self.variant == "public"  # counts all of a batch and all channels
+        count = max(x.numel(), 1) if public else elements_per_step(x, self.step.numel(), self.role)
+        return lsq_quantize(x, self.step, self.low, self.high, 1 / math.sqrt(count * self.high), public)
 
     def check_parameters(self) -> None:
         """Raise ValueError unless the step size is positive."""
