@@ -30,9 +30,8 @@ FUSED = "one compiled pass in each direction"
 WHY = {
     "dsq": "tanh in the backward pass",
     "dasr": "two exponentials and two logistic functions",
-    "qil": "a power and a logarithm",
     "irnet": "tanh in the backward pass",
-    "lqnets": "a search in a codebook, and a fit of the codebook in every step",
+    "lqnets": "a codebook of levels, which is fitted in every step",
 }
 
 

@@ -2,18 +2,18 @@
 
 A kernel is a plain loop over flat arrays, written beside the method that it belongs to. Each direction of a quantizer
 is one such loop: nothing but the input is read, nothing but the output is written. What is summed on the way (the
-gradients of a clip range, say) is summed within rows and blocks of fixed size and then over the blocks in their
-order, so that the result does not depend on how many threads there are.
+gradients of a clip range, say) is summed within rows of fixed size and then over the rows in their order, so that the
+result does not depend on how many threads there are.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import functools
 import os
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -22,16 +22,18 @@ from torch import Tensor
 
 from reference.grid import Array
 
-BLOCK = 1 << 17  # elements
+GRAIN = 1 << 17  # elements; a thread with fewer takes less time than it takes to wake it
 
-# A kernel sums this many elements in float32 before it adds to its float64 sums. Its rows are indexed by unsigned
-# numbers: where an index could be negative, and then count from the end, the compiler gives up on vectorising.
+# A kernel sums this many elements in float32; its sums over a row go to a row of a float64 array. Elements are indexed
+# by unsigned numbers: where an index could be negative, and then count from the end, nothing is vectorised.
 ROW = 2048
 
 MARGIN = 256  # elements between an output and the inputs; `_empty_like` says why
 
 # What the compiler may assume in a backward pass. In a forward pass: nothing, so that it has the reference's bits.
 REORDERED = {"contract", "reassoc", "nsz"}
+
+_TASK = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
 
 class Kernel:
@@ -40,7 +42,8 @@ class Kernel:
     Parameters
     ----------
     loop : function
-        Of arrays of equal size, then (where it sums anything) a float64 array to add the sums to, then float32 numbers.
+        Of arrays of equal size, then (where it sums anything) a float64 array of shape (rows, sums), to set the sums
+        of its rows in, then float32 numbers or small tables of them.
     exact : bool
         Whether every operation is rounded on its own, in the order written.
     """
@@ -54,6 +57,11 @@ class Kernel:
         if self._compiled is None:
             self._compiled = self._compile(arguments)
         self._compiled(*arguments)
+
+    @property
+    def compiled(self) -> bool:
+        """Whether a call goes straight to the compiled loop."""
+        return self._compiled is not None
 
     def _compile(self, arguments: Sequence[Any]) -> Callable[..., None]:
         import numba  # here, as it takes a while
@@ -71,58 +79,66 @@ class Kernel:
         return plain
 
 
-class _Worker:
-    """A thread that runs what it is handed."""
+def _openmp() -> Callable[..., None] | None:
+    """Return ``GOMP_parallel(task, None, threads, 0)`` of the OpenMP runtime that torch has loaded.
 
-    def __init__(self) -> None:
-        self.tasks: SimpleQueue[tuple[Callable[[], None], SimpleQueue[BaseException | None]]] = SimpleQueue()
-        threading.Thread(target=self._run, daemon=True, name="quantgap kernels").start()
-
-    def _run(self) -> None:
-        while True:
-            task, done = self.tasks.get()
-            try:
-                task()
-            except BaseException as error:  # handed to the caller
-                done.put(error)
-            else:
-                done.put(None)
+    None where there is no such function, on systems other than Linux: one thread does all the work there.
+    """
+    try:
+        function = ctypes.CDLL(None).GOMP_parallel
+    except (OSError, TypeError, AttributeError):
+        return None
+    function.argtypes = (_TASK, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint)
+    function.restype = None
+    return function
 
 
-_workers: list[_Worker] = []
-os.register_at_fork(after_in_child=_workers.clear)  # threads do not survive a fork
+_in_parallel = _openmp()
+
+
+def _alone() -> None:
+    global _in_parallel
+    _in_parallel = None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_alone)  # the runtime's threads do not survive a fork; it would wait for them
 
 
 def launch(kernel: Kernel, arrays: Sequence[Array], numbers: Sequence[Any], sums: int = 0) -> Array:
-    """Run a kernel over blocks of flat arrays of equal size, with as many threads as torch has; returns the sums."""
+    """Run a kernel over flat arrays of equal size, on as many threads as torch has; returns the sums over all rows.
+
+    The threads are torch's own. Others would compete with them: for some milliseconds after an operation of torch's
+    they are busy waiting for the next.
+    """
     size = arrays[0].size
-    blocks = -(-size // BLOCK)
-    partial = np.zeros((blocks, sums))
+    rows = -(-size // ROW)
+    by_row = np.zeros((rows, sums))
 
     def run(first: int, last: int) -> None:
-        for block in range(first, last):
-            part = slice(block * BLOCK, (block + 1) * BLOCK)
-            summed = (partial[block],) if sums else ()
-            kernel(*(array[part] for array in arrays), *summed, *numbers)
+        part = slice(first * ROW, last * ROW)
+        kernel(*(array[part] for array in arrays), *((by_row[first:last],) if sums else ()), *numbers)
 
-    threads = min(torch.get_num_threads(), blocks)
-    if threads <= 1:
-        run(0, blocks)
-        return partial.sum(axis=0)
-    while len(_workers) < threads - 1:
-        _workers.append(_Worker())
-    cuts = [blocks * i // threads for i in range(threads + 1)]
-    done: SimpleQueue[BaseException | None] = SimpleQueue()
-    for worker, first, last in zip(_workers, cuts[1:], cuts[2:], strict=False):
-        worker.tasks.put((lambda first=first, last=last: run(first, last), done))  # type: ignore[misc]
-    try:
-        run(0, cuts[1])
-    finally:
-        errors = [done.get() for _ in range(threads - 1)]
-    for error in errors:
-        if error is not None:
-            raise error
-    return partial.sum(axis=0)
+    threads = min(torch.get_num_threads(), size // GRAIN)
+    if threads <= 1 or _in_parallel is None:
+        run(0, rows)
+        return by_row.sum(axis=0)
+    if not kernel.compiled:
+        run(0, 0)  # the compiler needs more stack than a thread of the runtime may have
+    parts = iter([(rows * i // threads, rows * (i + 1) // threads) for i in range(threads)])
+    errors: list[BaseException] = []
+
+    def work(_: object) -> None:
+        try:
+            for first, last in parts:  # whoever comes takes the next
+                run(first, last)
+        except BaseException as error:  # handed to the caller: there is nobody else to catch it
+            errors.append(error)
+
+    _in_parallel(_TASK(work), None, threads, 0)
+    if errors:
+        raise errors[0]
+    return by_row.sum(axis=0)
 
 
 @dataclass(frozen=True)
@@ -143,6 +159,13 @@ class Fused:
         How many sums the backward kernel makes.
     gradients : callable
         The sums, then the same arguments, to the parameters' gradients.
+    admits : callable, optional
+        Whether the kernels compute what the same arguments ask for; by default whatever they are.
+    value_numbers : callable, optional
+        The same arguments to the forward kernel's numbers: the backward kernel finds what that computes in grad_x,
+        before it writes there.
+    tables : bool
+        Whether parameters of one axis are handed on as arrays: each is looked up, none belongs to a channel.
     """
 
     forward: Kernel
@@ -151,11 +174,19 @@ class Fused:
     backward_numbers: Callable[..., tuple[Any, ...]]
     sums: int
     gradients: Callable[..., tuple[float, ...]]
+    admits: Callable[..., bool] | None = None
+    value_numbers: Callable[..., tuple[Any, ...]] | None = None
+    tables: bool = False
+
+    def applies(self, x: Tensor, arguments: Sequence[Any]) -> bool:
+        """Whether the kernels can be used for these arguments of the operator."""
+        possible = applies(x, arguments, tables=self.tables)
+        return possible and (self.admits is None or self.admits(*map(_number, arguments)))
 
     def run_forward(self, x: Tensor, arguments: Sequence[Any]) -> Tensor:
         """Quantize `x`."""
         out = _empty_like(x)
-        launch(self.forward, (_flat(x), _flat(out)), self.numbers(*map(_number, arguments)))
+        launch(self.forward, (flat(x), flat(out)), self.numbers(*map(_number, arguments)))
         return out
 
     def run_backward(self, grad: Tensor, x: Tensor, arguments: Sequence[Any]) -> tuple[Tensor, ...]:
@@ -163,7 +194,9 @@ class Fused:
         grad = grad.contiguous(memory_format=_memory_format(x) or torch.contiguous_format)
         grad_x = _empty_like(x, grad)
         values = [_number(argument) for argument in arguments]
-        arrays = (_flat(grad), _flat(x), _flat(grad_x))
+        arrays = (flat(grad), flat(x), flat(grad_x))
+        if self.value_numbers is not None:
+            launch(self.forward, arrays[1:], self.value_numbers(*values))
         summed = launch(self.backward, arrays, self.backward_numbers(*values), self.sums)
         found = self.gradients(summed, *values)
         learned = zip((a for a in arguments if isinstance(a, Tensor)), found, strict=False)
@@ -184,24 +217,22 @@ def switched_off() -> Iterator[None]:
         _off = before
 
 
-def applies(x: Tensor, arguments: Sequence[Any]) -> bool:
-    """Whether the kernels can be used: float32 on the CPU, in dense memory, one set of parameters."""
-    return (
-        not _off
-        and x.dtype == torch.float32
-        and x.device.type == "cpu"
-        and x.layout == torch.strided
-        and _memory_format(x) is not None
-        and all(
-            p.numel() == 1 and p.dim() <= x.dim() and p.device.type == "cpu" and p.dtype.is_floating_point
-            for p in arguments
-            if isinstance(p, Tensor)
-        )
-    )
+def applies(x: Tensor, arguments: Sequence[Any], *, tables: bool = False) -> bool:
+    """Whether kernels can be used: float32 on the CPU, in dense memory, one set of parameters (or `tables`)."""
+    if _off or x.dtype != torch.float32 or not x.is_cpu or x.layout != torch.strided or _memory_format(x) is None:
+        return False
+    for p in arguments:
+        if isinstance(p, Tensor):
+            one = (p.numel() == 1 and p.dim() <= x.dim()) or (tables and p.dim() == 1)
+            if not (one and p.is_cpu and p.is_floating_point()):
+                return False
+    return True
 
 
 def _number(argument: Any) -> Any:
-    return argument.item() if isinstance(argument, Tensor) else argument
+    if not isinstance(argument, Tensor):
+        return argument
+    return argument.item() if argument.numel() == 1 else argument.detach().numpy()
 
 
 def _memory_format(x: Tensor) -> torch.memory_format | None:
@@ -228,13 +259,14 @@ def _empty_like(x: Tensor, *inputs: Tensor) -> Tensor:
         passed_over.append(out)
 
 
-def _flat(x: Tensor) -> Array:
+def flat(x: Tensor) -> Array:
     """View dense memory as a flat array, whatever the order of the axes."""
     if not x.is_contiguous():
         x = x.permute(0, 2, 3, 1)
-    return np.asarray(x.detach().view(-1).numpy())
+    return np.asarray(x.detach().numpy()).reshape(-1)
 
 
+@functools.cache
 def reciprocal(n: int) -> tuple[Any, Any]:
     """Split 1/n so that ``q * high + q * low`` is the float32 quotient ``q / n``, for odd n < 2^9 and |q| <= 2^9.
 

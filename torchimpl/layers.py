@@ -15,18 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from reference import grid, registry
+from torchimpl.operators import standardize
 from torchimpl.quantizers import build, quantizer_class
+from torchimpl.quantizers.uniform import UniformQuantizer
 
 Bits: TypeAlias = tuple[int | None, int | None]
-
-
-def standardize(w: Tensor) -> Tensor:
-    """Weight standardisation over the whole tensor: mean 0, unbiased standard deviation 1, both detached.
-
-    >>> standardize(torch.tensor([1.0, 2.0, 3.0]))
-    tensor([-1.,  0.,  1.])
-    """
-    return (w - w.detach().mean()) / w.detach().std()
 
 
 def pair(name: str, value: Any) -> tuple[Any, Any]:
@@ -99,7 +92,7 @@ class _Quantized(nn.Module):
         busy = self.training or torch.is_grad_enabled() or torch.compiler.is_compiling()
         if nothing_to_keep or busy or self.weight.device.type != "cpu":
             self._kept = None
-            return self._scaled(self.quantized_weight())
+            return self._scaled_weight()
         # By value: a version counter misses what is written through .data.
         sources = [
             self.weight,
@@ -110,9 +103,14 @@ class _Quantized(nn.Module):
             before, kept = self._kept
             if all(a.dtype == b.dtype and torch.equal(a, b) for a, b in zip(before, sources, strict=True)):
                 return kept
-        kept = self._scaled(self.quantized_weight())
+        kept = self._scaled_weight()
         self._kept = ([source.clone() for source in sources], kept)
         return kept
+
+    def _scaled_weight(self) -> Tensor:
+        if self.standardized and self.scale is not None and isinstance(self.weight_quantizer, UniformQuantizer):
+            return self.weight_quantizer(self.weight, self.scale)  # at once
+        return self._scaled(self.quantized_weight())
 
     def _scaled(self, w_q: Tensor) -> Tensor:
         return w_q if self.scale is None else w_q * self.scale.abs()

@@ -1,7 +1,8 @@
 """Benchmarks of the quantizers, and the ratios that they are built to reach: ``tox -e bench``.
 
 Times are this machine's; ratios are taken within one run, alternatives by turns. Each target is a test of its own, so
-that a run says which are met.
+that a run says which are met. The environment has glibc's allocator keep what is freed, as it does in the middle of a
+training run: otherwise page faults, a millisecond for the outputs of one quantizer, hit now one, now another.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import torch
 from reference import daq as reference_daq
 from reference import grid, lqnets, registry
 from torchimpl import kernels, timing
-from torchimpl.quantizers import daq, uniform
+from torchimpl.quantizers import daq
 
 MILLION = 1 << 20
 SIZES = {"1k": 1 << 10, "32k": 1 << 15, "1M": MILLION, "4M": 4 * MILLION, "64M": 64 * MILLION}
@@ -57,11 +58,10 @@ def brevitas_quantizer(x, grad):
 
 
 def torchao_quantizer(x, grad):
-    from torchao.quantization.qat import FakeQuantizeConfig
-    from torchao.quantization.qat.fake_quantizer import FakeQuantizer
+    from torchao.quantization.qat import IntxFakeQuantizeConfig
+    from torchao.quantization.qat.fake_quantizer import IntxFakeQuantizer
 
-    config = FakeQuantizeConfig(torch.int4, "per_token", is_symmetric=False)
-    quantizer = FakeQuantizer(config)
+    quantizer = IntxFakeQuantizer(IntxFakeQuantizeConfig(torch.int4, "per_token", is_symmetric=False))
     shape = (-1, 1024)
     return timing.forward_backward(lambda leaf: quantizer(leaf.reshape(shape)).reshape(leaf.shape), x, grad)
 
@@ -70,7 +70,7 @@ def reused_outputs(x, grad):
     """DAQ's kernels on buffers that are there."""
     arrays = [t.numpy() for t in (x, grad, torch.empty_like(x), torch.empty_like(x))]
     ends = (0.0, 2.5, 3, False)
-    forward, backward = uniform.forward_numbers(*ends), daq.FUSED.backward_numbers(*ends, 2.0, 1 / 16)
+    forward, backward = (f(*ends, 2.0, 1 / 16) for f in (daq.FUSED.numbers, daq.FUSED.backward_numbers))
 
     def run():
         kernels.launch(daq.FUSED.forward, (arrays[0], arrays[2]), forward)
@@ -86,7 +86,6 @@ def of_method(name, **options):
     return build
 
 
-# In this order, as what large buffers are freed slows down whoever allocates next.
 ALTERNATIVES = {
     "copy of 20 bytes": timing.copy_of_20_bytes,
     "DAQ, outputs reused": reused_outputs,
@@ -166,24 +165,19 @@ def ratios(request):
     return found
 
 
-def missed(ratios, message):
-    """Fail; on two threads, as something expected: DAQ gains little from the second, the alternatives half."""
-    if ratios["threads"] > 1:
-        pytest.xfail(f"{message}; on two threads the alternatives gain more than DAQ does")
-    pytest.fail(message)
-
-
 def bench_target_literal(ratios):
-    ratio = ratios["DAQ, literal"] / ratios["daq"]
-    if ratio < 50:
-        missed(ratios, f"DAQ is {ratio:.1f} times as fast as the literal computation; 50 were wanted")
+    """On two threads the literal computation gains half; a copy of what must be moved, and so DAQ, gains little."""
+    ratio, of_copy = (ratios["DAQ, literal"] / ratios[name] for name in ("daq", "copy of 20 bytes"))
+    message = f"DAQ is {ratio:.1f} times as fast as the literal computation, a copy {of_copy:.1f}; 50 were wanted"
+    if ratio < 50 and ratios["threads"] > 1:
+        pytest.xfail(message)
+    assert ratio >= 50, message
 
 
 @pytest.mark.parametrize("name", ["torch fake_quantize", "torch learnable fake_quantize"])
 def bench_target_fake_quantize(ratios, name):
     ratio = ratios[name] / ratios["daq"]
-    if ratio < 4:
-        missed(ratios, f"DAQ is {ratio:.2f} times as fast as {name}; 4 were wanted")
+    assert ratio >= 4, f"DAQ is {ratio:.2f} times as fast as {name}; 4 were wanted"
 
 
 def bench_target_copy(ratios):

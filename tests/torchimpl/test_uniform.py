@@ -22,6 +22,7 @@ from tests.torchimpl.modules import (
     uniform_variant,
 )
 from torchimpl import kernels
+from torchimpl.operators import moments, standardize
 from torchimpl.quantizers import build, quantizer_class
 
 EVERY = [(name, *row) for name, module in REFERENCE.items() for row in module.METHOD.defined()]
@@ -216,3 +217,86 @@ def test_unknown_methods_are_refused():
     for name in ["", "DAQ", "grid"]:
         with pytest.raises(ValueError, match=rf"method must be one of daq, .*, got {name!r}"):
             build(name, bits=2, role="weight")
+
+
+# Weights, standardised and multiplied by a scale in the same pass
+
+AT_ONCE = [
+    (name, variant)
+    for name, module in REFERENCE.items()
+    for variant in module.METHOD.variants
+    if getattr(quantizer_class(name), "weight_operator", None) is not None
+]
+TIES = [[-1.0, 0.0, 1.0], [-3.0, -1.0, 1.0, 3.0], [0.0, 0.0, 1.0, 1.0], [-1.0, -1.0, 0.0, 0.0, 0.0, 1.0, 1.0]]
+
+
+def at_once_and_in_steps(method, variant, bits, w, scale, dtype):
+    """Values and gradients of the operator, and of the three operations one after the other."""
+    found = []
+    for at_once in (True, False):
+        module = quantizer_class(method)(bits, "weight", variant=variant).to(dtype)
+        leaf = torch.tensor(w, dtype=dtype, requires_grad=True)
+        factor = torch.tensor(scale, dtype=dtype, requires_grad=True)
+        out = module(leaf, factor) if at_once else module(standardize(leaf)) * factor.abs()
+        grad = torch.linspace(-1, 2, len(w), dtype=dtype).reshape(out.shape)
+        leaves = [leaf, factor, *module.parameters()]
+        found.append([out.detach().numpy(), *(g.numpy() for g in torch.autograd.grad(out, leaves, grad))])
+    return found
+
+
+@pytest.mark.parametrize(("method", "variant"), AT_ONCE)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@given(
+    data=st.lists(st.floats(-4, 4, width=32), min_size=3, max_size=30).filter(lambda w: max(w) - min(w) > 1e-3)
+    | st.sampled_from(TIES),
+    bits=bit_widths,
+    scale=st.sampled_from([1.0, 0.3, -0.7, 0.0, 40.0]),
+)
+def test_weights_at_once_are_those_in_steps(method, variant, dtype, data, bits, scale):
+    got, want = at_once_and_in_steps(method, variant, bits, data, scale, dtype)
+    expression = f"{method}, {bits} bits, {data} times {scale}"
+    check_same(expression, got[0], want[0])
+    # As for other kernels: a slope may vary by its own size over a sixteenth of a level.
+    relative = 256 * 2**bits * (1.2e-7 if dtype == torch.float32 else 2.3e-16)
+    for what, g, w in zip(("w", "scale", "lower", "upper"), got[1:], want[1:], strict=True):
+        check_near(f"{expression}: {what}", g, w, relative * (abs(scale) + 1) * (len(data) + np.abs(w)))
+
+
+@pytest.mark.parametrize(("method", "variant"), AT_ONCE)
+def test_many_weights_at_once(method, variant):
+    """Over several rows of a kernel; and with a NaN, or all equal, nothing but NaN."""
+    w = torch.randn(3 * kernels.ROW + 5, generator=torch.Generator().manual_seed(0))
+    got, want = at_once_and_in_steps(method, variant, 2, w.tolist(), -0.5, torch.float32)
+    check_same("values", got[0], want[0])
+    for g, wanted in zip(got[1:], want[1:], strict=True):
+        check_near("gradient", g, wanted, 1e-4 * (1 + np.abs(wanted)))
+    module = quantizer_class(method)(2, "weight", variant=variant)
+    for bad in ([1.0, math.nan, 2.0], [0.5, 0.5, 0.5]):
+        assert module(torch.tensor(bad), torch.tensor(1.0)).isnan().all()
+
+
+@pytest.mark.parametrize(("method", "variant"), AT_ONCE)
+def test_the_operator_of_weights_behaves_as_registered(method, variant):
+    module = quantizer_class(method)(2, "weight", variant=variant)
+    for w in (torch.randn(4, 3), torch.randn(4, 3, dtype=torch.float64), torch.randn(4, 6).half()[:, ::2]):
+        leaf, scale = w.requires_grad_(), torch.tensor(0.5, requires_grad=True)
+        arguments = (leaf, scale, module.lower, module.upper, *module.arguments(), *moments(leaf))
+        torch.library.opcheck(module.weight_operator, arguments)
+    leaf, scale = torch.randn(6, requires_grad=True), torch.tensor(0.5, requires_grad=True)
+    torch.compiler.reset()
+    compiled = torch.compile(module, fullgraph=True, backend="eager")
+    check_same("compiled", compiled(leaf, scale).detach().numpy(), module(leaf, scale).detach().numpy())
+    (grad,) = torch.autograd.grad(module(leaf, scale).square().sum(), leaf, create_graph=True)
+    with pytest.raises(RuntimeError, match="has no derivative of its own"):
+        grad.sum().backward()
+    with torch.autograd.forward_ad.dual_level(), pytest.raises(NotImplementedError, match="no forward-mode derivative"):
+        module(torch.autograd.forward_ad.make_dual(torch.randn(5), torch.ones(5)), scale)
+
+
+def test_weights_by_autograd_are_standardised_and_scaled_too():
+    """DAQ's literal computation, which has no operator."""
+    w, scale = torch.randn(20, generator=torch.Generator().manual_seed(0)), torch.tensor(-0.5)
+    literal, closed = quantizer_class("daq")(2, "weight", literal=True), quantizer_class("daq")(2, "weight")
+    want = closed(w, scale).detach().numpy()
+    check_near("training", literal.train()(w, scale).detach().numpy(), want, 1e-6)
+    check_same("test", literal.eval()(w, scale).detach().numpy(), want)

@@ -1,10 +1,9 @@
-"""What the quantizers share: their parameters' first values, codes, saving, and how an operator is registered."""
+"""What the quantizers share: their parameters' first values, codes, and saving."""
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,89 +12,8 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from reference import grid, registry
-from torchimpl import kernels
-from torchimpl.kernels import Fused
 
-
-def operator(
-    name: str, backward: Callable[..., Sequence[Tensor]], fused: Fused | None = None, *, gradients: int | None = None
-) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
-    """Register a function as ``torch.ops.quantgap.NAME``, and its backward pass as ``NAME_backward``.
-
-    Its first argument is the input x; other tensors are parameters, broadcast against x; the rest are numbers. The
-    output has the dtype of x. ``backward(grad, *arguments)`` returns a gradient for each of the first `gradients`
-    tensors (by default all of them); the tensors themselves are all that is kept for it.
-
-    Both are written with torch's own operations, for any device and dtype. Where `fused` kernels apply they are used
-    instead; on a GPU, torch.compile makes one kernel of each. `backward` gets half precision as float32: slopes within
-    one of 256 levels need more digits, sums over a batch a wider range. The backward pass has no derivative: asking for
-    one is an error.
-    """
-
-    def register(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        on_gpu = functools.cache(lambda function: torch.compile(function, dynamic=True))
-
-        def in_single_at_least(grad: Tensor, x: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
-            wide = torch.promote_types(x.dtype, torch.float32)
-            by_x, *rest = backward(grad.to(wide), x.to(wide), *arguments)
-            return by_x.to(x.dtype), *rest
-
-        def run_forward(x: Tensor, *arguments: Any) -> Tensor:
-            if fused is not None and kernels.applies(x, arguments):
-                return fused.run_forward(x, arguments)
-            return (on_gpu(forward) if x.is_cuda else forward)(x, *arguments)
-
-        def run_backward(grad: Tensor, x: Tensor, *arguments: Any) -> Tensor | tuple[Tensor, ...]:
-            if fused is not None and kernels.applies(x, arguments) and grad.shape == x.shape:
-                found: Sequence[Tensor] = fused.run_backward(grad, x, arguments)
-            else:
-                found = (on_gpu(in_single_at_least) if x.is_cuda else in_single_at_least)(grad, x, *arguments)
-            own = tuple(g.clone() if g is grad else g for g in found)  # an operator returns nothing that it was given
-            return own if differentiable > 1 else own[0]
-
-        schema = torch.library.infer_schema(forward, mutates_args=())
-        arguments, _ = schema.split(" -> ")
-        differentiable = gradients or arguments.count("Tensor ")
-        op = torch.library.custom_op(f"quantgap::{name}", run_forward, mutates_args=(), schema=schema)
-        returned = "Tensor" if differentiable == 1 else f"({', '.join(['Tensor'] * differentiable)})"
-        backward_op = torch.library.custom_op(
-            f"quantgap::{name}_backward",
-            run_backward,
-            mutates_args=(),
-            schema=f"(Tensor grad, {arguments[1:]} -> {returned}",
-        )
-
-        def fake(x: Tensor, *rest: Any) -> Tensor:
-            return torch.empty_like(sum((p.to(x.dtype) for p in rest if isinstance(p, Tensor)), x))
-
-        def backward_fake(grad: Tensor, *inputs: Any) -> Tensor | tuple[Tensor, ...]:
-            found = tuple(torch.empty_like(value) for value in inputs if isinstance(value, Tensor))[:differentiable]
-            return found if differentiable > 1 else found[0]
-
-        def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-            ctx.save_for_backward(*(v for v in inputs if isinstance(v, Tensor)))
-            ctx.arguments = [None if isinstance(v, Tensor) else v for v in inputs]
-
-        def differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-            saved = iter(ctx.saved_tensors)
-            inputs = [next(saved) if v is None else v for v in ctx.arguments]
-            grads = iter(found) if isinstance(found := backward_op(grad, *inputs), tuple) else iter([found])
-            return tuple(next(grads, None) if isinstance(v, Tensor) else None for v in inputs)
-
-        op.register_fake(fake)
-
-        def no_second_derivative(*_: Any) -> None:
-            raise RuntimeError(
-                f"the backward pass of quantgap::{name} has no derivative of its own: it is what training pretends the "
-                "derivative of a rounding to be"
-            )
-
-        backward_op.register_fake(backward_fake)
-        backward_op.register_autograd(no_second_derivative)
-        op.register_autograd(differentiate, setup_context=setup_context)
-        return op
-
-    return register
+OVERFLOW = 2.0**128 - 2.0**103  # the least number that is infinite when rounded to float32
 
 
 class Quantizer(nn.Module):
@@ -166,10 +84,7 @@ class Quantizer(nn.Module):
         ValueError
             If `x` is not a floating-point tensor.
         """
-        if not x.is_floating_point():
-            raise grid.refuse("x", x.dtype, "a floating-point tensor")
-        if not torch.compiler.is_compiling() and forward_ad.unpack_dual(x).tangent is not None:  # type: ignore[no-untyped-call]
-            raise NotImplementedError("quantizers have no forward-mode derivative: use backward()")
+        check_input(x)
         if self.bits is None:
             return x
         if not self._ready:
@@ -258,6 +173,14 @@ class Quantizer(nn.Module):
         return f"bits={self.bits}, role={self.role}, variant={self.variant}"
 
 
+def check_input(x: Tensor) -> None:
+    """Raise ValueError unless `x` is of floating point, NotImplementedError if it is differentiated in forward mode."""
+    if not x.is_floating_point():
+        raise grid.refuse("x", x.dtype, "a floating-point tensor")
+    if not torch.compiler.is_compiling() and forward_ad.unpack_dual(x).tangent is not None:  # type: ignore[no-untyped-call]
+        raise NotImplementedError("quantizers have no forward-mode derivative: use backward()")
+
+
 def as_float(codes: Tensor, parameter: Tensor) -> Tensor:
     """Cast integer codes to the dtype of a parameter."""
     return codes if codes.is_floating_point() else codes.to(parameter.dtype)
@@ -289,15 +212,12 @@ def finite_or_nan(value: Tensor, dtype: torch.dtype) -> Tensor:
 
 def positive_number(value: float) -> np.float32:
     """`positive_or_nan` for a kernel's number."""
-    number = finite_number(value)
-    return number if number > 0 else np.float32(math.nan)
+    return finite_number(value) if value > 0 else np.float32(math.nan)
 
 
 def finite_number(value: float) -> np.float32:
     """`finite_or_nan` for a kernel's number."""
-    with np.errstate(over="ignore"):  # of a float64 that float32 does not hold
-        number = np.float32(value)
-    return number if np.isfinite(number) else np.float32(math.nan)
+    return np.float32(value if abs(value) < OVERFLOW else math.nan)
 
 
 def keep_nan(x: Tensor, value: Tensor) -> Tensor:

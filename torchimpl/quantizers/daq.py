@@ -15,18 +15,17 @@ import torch
 from torch import Tensor
 
 from reference import daq as names
-from torchimpl.kernels import ROW, Fused, Kernel
-from torchimpl.quantizers.base import operator
+from torchimpl.kernels import ROW, Kernel
+from torchimpl.operators import on_standardized_weights, operator, standardize
 from torchimpl.quantizers.uniform import (
     UniformQuantizer,
     backward_numbers,
     clip_range_backward,
-    clip_range_gradients,
     forward_numbers,
+    fused_pair,
     normalize,
     round_half_down,
     scale_output,
-    uniform_forward,
 )
 
 # tanh(d) / d as a polynomial in d^2, for 0 <= d <= 1/2: the minimax one of degree 4, with a relative error of 1.32e-8.
@@ -54,15 +53,16 @@ def _backward(grad: Tensor, x: Tensor, lower: Tensor, upper: Tensor, n: int, is_
 
 
 def _backward_loop(  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
-    grad, x, grad_x, sums, low, high, inverse, n, scale, factor, factor_tanh, tanh_c, a0, a1, a2, a3, a4
-):
-    half = np.float32(0.5)
-    zero = np.float32(0)
-    for row in range(x.size // ROW + 1):
-        total = weighted = zero
+    grad, x, grad_x, sums, standardized, mean, std, magnitude, low, high, inverse, n, scale,
+    factor, factor_tanh, tanh_c, a0, a1, a2, a3, a4,
+):  # fmt: skip
+    zero, half = np.float32(0), np.float32(0.5)
+    scale = scale * magnitude
+    for row in range(len(sums)):
+        total = weighted = by_scale = zero
         for j in range(min(ROW, x.size - row * ROW)):
             i = np.uint64(row * ROW + j)
-            v = x[i]
+            v = (x[i] - mean) / std if standardized else x[i]
             clipped = low if v < low else (high if v > high else v)
             p = (clipped - low) * inverse
             normalized = p * n
@@ -72,11 +72,14 @@ def _backward_loop(  # type: ignore[no-untyped-def]  # pragma: no cover - compil
             slope = (factor + factor_tanh * tanh_d) / (tanh_c + tanh_d)
             g = grad[i] * (scale * slope)
             g = zero if (v < low) | (v > high) else g
-            grad_x[i] = g
+            if standardized:
+                by_scale += grad[i] * grad_x[i]
+            grad_x[i] = g / std if standardized else g
             total += g
             weighted += p * g
-        sums[0] += total
-        sums[1] += weighted
+        sums[row, 0] = total
+        sums[row, 1] = weighted
+        sums[row, 2] = by_scale
 
 
 def _backward_numbers(
@@ -87,13 +90,10 @@ def _backward_numbers(
     return *backward_numbers(lower, upper, n, is_weight), *map(np.float32, constants)
 
 
-FUSED = Fused(
-    forward=uniform_forward,
-    backward=Kernel(_backward_loop, exact=False),
-    numbers=lambda lower, upper, n, is_weight, gamma, c: forward_numbers(lower, upper, n, is_weight),
-    backward_numbers=_backward_numbers,
-    sums=2,
-    gradients=clip_range_gradients,
+FUSED, FUSED_WEIGHTS = fused_pair(
+    Kernel(_backward_loop, exact=False),
+    lambda lower, upper, n, is_weight, gamma, c: forward_numbers(lower, upper, n, is_weight),
+    _backward_numbers,
 )
 
 
@@ -159,6 +159,8 @@ class DAQ(UniformQuantizer):
     """
 
     method = "daq"
+    operator = daq_closed_form
+    weight_operator = on_standardized_weights(daq_closed_form, FUSED_WEIGHTS)
 
     def __init__(
         self,
@@ -175,14 +177,23 @@ class DAQ(UniformQuantizer):
         self.sigma = names.check_sigma(names.SIGMA[self.role] if sigma is None else sigma)
         self.literal = literal
 
+    def arguments(self) -> tuple[int, bool, float, float]:
+        """Return 2^bits - 1, which half of Eq. 2, gamma, and c of the closed form."""
+        c = 1 / (4 * self.sigma**2) if self.variant == "paper" else 1 / (2 * self.sigma**2)
+        return self.levels - 1, self.role == "weight", self.gamma, c
+
     def quantize(self, x: Tensor) -> Tensor:
         """Quantize with the clip range as it stands."""
-        n, is_weight = self.levels - 1, self.role == "weight"
-        c = 1 / (4 * self.sigma**2) if self.variant == "paper" else 1 / (2 * self.sigma**2)
-        if self.literal and self.training:
-            lower, upper = self.lower.to(x.dtype), self.upper.to(x.dtype)
-            return daq_literal(x, lower, upper, n, is_weight, self.gamma, math.exp(-2 * c))
-        return daq_closed_form(x, self.lower, self.upper, n, is_weight, self.gamma, c)
+        if not (self.literal and self.training):
+            return super().quantize(x)
+        n, is_weight, gamma, c = self.arguments()
+        return daq_literal(x, self.lower.to(x.dtype), self.upper.to(x.dtype), n, is_weight, gamma, math.exp(-2 * c))
+
+    def forward(self, x: Tensor, scale: Tensor | None = None) -> Tensor:
+        """Quantize, as `UniformQuantizer.forward`."""
+        if scale is None or not (self.literal and self.training):
+            return super().forward(x, scale)
+        return super().forward(standardize(x)) * scale.abs()
 
     def extra_repr(self) -> str:
         """Show what the quantizer was built with."""

@@ -15,7 +15,7 @@ from torch import Tensor
 from reference import daq, grid
 from reference import dasr as names
 from torchimpl.kernels import ROW, Fused, Kernel
-from torchimpl.quantizers.base import operator
+from torchimpl.operators import operator
 from torchimpl.quantizers.uniform import (
     UniformQuantizer,
     backward_numbers,
@@ -113,7 +113,7 @@ def _backward_loop(  # type: ignore[no-untyped-def]  # pragma: no cover - compil
     e0, e1, e2, e3, e4, e5, e6, e7,
 ):  # fmt: skip
     half, one, zero, part = np.float32(0.5), np.float32(1), np.float32(0), np.float32(1 / 32)
-    for row in range(x.size // ROW + 1):
+    for row in range(len(sums)):
         total = weighted = zero
         for j in range(min(ROW, x.size - row * ROW)):
             i = np.uint64(row * ROW + j)
@@ -142,8 +142,8 @@ def _backward_loop(  # type: ignore[no-untyped-def]  # pragma: no cover - compil
             grad_x[i] = g
             total += g
             weighted += p * g
-        sums[0] += total
-        sums[1] += weighted
+        sums[row, 0] = total
+        sums[row, 1] = weighted
 
 
 def _numbers(
@@ -214,6 +214,7 @@ class DASR(UniformQuantizer):
     """
 
     method = "dasr"
+    operator = dasr_quantize
     beta: Tensor
 
     def __init__(
@@ -253,15 +254,12 @@ class DASR(UniformQuantizer):
             start, end = names.ANNEALED
             self.set_beta(start + (end - start) * progress)
 
-    def quantize(self, x: Tensor) -> Tensor:
-        """Quantize with the clip range and the temperature as they stand."""
+    def arguments(self) -> tuple[Any, ...]:
+        """Return the temperature, 2^bits - 1, which half of Eq. 2, kappa, gamma (0: unused), and whether to be soft."""
         exponent = 0.0 if self.variant == "soft_argmax" else 1 / self.sigma**2 * (0.5 if self.kernel == "paper" else 1)
         gamma = self.gamma if self.variant == "combined_ste_adaptive" else 0.0
         soft = self.training and self.variant in names.SOFT
-        is_weight = self.role == "weight"
-        return dasr_quantize(
-            x, self.lower, self.upper, self.beta, self.levels - 1, is_weight, math.exp(-exponent), gamma, soft
-        )
+        return self.beta, self.levels - 1, self.role == "weight", math.exp(-exponent), gamma, soft
 
     def extra_repr(self) -> str:
         """Show what the quantizer was built with."""

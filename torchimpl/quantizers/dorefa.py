@@ -8,12 +8,12 @@ from torch import Tensor
 
 from reference import grid
 from torchimpl.kernels import Fused, Kernel, reciprocal
+from torchimpl.operators import operator
 from torchimpl.quantizers.base import (
     Quantizer,
     as_float,
     check_positive,
     keep_nan,
-    operator,
     positive_or_nan,
     reduce_to,
 )

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from reference import dsq as names
 from reference import grid
 from torchimpl.kernels import ROW, Fused, Kernel, reciprocal
-from torchimpl.quantizers.base import as_float, operator, reduce_to
+from torchimpl.operators import operator
+from torchimpl.quantizers.base import as_float, reduce_to
 from torchimpl.quantizers.uniform import UniformQuantizer, clip_range, clip_range_numbers, normalize, round_half_down
 
 
@@ -72,7 +73,7 @@ def _backward_loop(  # type: ignore[no-untyped-def]  # pragma: no cover - compil
 ):
     half, one, two, zero = np.float32(0.5), np.float32(1), np.float32(2), np.float32(0)
     step = one / n
-    for row in range(x.size // ROW + 1):
+    for row in range(len(sums)):
         by_lower = by_upper = by_alpha = zero
         for j in range(min(ROW, x.size - row * ROW)):
             i = np.uint64(row * ROW + j)
@@ -96,9 +97,9 @@ def _backward_loop(  # type: ignore[no-untyped-def]  # pragma: no cover - compil
             by_lower += g * ((one - soft) - slope * (one - p))
             by_upper += g * (soft - slope * p)
             by_alpha += zero if outside else g * (t * (s * s) - shape * z * sech2)
-        sums[0] += by_lower
-        sums[1] += by_upper
-        sums[2] += by_alpha
+        sums[row, 0] = by_lower
+        sums[row, 1] = by_upper
+        sums[row, 2] = by_alpha
 
 
 def _numbers(lower: float, upper: float, alpha: float, n: int) -> tuple[np.float32, ...]:
@@ -143,6 +144,7 @@ class DSQ(UniformQuantizer):
     """
 
     method = "dsq"
+    operator = dsq_hard
 
     def __init__(
         self,
@@ -170,9 +172,9 @@ class DSQ(UniformQuantizer):
         self.upper.fill_(high)
         self.mark_initialized()
 
-    def quantize(self, x: Tensor) -> Tensor:
-        """Quantize with the clip range as it stands."""
-        return dsq_hard(x, self.lower, self.upper, self.alpha, self.levels - 1)
+    def arguments(self) -> tuple[Tensor, int]:
+        """Return alpha and 2^bits - 1."""
+        return self.alpha, self.levels - 1
 
     def penalty(self) -> Tensor:
         """Return alpha squared, the term before its coefficient, which drives alpha down."""

@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from reference import grid
 from reference.duq import INITIAL_SHARE
 from torchimpl.kernels import ROW, Fused, Kernel, reciprocal
+from torchimpl.operators import operator
 from torchimpl.quantizers.base import (
     Quantizer,
     as_float,
@@ -30,7 +31,6 @@ from torchimpl.quantizers.base import (
     finite_number,
     keep_nan,
     largest_magnitude,
-    operator,
     parameter_shape,
     positive_number,
     positive_or_nan,
@@ -66,7 +66,7 @@ def _backward_loop(  # type: ignore[no-untyped-def]  # pragma: no cover - compil
     grad, x, grad_x, sums, a, factor, lowest, steps, is_odd, step
 ):
     zero, one, half = np.float32(0), np.float32(1), np.float32(0.5)
-    for row in range(x.size // ROW + 1):
+    for row in range(len(sums)):
         by_a = by_c = zero
         for j in range(min(ROW, x.size - row * ROW)):
             i = np.uint64(row * ROW + j)
@@ -81,8 +81,8 @@ def _backward_loop(  # type: ignore[no-untyped-def]  # pragma: no cover - compil
             q = np.rint((p + one) * steps * half if is_odd else p * steps)
             by_a += gx * p
             by_c += g * ((q + q - steps if is_odd else q) * step)
-        sums[0] += by_a
-        sums[1] += by_c
+        sums[row, 0] = by_a
+        sums[row, 1] = by_c
 
 
 def _numbers(a: float, c: float, lowest: float, steps: int, is_odd: bool) -> tuple[Any, ...]:

@@ -11,12 +11,12 @@ from torch import Tensor
 from reference import grid
 from reference.irnet import T_MAX, T_MIN, T_RANGE
 from torchimpl.kernels import Fused, Kernel
+from torchimpl.operators import operator
 from torchimpl.quantizers.base import (
     Quantizer,
     as_float,
     check_positive,
     check_shape,
-    operator,
     other_axes,
     parameter_shape,
     positive_number,

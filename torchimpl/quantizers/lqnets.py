@@ -3,23 +3,116 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from reference import grid
+from reference.grid import Array
 from reference.lqnets import CUTOFF, MOMENTUM, QUARTILE, RIDGE
-from torchimpl.quantizers.base import Quantizer, as_float, keep_nan, operator, parameter_shape
+from torchimpl.kernels import ROW, Fused, Kernel, flat, launch
+from torchimpl.operators import operator
+from torchimpl.quantizers.base import Quantizer, as_float, keep_nan, parameter_shape
 
 
-def _backward(grad: Tensor, x: Tensor, values: Tensor, top: Tensor, clip: bool):  # type: ignore[no-untyped-def]
-    return (keep_nan(x, torch.where(x > top, 0.0, grad) if clip else grad),)
+def _backward(grad: Tensor, x: Tensor, levels: Tensor, points: Tensor, clip: bool):  # type: ignore[no-untyped-def]
+    return (keep_nan(x, torch.where(x > levels[-1], 0.0, grad) if clip else grad),)
 
 
-@operator("lqnets", _backward, gradients=1)
-def lqnets_straight_through(x: Tensor, values: Tensor, top: Tensor, clip: bool) -> Tensor:
-    """Return `values`, the levels that were found for `x`; the gradient goes to `x`, with `clip` up to `top`."""
-    return torch.where(x.isnan(), x, values)
+# Points are taken one after the other, for a row of elements that stays in cache: comparisons are vectorised, whereas
+# each element's own search would not be.
+
+
+def _forward_loop(x, out, levels, points):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    for row in range(x.size // ROW + 1):
+        size = min(ROW, x.size - row * ROW)
+        for j in range(size):
+            i = np.uint64(row * ROW + j)
+            out[i] = x[i] if x[i] != x[i] else levels[0]
+        for k in range(points.size):
+            point, level = points[k], levels[k + 1]
+            for j in range(size):
+                i = np.uint64(row * ROW + j)
+                out[i] = level if x[i] > point else out[i]
+
+
+def _backward_loop(grad, x, grad_x, top):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    for i in range(x.size):
+        v = x[i]
+        g = np.float32(0) if v > top else grad[i]
+        grad_x[i] = v if v != v else g
+
+
+def _tally_loop(x, sums, points):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    codes = np.zeros(ROW, np.uint8)
+    for row in range(len(sums)):
+        size = min(ROW, x.size - row * ROW)
+        codes[:] = 0
+        for k in range(points.size):
+            for j in range(size):
+                codes[j] += x[np.uint64(row * ROW + j)] > points[k]
+        for j in range(size):
+            sums[row, 2 * codes[j]] += 1
+            sums[row, 2 * codes[j] + 1] += x[row * ROW + j]
+
+
+def _array(table: Any) -> Array:
+    return np.atleast_1d(np.asarray(table, np.float32))
+
+
+FUSED = Fused(
+    forward=Kernel(_forward_loop, exact=True),
+    backward=Kernel(_backward_loop, exact=False),
+    numbers=lambda levels, points, clip: (_array(levels), _array(points)),
+    backward_numbers=lambda levels, points, clip: (np.float32(levels[-1] if clip else math.inf),),
+    sums=0,
+    gradients=lambda sums, *_: (),
+    tables=True,
+)
+_tally = Kernel(_tally_loop, exact=True)
+
+
+@operator("lqnets", _backward, FUSED, gradients=1)
+def lqnets_quantize(x: Tensor, levels: Tensor, points: Tensor, clip: bool) -> Tensor:
+    """Quantize to `levels`, ascending along their first axis; from one to the next at `points`.
+
+    The gradient goes to `x`, with `clip` up to the highest level.
+    """
+    return torch.where(x.isnan(), x, pick(levels, search(x, points)))
+
+
+@torch.library.custom_op("quantgap::lqnets_tally", mutates_args=())
+def lqnets_tally(x: Tensor, points: Tensor) -> Tensor:
+    """Count the elements of each code, and add them up: float64, of shape (channels, codes, 2)."""
+    if FUSED.applies(x, (points,)):
+        sums = launch(_tally, (flat(x),), (_array(points.numpy()),), 2 * len(points) + 2)
+        return torch.from_numpy(sums).view(1, -1, 2)
+    channels, top = math.prod(points.shape[1:]), len(points)
+    found = torch.zeros(channels * (top + 1), 2, dtype=torch.float64, device=x.device)
+    code = search(x, points).reshape(channels, -1) + (top + 1) * torch.arange(channels, device=x.device).unsqueeze(1)
+    values = x.reshape(-1).double()
+    found.index_add_(0, code.reshape(-1), torch.stack([torch.ones_like(values), values], 1))
+    return found.view(channels, top + 1, 2)
+
+
+@lqnets_tally.register_fake
+def _(x: Tensor, points: Tensor) -> Tensor:
+    return x.new_empty(math.prod(points.shape[1:]), len(points) + 1, 2, dtype=torch.float64)
+
+
+def search(x: Tensor, points: Tensor) -> Tensor:
+    """How many transition points are below each element; the first axis of `x` has the channels, if there are any."""
+    channels = math.prod(points.shape[1:])
+    ascending = points.reshape(len(points), channels).T.contiguous()
+    return torch.searchsorted(ascending, x.reshape(channels, -1).contiguous()).reshape(x.shape)
+
+
+def pick(table: Tensor, q: Tensor) -> Tensor:
+    """Element q along the first axis of `table`, whose other axes are those of the channels."""
+    table = table.reshape(len(table), *[1] * (q.dim() - table.dim() + 1), *table.shape[1:])
+    return torch.take_along_dim(table, q.unsqueeze(0), 0).squeeze(0)
 
 
 class LQNets(Quantizer):
@@ -91,11 +184,11 @@ class LQNets(Quantizer):
 
     def quantize(self, x: Tensor) -> Tensor:
         """Quantize with the basis as it stands; in training mode, fit it then."""
-        values, order = self._levels(x.dtype)
-        q = self._search(x.detach(), values)
-        out = lqnets_straight_through(x, self._pick(values, q), values[-1], self.role == "activation")
+        self._check_channels(x)
+        levels, points, order = self._levels(x.dtype)
+        out = lqnets_quantize(x, levels, points, self.role == "activation")
         if self.training and x.numel():
-            self._fit(x.detach(), self._pick(order, q))
+            self._fit(lqnets_tally(x.detach(), points), order)
         return out
 
     def check_parameters(self) -> None:
@@ -105,7 +198,8 @@ class LQNets(Quantizer):
 
     def encode(self, x: Tensor) -> Tensor:
         """Codes: how many transition points are below."""
-        return self._search(x, self._levels(x.dtype)[0]).to(x.dtype)
+        self._check_channels(x)
+        return search(x, self._levels(x.dtype)[1]).to(x.dtype)
 
     def values_of(self, codes: Tensor, x: Tensor | None) -> Tensor:
         """Values of codes. Raises ValueError if there is no such level."""
@@ -113,24 +207,25 @@ class LQNets(Quantizer):
         top = 2 ** len(self.basis) - 1
         if not bool(((q >= 0) & (q <= top)).all()):
             raise grid.refuse("codes", q.tolist(), f"whole numbers from 0 to {top}")
-        return self._pick(self._levels(q.dtype)[0], q.long())
+        return pick(self._levels(q.dtype)[0], q.long())
 
     @staticmethod
     def _usable(basis: Tensor) -> Tensor:
         return basis.isfinite().all(0) & (basis != 0).any(0)
 
-    def _levels(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Levels, ascending along the first axis, and each one's encoding as a binary number; NaN if basis is unusable.
+    def _levels(self, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+        """Levels, ascending along the first axis, transition points, and each level's encoding as a binary number.
 
-        The sums begin at 0 and take the first element first: so the encoding's lowest digit is the first element's.
+        Levels are NaN where the basis is unusable. The sums begin at 0 and take the first element first: so the
+        encoding's lowest digit is the first element's.
         """
         basis = self.basis.to(dtype)
-        basis = torch.where(self._usable(basis), basis, torch.full_like(basis, torch.nan))
         values = torch.zeros_like(basis[:1])
         for v in basis:
             values = torch.cat([values - v if self.role == "weight" else values, values + v])
-        found, order = torch.sort(values, dim=0, stable=True)
-        return found, order
+        levels, order = torch.sort(values, dim=0, stable=True)
+        levels = torch.where(self._usable(basis), levels, torch.full_like(levels, torch.nan))
+        return levels, (levels[:-1] + levels[1:]) / 2, order
 
     def _check_channels(self, x: Tensor) -> None:
         """Raise ValueError unless the first axis of `x` has the channels."""
@@ -138,25 +233,17 @@ class LQNets(Quantizer):
             admitted = f"({self.shape[0]}, ...), with {len(self.shape)} axes, as the basis has"
             raise grid.refuse("shape of x", tuple(x.shape), admitted)
 
-    def _search(self, x: Tensor, values: Tensor) -> Tensor:
-        self._check_channels(x)
-        points = ((values[:-1] + values[1:]) / 2).reshape(len(values) - 1, self.channels).T.contiguous()
-        return torch.searchsorted(points, x.reshape(self.channels, -1).contiguous()).reshape(x.shape)
-
-    def _pick(self, table: Tensor, q: Tensor) -> Tensor:
-        table = table.reshape(len(table), *[1] * (q.dim() - len(self.shape)), *self.shape)
-        return torch.take_along_dim(table, q.unsqueeze(0), 0).squeeze(0)
-
     @torch.no_grad()
-    def _fit(self, x: Tensor, encoding: Tensor) -> None:
-        """Make a step of QEM; `encoding` has the digits of B, the lowest bit for the first element of the basis.
+    def _fit(self, tally: Tensor, encoding: Tensor) -> None:
+        """Make a step of QEM; the bits of a level's `encoding` are the digits of B, the lowest for the first element.
 
         In float64, as the solution has up to 1/RIDGE times the errors of the sums, where B^T B is nearly singular.
         """
         b = len(self.basis)
-        digits = (encoding.reshape(self.channels, -1, 1) >> torch.arange(b, device=x.device)) & 1
+        by_channel = encoding.reshape(len(encoding), self.channels).T.unsqueeze(-1)
+        digits = (by_channel >> torch.arange(b, device=tally.device)) & 1
         B = (2 * digits - 1 if self.role == "weight" else digits).double()
-        gram, moment = B.mT @ B, B.mT @ x.reshape(self.channels, -1, 1).double()
+        gram, moment = B.mT @ (tally[..., :1] * B), B.mT @ tally[..., 1:]
         old = self.basis.reshape(b, self.channels).T.unsqueeze(-1).double()
         if self.variant == "paper":
             solution = torch.linalg.pinv(gram, rtol=CUTOFF, hermitian=True) @ moment

@@ -10,13 +10,13 @@ from torch import Tensor, nn
 
 from reference import grid
 from torchimpl.kernels import ROW, Fused, Kernel
+from torchimpl.operators import operator
 from torchimpl.quantizers.base import (
     Quantizer,
     as_float,
     check_positive,
     finite_number,
     keep_nan,
-    operator,
     other_axes,
     parameter_shape,
     positive_number,
@@ -72,7 +72,7 @@ def _backward_loop(  # type: ignore[no-untyped-def]  # pragma: no cover - compil
     grad, x, grad_x, sums, step, offset, low, high, masks_rounded
 ):
     zero = np.float32(0)
-    for row in range(x.size // ROW + 1):
+    for row in range(len(sums)):
         by_step = by_offset = zero
         for j in range(min(ROW, x.size - row * ROW)):
             i = np.uint64(row * ROW + j)
@@ -87,8 +87,8 @@ def _backward_loop(  # type: ignore[no-untyped-def]  # pragma: no cover - compil
             grad_x[i] = (zero if outside else g) + nan
             by_step += g * (end if outside else rounded - q)
             by_offset += (g if outside else zero) + nan
-        sums[0] += by_step
-        sums[1] += by_offset
+        sums[row, 0] = by_step
+        sums[row, 1] = by_offset
 
 
 # With an offset these are LSQ+'s kernels, too.

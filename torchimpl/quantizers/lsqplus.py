@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from reference import grid
 from reference.lsqplus import FACTORS
 from torchimpl.kernels import Fused
+from torchimpl.operators import operator
 from torchimpl.quantizers.base import (
     Quantizer,
     as_float,
@@ -17,7 +18,6 @@ from torchimpl.quantizers.base import (
     check_positive,
     finite_or_nan,
     keep_nan,
-    operator,
     other_axes,
     parameter_shape,
     positive_or_nan,

@@ -8,12 +8,12 @@ from torch import Tensor, nn
 
 from reference.pact import ALPHA
 from torchimpl.kernels import ROW, Fused, Kernel, reciprocal
+from torchimpl.operators import operator
 from torchimpl.quantizers.base import (
     Quantizer,
     as_float,
     check_positive,
     keep_nan,
-    operator,
     parameter_shape,
     positive_number,
     positive_or_nan,
@@ -40,7 +40,7 @@ def _forward_loop(x, out, alpha, n, high, low):  # type: ignore[no-untyped-def] 
 
 def _backward_loop(grad, x, grad_x, sums, alpha):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
     zero = np.float32(0)
-    for row in range(x.size // ROW + 1):
+    for row in range(len(sums)):
         total = zero
         for j in range(min(ROW, x.size - row * ROW)):
             i = np.uint64(row * ROW + j)
@@ -49,7 +49,7 @@ def _backward_loop(grad, x, grad_x, sums, alpha):  # type: ignore[no-untyped-def
             g = v if v != v else g  # NaN passes both comparisons
             grad_x[i] = zero if (v < zero) | (v >= alpha) else g
             total += zero if v < alpha else g
-        sums[0] += total
+        sums[row, 0] = total
 
 
 FUSED = Fused(

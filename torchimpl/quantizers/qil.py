@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from reference.qil import LOWEST
+from torchimpl.kernels import ROW, Fused, Kernel, reciprocal
+from torchimpl.operators import operator
 from torchimpl.quantizers.base import (
     Quantizer,
     as_float,
     check_finite,
     check_positive,
+    finite_number,
     finite_or_nan,
     keep_nan,
     largest_magnitude,
-    operator,
     parameter_shape,
+    positive_number,
     positive_or_nan,
     reduce_to,
 )
@@ -33,20 +37,74 @@ def _backward(  # type: ignore[no-untyped-def]
     by_u = torch.where(u < LOWEST, chord, g * chord)
     by_power = keep_nan(x, torch.where(inside, grad * sign, 0.0))
     by_center = -(by_power * by_u / (2 * d))
-    by_gamma = by_power * (u * chord * torch.log(v))
+    by_gamma = reduce_to(by_power * (u * chord * torch.log(v)), gamma) if signed else torch.zeros_like(gamma)
     return (
         reduce_to(-by_center * sign, x),
         reduce_to(by_center, center),
         reduce_to(by_center * (2 * u - 1), distance),
-        reduce_to(by_gamma, gamma),
+        by_gamma,
     )
 
 
-@operator("qil", _backward)
+def _forward_loop(  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    x, out, center, width, q, high, low
+):
+    zero, half, one = np.float32(0), np.float32(0.5), np.float32(1)
+    for i in range(x.size):
+        u = (x[i] - center) / width + half
+        code = np.rint((zero if u < zero else (one if u > one else u)) * q) + zero
+        out[i] = code * high + code * low
+
+
+def _backward_loop(  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    grad, x, grad_x, sums, first, last, center, inverse
+):
+    zero = np.float32(0)
+    two = np.float32(2)
+    for row in range(len(sums)):
+        total = weighted = zero
+        for j in range(min(ROW, x.size - row * ROW)):
+            i = np.uint64(row * ROW + j)
+            v = x[i]
+            g = grad[i] * inverse
+            g = v if v != v else g  # NaN passes both comparisons
+            g = zero if (v < first) | (v > last) else g
+            clipped = first if v < first else (last if v > last else v)  # 0 times infinity is NaN
+            grad_x[i] = g
+            total += g
+            weighted += g * (two * inverse * (clipped - center))
+        sums[row, 0] = total
+        sums[row, 1] = weighted
+
+
+def _forward_numbers(center: float, distance: float, gamma: float, q: int, signed: bool) -> tuple[np.float32, ...]:
+    c, d = finite_number(center), positive_number(distance)
+    return c, np.float32(2) * d, np.float32(q), *reciprocal(q)
+
+
+def _backward_numbers(center: float, distance: float, gamma: float, q: int, signed: bool) -> tuple[np.float32, ...]:
+    c, d = finite_number(center), positive_number(distance)
+    return c - d, c + d, c, np.float32(0.5) / d
+
+
+# For activations, whose exponent is 1: weights are few, and raised to a power.
+FUSED = Fused(
+    forward=Kernel(_forward_loop, exact=True),
+    backward=Kernel(_backward_loop, exact=False),
+    numbers=_forward_numbers,
+    backward_numbers=_backward_numbers,
+    sums=2,
+    gradients=lambda sums, *_: (-sums[0], -sums[1], 0.0),
+    admits=lambda center, distance, gamma, q, signed: gamma == 1 and not signed,
+)
+
+
+@operator("qil", _backward, FUSED)
 def qil_quantize(x: Tensor, center: Tensor, distance: Tensor, gamma: Tensor, q: int, signed: bool) -> Tensor:
     """Quantize to multiples of 1/q: what the transformer makes of x, rounded. `signed` is for weights.
 
-    In the lowest 2^-12 of the interval the gradients are those of a chord (see `reference.qil`).
+    In the lowest 2^-12 of the interval the gradients are those of a chord (see `reference.qil`). Gamma has one for
+    weights only; for activations it is not learned.
     """
     return _rounded(x, center, distance, gamma, q, signed) / q
 

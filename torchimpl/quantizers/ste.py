@@ -6,18 +6,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from torchimpl.kernels import ROW, Fused, Kernel
-from torchimpl.quantizers.base import operator
+from torchimpl.kernels import ROW, Kernel
+from torchimpl.operators import on_standardized_weights, operator
 from torchimpl.quantizers.uniform import (
     UniformQuantizer,
     backward_numbers,
     clip_range_backward,
-    clip_range_gradients,
     forward_numbers,
+    fused_pair,
     normalize,
     round_half_down,
     scale_output,
-    uniform_forward,
 )
 
 
@@ -38,24 +37,30 @@ def _backward(grad: Tensor, x: Tensor, lower: Tensor, upper: Tensor, n: int, is_
     return clip_range_backward(grad, x, lower, upper, slope, n, is_weight)
 
 
-def _backward_loop(grad, x, grad_x, sums, low, high, inverse, scale):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+def _backward_loop(  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    grad, x, grad_x, sums, standardized, mean, std, magnitude, low, high, inverse, scale
+):
     zero = np.float32(0)
-    for row in range(x.size // ROW + 1):
-        total = weighted = zero
+    scale = scale * magnitude
+    for row in range(len(sums)):
+        total = weighted = by_scale = zero
         for j in range(min(ROW, x.size - row * ROW)):
             i = np.uint64(row * ROW + j)
-            v = x[i]
+            v = (x[i] - mean) / std if standardized else x[i]
             outside = (v < low) | (v > high)
             p = (v - low) * inverse
             p = zero if outside else p
             g = grad[i] * scale
             g = zero if outside else g
             g = p if p != p else g  # NaN is not outside
-            grad_x[i] = g
+            if standardized:
+                by_scale += grad[i] * grad_x[i]
+            grad_x[i] = g / std if standardized else g
             total += g
             weighted += p * g
-        sums[0] += total
-        sums[1] += weighted
+        sums[row, 0] = total
+        sums[row, 1] = weighted
+        sums[row, 2] = by_scale
 
 
 def _backward_numbers(lower: float, upper: float, n: int, is_weight: bool, rule: str) -> tuple[np.float32, ...]:
@@ -63,14 +68,7 @@ def _backward_numbers(lower: float, upper: float, n: int, is_weight: bool, rule:
     return low, high, inverse, scale
 
 
-FUSED = Fused(
-    forward=uniform_forward,
-    backward=Kernel(_backward_loop, exact=False),
-    numbers=forward_numbers,
-    backward_numbers=_backward_numbers,
-    sums=2,
-    gradients=clip_range_gradients,
-)
+FUSED, FUSED_WEIGHTS = fused_pair(Kernel(_backward_loop, exact=False), forward_numbers, _backward_numbers)
 
 
 @operator("ste", _backward, FUSED)
@@ -87,10 +85,12 @@ class STE(UniformQuantizer):
     """
 
     method = "ste"
+    operator = straight_through
+    weight_operator = on_standardized_weights(straight_through, FUSED_WEIGHTS)
 
-    def quantize(self, x: Tensor) -> Tensor:
-        """Quantize with the clip range as it stands."""
-        return straight_through(x, self.lower, self.upper, self.levels - 1, self.role == "weight", self.variant)
+    def arguments(self) -> tuple[int, bool, str]:
+        """Return 2^bits - 1, which half of Eq. 2, and the rule for ties."""
+        return self.levels - 1, self.role == "weight", self.variant
 
     def round(self, x: Tensor) -> Tensor:
         """Round normalised values by the chosen rule."""

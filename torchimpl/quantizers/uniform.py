@@ -8,15 +8,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from reference import grid
-from torchimpl.kernels import Kernel, reciprocal
-from torchimpl.quantizers.base import Quantizer, as_float, finite_number, positive_number, positive_or_nan, reduce_to
+from torchimpl.kernels import Fused, Kernel, reciprocal
+from torchimpl.operators import Overload, moments, standardize
+from torchimpl.quantizers.base import (
+    Quantizer,
+    as_float,
+    check_input,
+    finite_number,
+    positive_number,
+    positive_or_nan,
+    reduce_to,
+)
 
 
 class UniformQuantizer(Quantizer):
@@ -25,6 +34,8 @@ class UniformQuantizer(Quantizer):
     Weights are scaled to [-1, 1] and start with the clip range [-3, 3]; activations are scaled to [0, 1] and take their
     clip range from the first batch seen in training mode. The lower end for plain activations stays 0 and is not
     learned.
+
+    A method defines `operator` and its `arguments`, and `weight_operator` where it standardises weights.
 
     Attributes
     ----------
@@ -36,6 +47,8 @@ class UniformQuantizer(Quantizer):
 
     lower: Tensor
     upper: Tensor
+    operator: ClassVar[Overload]
+    weight_operator: ClassVar[Overload | None] = None
 
     def __init__(self, bits: int | None, role: str = "activation", *, variant: str | None = None) -> None:
         super().__init__(bits, role, variant=variant)
@@ -69,6 +82,31 @@ class UniformQuantizer(Quantizer):
             if self.role == "signed_activation":
                 self.lower.fill_(-3 * deviation)
         self.mark_initialized()
+
+    def arguments(self) -> tuple[Any, ...]:
+        """Return the operator's arguments after x and the clip range."""
+        raise NotImplementedError
+
+    def quantize(self, x: Tensor) -> Tensor:
+        """Quantize with the clip range as it stands."""
+        return self.operator(x, self.lower, self.upper, *self.arguments())
+
+    def forward(self, x: Tensor, scale: Tensor | None = None) -> Tensor:
+        """Quantize, as `Quantizer.forward`; with a `scale`, the standardised `x`, which it multiplies.
+
+        Parameters
+        ----------
+        x : Tensor
+            Of any shape.
+        scale : Tensor, of shape (), optional
+            The result is multiplied by its absolute value.
+        """
+        if scale is None:
+            return super().forward(x)
+        if self.bits is None or not self._ready or self.weight_operator is None:
+            return super().forward(standardize(x)) * scale.abs()
+        check_input(x)
+        return self.weight_operator(x, scale, self.lower, self.upper, *self.arguments(), *moments(x))
 
     def check_parameters(self) -> None:
         """Raise ValueError unless the clip range and its width are finite, and it is not empty."""
@@ -127,22 +165,73 @@ def clip_range_backward(
 
 
 def _forward_loop(  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
-    x, out, low, high, width, n, factor, offset, reciprocal_high, reciprocal_low, down, up
+    x,
+    out,
+    standardized,
+    mean,
+    std,
+    scale,
+    low,
+    high,
+    width,
+    n,
+    factor,
+    offset,
+    reciprocal_high,
+    reciprocal_low,
+    down,
+    up,
 ):
     half = np.float32(0.5)
     zero = np.float32(0)
     for i in range(x.size):
-        v = x[i]
+        v = (x[i] - mean) / std if standardized else x[i]
         clipped = low if v < low else (high if v > high else v)
         normalized = (clipped - low) / width * n
         q = np.rint(normalized)
         rest = normalized - q
         q = q - (down if rest == -half else zero) + (up if rest == half else zero)
         q = factor * q - offset
-        out[i] = q * reciprocal_high + q * reciprocal_low
+        q = q * reciprocal_high + q * reciprocal_low
+        out[i] = q * scale if standardized else q
 
 
 uniform_forward = Kernel(_forward_loop, exact=True)
+
+
+def fused_pair(
+    backward: Kernel, numbers: Callable[..., tuple[Any, ...]], backward_numbers: Callable[..., tuple[Any, ...]]
+) -> tuple[Fused, Fused]:
+    """Return the kernels of an operator on the grid, for any values and for `on_standardized_weights`.
+
+    They are the same loops. Their first numbers are: whether to standardise what is read, its mean and standard
+    deviation, and what values are multiplied by.
+    """
+    as_they_are = (False, *map(np.float32, (0, 1, 1)))
+
+    def standardization(scale: float, *rest: Any) -> tuple[Any, ...]:
+        *_, mean, std = rest
+        return True, *map(np.float32, (mean, std, abs(scale)))
+
+    def weight_gradients(sums: Any, scale: float, *_: Any) -> tuple[float, ...]:
+        return sums[2] * np.sign(scale), *clip_range_gradients(sums)
+
+    return Fused(
+        forward=uniform_forward,
+        backward=backward,
+        numbers=lambda *own: (*as_they_are, *numbers(*own)),
+        backward_numbers=lambda *own: (*as_they_are, *backward_numbers(*own)),
+        sums=3,
+        gradients=clip_range_gradients,
+    ), Fused(
+        forward=uniform_forward,
+        backward=backward,
+        numbers=lambda *rest: (*standardization(*rest), *numbers(*rest[1:-2])),
+        backward_numbers=lambda *rest: (*standardization(*rest), *backward_numbers(*rest[1:-2])),
+        sums=3,
+        gradients=weight_gradients,
+        value_numbers=lambda scale, *rest: (*standardization(1.0, *rest), *numbers(*rest[:-2])),
+    )
 
 
 def clip_range_numbers(lower: float, upper: float) -> tuple[np.float32, np.float32, np.float32]:
@@ -154,7 +243,7 @@ def clip_range_numbers(lower: float, upper: float) -> tuple[np.float32, np.float
 def forward_numbers(
     lower: float, upper: float, n: int, is_weight: bool, rule: str = "half_down"
 ) -> tuple[np.float32, ...]:
-    """Numbers of `uniform_forward`: clip range, scaling of Eq. 2, and where ties go (`rint` has them go to even)."""
+    """Numbers of `uniform_forward` after the first four: clip range, scaling of Eq. 2, and where `rint`'s ties go."""
     low, high, width = clip_range_numbers(lower, upper)
     down = np.float32(rule == "half_down")
     up = np.float32(rule in ("half_up", "half_away"))  # the same where nothing is negative
@@ -171,5 +260,5 @@ def backward_numbers(lower: float, upper: float, n: int, is_weight: bool) -> tup
 
 def clip_range_gradients(sums: Any, *_: Any) -> tuple[float, float]:
     """Gradients of l and u, of the sums of the gradient for x and of p times it: the first three sum to zero."""
-    total, weighted = sums
+    total, weighted = sums[:2]
     return weighted - total, -weighted
