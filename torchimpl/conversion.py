@@ -43,9 +43,10 @@ def quantize_model(
         Names of further layers that stay in full precision, as in ``module.named_modules()``.
     example : Tensor, optional
         A batch to run through the network, in test mode. It tells in which order layers are used, and which inputs
-        have negative values and are to be quantized as signed (where the method knows both).
+        have negative values and are to be quantized as signed.
     input_role : {"activation", "signed_activation"}
-        Without `example`, for all inputs; layers are then in the order in which the network defines them.
+        Without `example`, for all inputs, but where the method knows one kind only: IR-Net takes signs, which behind a
+        ReLU are all +. Layers are then in the order in which the network defines them.
 
     Returns
     -------
@@ -55,8 +56,8 @@ def quantize_model(
     Raises
     ------
     ValueError
-        If no layer is left to quantize, a name in `keep` is unknown, `example` leaves a layer unused, or a layer pads
-        with other values than zero.
+        If no layer is left to quantize, a name in `keep` is unknown, `example` leaves a layer unused or shows inputs
+        that the method does not know, or a layer pads with other values than zero.
 
     Examples
     --------
@@ -71,11 +72,16 @@ def quantize_model(
     roles = dict.fromkeys(layers, input_role) if example is None else _roles_by_use(module, layers, example)
     for_inputs = registry.method(pair("method", (method, method) if isinstance(method, str) else method)[1])
     only = [role for role in for_inputs.roles if role != "weight"]
-    if len(only) == 1:  # whatever the inputs are
-        roles = dict.fromkeys(roles, only[0])
     order = list(roles)
     ends = {order[0], order[-1]} if keep_ends and order else set()
     chosen = [name for name in order if name not in ends and name not in keep]
+    if len(only) == 1:
+        others = [name for name in chosen if roles[name] != only[0]] if example is not None else []
+        if others:
+            kind = "of both signs (behind Hardtanh, say)" if only == [SIGNED] else "never negative (behind ReLU, say)"
+            admitted = f"{kind}, or kept in full precision (keep=...): {for_inputs.title} knows no others"
+            raise grid.refuse("inputs of layers to quantize", others, admitted)
+        roles = dict.fromkeys(roles, only[0])
     if not chosen:
         kept = ", ".join(sorted(ends | set(keep))) or "none"
         raise grid.refuse("module", type(module).__name__, f"a network with layers to quantize (kept: {kept})")

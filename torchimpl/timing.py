@@ -99,7 +99,7 @@ def training_step(method: str | None, bits: Bits, *, batch: int = 128, **options
     x = torch.randn(batch, 3, 32, 32, generator=generator)
     y = torch.randint(0, 10, (batch,), generator=generator)
     if method is not None and "activation" not in registry.method(method).roles:
-        options["input_role"] = "signed_activation"
+        options |= {"input_role": "signed_activation", "activation": F.hardtanh}
     model: nn.Module = resnet20(method, bits, **options).train()  # type: ignore[arg-type]
     model(x)
     optimizer = torch.optim.SGD(model.parameters(), 1e-3, momentum=0.9)

@@ -126,8 +126,14 @@ def test_options_for_one_of_the_two():
 
 
 def test_a_method_for_one_kind_of_inputs_needs_no_role():
-    net = quantize_model(nn.Sequential(nn.Linear(4, 4)), "irnet", (1, 1), keep_ends=False, example=torch.rand(1, 4))
-    assert net[0].input_quantizer.role == "signed_activation"
+    for example in (None, torch.randn(9, 4)):
+        net = quantize_model(nn.Sequential(nn.Linear(4, 4)), "irnet", (1, 1), keep_ends=False, example=example)
+        assert net[0].input_quantizer.role == "signed_activation"
+    for method, bits, example in (("irnet", (1, 1), torch.rand(9, 4)), ("dorefa", (2, 2), torch.randn(9, 4))):
+        net = nn.Sequential(nn.Linear(4, 4))
+        with pytest.raises(ValueError, match=r"inputs of layers to quantize must be .* knows no others, got \['0'\]"):
+            quantize_model(net, method, bits, keep_ends=False, example=example)
+        assert type(net[0]) is nn.Linear
 
 
 @pytest.mark.parametrize(

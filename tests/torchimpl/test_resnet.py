@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from reference import registry
 from tests.oracles import check_near, check_same
 from tests.torchimpl.modules import PAIRS, every_method, fit, input_role
+from torchimpl.conversion import quantize_model
 from torchimpl.layers import QuantConv2d
 from torchimpl.models import ARCHITECTURES, resnet20, resnet20_released
 from torchimpl.models.resnet import ZeroPadShortcut
@@ -186,3 +187,16 @@ def test_quantized_networks_train_and_test(method, make):
     assert got.shape == (4, 10)
     assert got.isfinite().all()
     assert np.unique(got.detach().numpy()).size > 1
+
+
+def test_signs_need_inputs_of_both_signs():
+    """With ReLU every input of a convolution is quantized to +1; Hardtanh leaves both signs."""
+    x = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(ValueError, match=r"inputs of layers to quantize must be of both signs .*'layer1.0.conv1'"):
+        quantize_model(resnet20(), "irnet", (1, 1), example=x)
+    model = quantize_model(resnet20(activation=F.hardtanh), "irnet", (1, 1), example=x)
+    signs = []
+    for conv in filter(lambda m: isinstance(m, QuantConv2d), model.modules()):
+        conv.input_quantizer.register_forward_hook(lambda _, inputs, out: signs.append(set(out.unique().tolist())))
+    model.eval()(x)
+    assert signs == [{-1.0, 1.0}] * 18

@@ -17,6 +17,7 @@ from torchimpl.layers import QuantConv2d
 
 Shortcut: TypeAlias = Literal["A", "B"]
 MakeConv: TypeAlias = Callable[..., nn.Conv2d]
+Function: TypeAlias = Callable[[Tensor], Tensor]
 Methods: TypeAlias = str | tuple[str, str] | None
 
 
@@ -36,8 +37,11 @@ class ZeroPadShortcut(nn.Module):
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions and a shortcut."""
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int, shortcut: Shortcut, conv: MakeConv) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, stride: int, shortcut: Shortcut, conv: MakeConv, activation: Function
+    ) -> None:
         super().__init__()
+        self.activation = activation
         self.conv1 = conv(in_channels, out_channels, 3, stride=stride, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(out_channels)
         self.conv2 = conv(out_channels, out_channels, 3, stride=1, padding=1, bias=False)
@@ -50,9 +54,9 @@ class BasicBlock(nn.Module):
             self.shortcut = nn.Sequential(projection, nn.BatchNorm2d(out_channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return relu(residual + shortcut)."""
-        out = F.relu(self.bn1(self.conv1(x)))
-        return F.relu(self.bn2(self.conv2(out)) + self.shortcut(x))
+        """Return relu(residual + shortcut), or another function of it."""
+        out = self.activation(self.bn1(self.conv1(x)))
+        return self.activation(self.bn2(self.conv2(out)) + self.shortcut(x))
 
 
 class ResNet(nn.Module):
@@ -70,10 +74,15 @@ class ResNet(nn.Module):
         See `resnet20_released`.
     conv : callable
         Builds the convolutions within the blocks; the first convolution and the classifier stay in full precision.
+    activation : callable
+        `relu` as published; `hardtanh` for methods that take the sign of what a convolution gets.
     """
 
-    def __init__(self, blocks: int, classes: int, shortcut: Shortcut, released: bool, conv: MakeConv) -> None:
+    def __init__(
+        self, blocks: int, classes: int, shortcut: Shortcut, released: bool, conv: MakeConv, activation: Function
+    ) -> None:
         super().__init__()
+        self.activation = activation
         self.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=False)
         self.bn1 = nn.Identity() if released else nn.BatchNorm2d(16)
         channels = [16, *[16] * blocks, *[32] * blocks, *[64] * blocks]
@@ -83,7 +92,9 @@ class ResNet(nn.Module):
             stages.append(
                 nn.Sequential(
                     *(
-                        BasicBlock(channels[i], channels[i + 1], 2 if stage and i == first else 1, shortcut, conv)
+                        BasicBlock(
+                            channels[i], channels[i + 1], 2 if stage and i == first else 1, shortcut, conv, activation
+                        )
                         for i in range(first, first + blocks)
                     )
                 )
@@ -94,7 +105,7 @@ class ResNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images (N, 3, H, W) to logits (N, classes)."""
-        x = F.relu(self.bn1(self.conv1(x)))
+        x = self.activation(self.bn1(self.conv1(x)))
         x = self.layer3(self.layer2(self.layer1(x)))
         return self.linear(self.bn2(x.mean((2, 3))))
 
@@ -109,9 +120,12 @@ def resnet20(
     *,
     classes: int = 10,
     shortcut: Shortcut = "A",
+    activation: Function = F.relu,
     **options: Any,
 ) -> ResNet:
     """ResNet-20 as published; with `method`, the 18 convolutions within the blocks are quantized.
+
+    Behind a ReLU all signs are +: for IR-Net, `activation` must be another function, such as `hardtanh`.
 
     >>> sum(p.numel() for p in resnet20().parameters())
     269722
@@ -119,7 +133,7 @@ def resnet20(
     >>> resnet20("daq", (1, 1))(torch.rand(2, 3, 32, 32)).shape
     torch.Size([2, 10])
     """
-    return ResNet(3, classes, shortcut, released=False, conv=_conv(method, bits, options))
+    return ResNet(3, classes, shortcut, released=False, conv=_conv(method, bits, options), activation=activation)
 
 
 def resnet20_released(
@@ -130,4 +144,4 @@ def resnet20_released(
     Against ResNet-20: no BatchNorm after the first convolution (its parameters are in the checkpoints, unused), and a
     BatchNorm over the 64 features before the classifier.
     """
-    return ResNet(3, classes, "A", released=True, conv=_conv(method, bits, options))
+    return ResNet(3, classes, "A", released=True, conv=_conv(method, bits, options), activation=F.relu)
