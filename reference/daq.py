@@ -666,7 +666,9 @@ def vjp(x: npt.ArrayLike, params: Params, grad: npt.ArrayLike) -> tuple[Array, d
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-# tanh(d) / d as a polynomial in d^2, for 0 <= d <= 1/2: the minimax one of degree 10, with a relative error of 2.6e-18.
+# tanh(d) / d as a polynomial in d^2, for 0 <= d <= 1/2: the minimax one of degree 10, with a relative error of 2.6e-18,
+# and for single precision that of degree 4, with 1.32e-8.
+_TANH_SINGLE = (0.999999986872, -0.333330693959, 0.133247793375, -0.0529860758475, 0.0171350067316)
 _TANH = (
     0.99999999999999999741,
     -0.33333333333333082428,
@@ -693,6 +695,16 @@ def _slope_loop(  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
         out[i] = (factor + factor_tanh * tanh_d) / (tanh_c + tanh_d)
 
 
+def _slope_loop_single(  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
+    x, out, half, factor, factor_tanh, tanh_c, a0, a1, a2, a3, a4
+):
+    for i in range(x.size):
+        d = abs(x[i] - np.floor(x[i]) - half)
+        s = d * d
+        tanh_d = d * (a0 + s * (a1 + s * (a2 + s * (a3 + s * a4))))
+        out[i] = (factor + factor_tanh * tanh_d) / (tanh_c + tanh_d)
+
+
 def slope_numba(x: npt.ArrayLike, *, gamma: float = GAMMA, sigma: float, variant: Variant = "paper") -> Array:
     """Compiled twin of `slope`, up to a few units in the last place.
 
@@ -704,4 +716,5 @@ def slope_numba(x: npt.ArrayLike, *, gamma: float = GAMMA, sigma: float, variant
     """
     x = grid.as_float(x)
     tanh_c, factor = math.tanh(kernel_exponent(check_sigma(sigma), variant)), slope_factor(gamma)
-    return grid.run_compiled(_slope_loop, x, 0.5, factor, factor * tanh_c, tanh_c, *_TANH)
+    loop, terms = (_slope_loop_single, _TANH_SINGLE) if x.dtype == np.float32 else (_slope_loop, _TANH)
+    return grid.run_compiled(loop, x, 0.5, factor, factor * tanh_c, tanh_c, *terms)
