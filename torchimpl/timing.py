@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -22,14 +23,18 @@ Run = Callable[[], object]
 def medians(runs: Mapping[str, Run], *, rounds: int = 11, warmup: int = 2) -> dict[str, float]:
     """Median wall-clock seconds of each run; every round calls each twice and times the second.
 
-    The first call leaves caches and the allocator as this alternative, and not the one before it, leaves them.
+    The first call leaves caches and the allocator as this alternative, and not the one before it, leaves them: nearly
+    so, and therefore each round has an order of its own.
 
     >>> sorted(medians({"a": lambda: 1, "b": lambda: 2}, rounds=3))
     ['a', 'b']
     """
     found: dict[str, list[float]] = {name: [] for name in runs}
+    names = list(runs)
+    shuffled = np.random.default_rng(0)
     for _ in range(warmup + rounds):
-        for name, run in runs.items():
+        for i in shuffled.permutation(len(names)):
+            name, run = names[i], runs[names[i]]
             run()
             start = time.perf_counter()
             run()
