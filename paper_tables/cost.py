@@ -23,7 +23,8 @@ INTRO = (
     f"A quantizer of activations at 2 bits (IR-Net: 1) over {ELEMENTS:,} float32 elements: nanoseconds an element for "
     "the forward and the backward pass; their sum in units of a copy that moves the 20 bytes an element that both must "
     "move; bytes kept for the backward pass; and a training step of ResNet-20 (batch "
-    f"{BATCH}, at the lowest bit-widths of the method) in units of the same step in full precision. All alternatives "
+    f"{BATCH}, at the lowest bit-widths of the method; with Hardtanh for IR-Net) in units of the step in full "
+    "precision. All alternatives "
     "take turns within one run; the numbers are medians. They are this machine's, and say nothing about another's."
 )
 FUSED = "one compiled pass in each direction"

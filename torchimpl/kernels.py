@@ -1,9 +1,9 @@
 """Compiled kernels for float32 on the CPU: when they are compiled, how threads share the work, when they apply.
 
 A kernel is a plain loop over flat arrays, written beside the method that it belongs to. Each direction of a quantizer
-is one such loop: nothing but the input is read, nothing but the output is written. What is summed on the way (the
-gradients of a clip range, say) is summed within rows of fixed size and then over the rows in their order, so that the
-result does not depend on how many threads there are.
+is one such loop, which reads the input (and, backward, the gradient) and writes the output. What is summed on the way
+(the gradients of a clip range, say) is summed within rows of fixed size and then over the rows in their order, so that
+the result does not depend on how many threads there are.
 """
 
 from __future__ import annotations
@@ -11,9 +11,12 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
+import hashlib
 import os
+import types
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -66,17 +69,29 @@ class Kernel:
     def _compile(self, arguments: Sequence[Any]) -> Callable[..., None]:
         import numba  # here, as it takes a while
 
-        types = tuple(map(numba.typeof, arguments))
+        signature = tuple(map(numba.typeof, arguments))
+        loop = _named_by_version(self.loop)
         options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
         if not self.exact:
             options["fastmath"] = REORDERED
         with contextlib.suppress(Exception):  # a cache that can't be written, or that holds rubbish
-            cached = numba.njit(cache=True, **options)(self.loop)
-            cached.compile(types)
+            cached = numba.njit(cache=True, **options)(loop)
+            cached.compile(signature)
             return cached
-        plain = numba.njit(**options)(self.loop)
-        plain.compile(types)
+        plain = numba.njit(**options)(loop)
+        plain.compile(signature)
         return plain
+
+
+def _named_by_version(loop: Callable[..., None]) -> Callable[..., None]:
+    """Copy a loop under a name with a digest of this file, whose constants and options are compiled into it.
+
+    On disk, compiled loops are found by their name, and forgotten when their own file changes.
+    """
+    copy = types.FunctionType(loop.__code__, loop.__globals__, loop.__name__)
+    digest = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:8]
+    copy.__module__, copy.__qualname__ = loop.__module__, f"{loop.__qualname__}_{digest}"
+    return copy
 
 
 def _openmp() -> Callable[..., None] | None:
@@ -136,6 +151,7 @@ def launch(kernel: Kernel, arrays: Sequence[Array], numbers: Sequence[Any], sums
             errors.append(error)
 
     _in_parallel(_TASK(work), None, threads, 0)
+    work(None)  # what is left, if an interrupt took a thread before it began
     if errors:
         raise errors[0]
     return by_row.sum(axis=0)
@@ -198,7 +214,7 @@ class Fused:
         if self.value_numbers is not None:
             launch(self.forward, arrays[1:], self.value_numbers(*values))
         summed = launch(self.backward, arrays, self.backward_numbers(*values), self.sums)
-        found = self.gradients(summed, *values)
+        found = self.gradients(summed.tolist(), *values)
         learned = zip((a for a in arguments if isinstance(a, Tensor)), found, strict=False)
         return grad_x, *(a.new_full(a.shape, value) for a, value in learned)
 

@@ -64,7 +64,7 @@ class _Quantized(nn.Module):
         self.register_parameter("scale", nn.Parameter(torch.tensor(1.0)) if scaled else None)
         self.register_buffer("scale_initialized", torch.tensor(not scaled))
         self._scale_ready = not scaled  # mirrors `scale_initialized`, so that forward reads no tensor
-        self._kept: tuple[list[Tensor], Tensor] | None = None
+        self._kept: tuple[tuple[Any, ...], list[Tensor], Tensor] | None = None
 
     def _channelwise(self, method: registry.Method, channelwise: bool | None) -> dict[str, Any]:
         """Return the option that gives each output channel parameters of its own, if it is to have them."""
@@ -94,17 +94,21 @@ class _Quantized(nn.Module):
             self._kept = None
             return self._scaled_weight()
         # By value: a version counter misses what is written through .data.
+        settings = (self.weight_quantizer, self.weight_quantizer.extra_repr(), self.standardized)
         sources = [
             self.weight,
             *self.weight_quantizer.state_dict().values(),
             *([] if self.scale is None else [self.scale]),
         ]
-        if self._kept is not None:
-            before, kept = self._kept
-            if all(a.dtype == b.dtype and torch.equal(a, b) for a, b in zip(before, sources, strict=True)):
-                return kept
+        known = self._kept
+        if (
+            known is not None
+            and (known[0], len(known[1])) == (settings, len(sources))
+            and all(a.dtype == b.dtype and torch.equal(a, b) for a, b in zip(known[1], sources, strict=True))
+        ):
+            return known[2]
         kept = self._scaled_weight()
-        self._kept = ([source.clone() for source in sources], kept)
+        self._kept = (settings, [source.clone() for source in sources], kept)
         return kept
 
     def _scaled_weight(self) -> Tensor:
@@ -141,7 +145,7 @@ class _Quantized(nn.Module):
             w = self._scaled(w_q)
         out = self._linear_map(x_q, w)
         if self.bias is not None:
-            out = out + self.bias.view(self.bias_shape)
+            out = out + self.bias.view(self.bias_shape).to(out.dtype)  # under autocast they differ
         return out
 
     @torch.no_grad()

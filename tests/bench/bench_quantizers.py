@@ -25,7 +25,7 @@ MILLION = 1 << 20
 SIZES = {"1k": 1 << 10, "32k": 1 << 15, "1M": MILLION, "4M": 4 * MILLION, "64M": 64 * MILLION}
 METHODS = list(registry.methods())
 # Whose kernels compute with + - * /, comparison and rounding alone.
-PLAIN = ("ste", "dorefa", "pact", "lsq", "lsqplus", "duq")
+PLAIN = ("ste", "dorefa", "pact", "lsq", "lsqplus", "duq", "qil")
 
 
 def tensors(size):
@@ -151,7 +151,7 @@ def bench_sizes(benchmark, name, size):
 @pytest.fixture(scope="module", params=[1, 2], ids=["1 thread", "2 threads"])
 def ratios(request):
     """Medians at 4 million elements, all by turns; the literal computation last, as it frees gigabytes."""
-    threads = request.param
+    threads, before = request.param, torch.get_num_threads()
     torch.set_num_threads(threads)
     x, grad = tensors(4 * MILLION)
     names = [name for name in ALTERNATIVES if name not in ("brevitas", "torchao", "DAQ, literal")]
@@ -162,6 +162,7 @@ def ratios(request):
     for name, seconds in sorted(found.items(), key=lambda item: item[1]):
         if name in ALTERNATIVES:
             print(f"  {name:32} {1e3 * seconds:9.2f} {seconds / found['copy of 20 bytes']:8.2f}")
+    torch.set_num_threads(before)
     return found
 
 
@@ -169,10 +170,10 @@ def ratios(request):
     ("name", "wanted"), [("DAQ, literal", 50), ("torch fake_quantize", 4), ("torch learnable fake_quantize", 4)]
 )
 def bench_target_faster(ratios, name, wanted):
-    """On two threads the alternatives gain half; a copy of what must be moved, and so DAQ, may gain nothing."""
+    """Unless a copy of what must be moved leaves no room: it is less than 1.3 times as fast as wanted."""
     ratio, of_copy = (ratios[name] / ratios[other] for other in ("daq", "copy of 20 bytes"))
     message = f"DAQ is {ratio:.1f} times as fast as {name}, a copy {of_copy:.1f} times; {wanted} were wanted"
-    if ratio < wanted and ratios["threads"] > 1:
+    if ratio < wanted and of_copy < 1.3 * wanted:
         pytest.xfail(message)
     assert ratio >= wanted, message
 
@@ -188,8 +189,9 @@ def bench_target_plain_methods(ratios, name):
     assert ratio <= 1.5, f"{name} takes {ratio:.2f} times as long as DAQ; 1.5 were admitted"
 
 
-def bench_target_training_step():
-    torch.set_num_threads(2)
+def bench_target_training_step(threads):
+    if threads == 1:
+        pytest.skip("training uses all cores")
     steps = {"full precision": (None, (None, None)), "daq": ("daq", (1, 1)), "ste": ("ste", (1, 1))}
     found = timing.medians({name: timing.training_step(*what) for name, what in steps.items()}, rounds=9)
     to_ste, to_full = found["daq"] / found["ste"], found["daq"] / found["full precision"]

@@ -266,6 +266,14 @@ def check_on(method, device, values):
         assert leaf.grad.device.type == device
         if values:
             check_near(f"{moved} on {device}", got.detach().cpu().numpy(), want.detach().numpy(), 1e-5)
+        if role == "weight" and getattr(module, "weight_operator", None) is not None:
+            scale = torch.tensor(0.5, device=device, requires_grad=True)
+            scaled = moved(leaf, scale)
+            scaled.sum().backward()
+            assert (scaled.device.type, scale.grad.device.type) == (device, device)
+            if values:
+                want = module(x, torch.tensor(0.5))
+                check_near(f"scaled {moved} on {device}", scaled.detach().cpu().numpy(), want.detach().numpy(), 1e-5)
 
 
 @every_method

@@ -2,8 +2,10 @@
 
 import math
 import os
+import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numba
@@ -107,7 +109,7 @@ def test_where_memory_lies_changes_nothing():
         first = middle + 10 + kernels.MARGIN + shift
         grad, x = buffer[first : first + 10], buffer[first + 10 : first + 20]
         grad[:], x[:] = values
-        sums = kernels.launch(daq.FUSED.backward, (grad, x, out), numbers, 2)
+        sums = kernels.launch(daq.FUSED.backward, (grad, x, out), numbers, daq.FUSED.sums)
         found.add((out.tobytes(), sums.tobytes()))
     assert len(found) == 1
 
@@ -185,6 +187,25 @@ def test_forward_mode_is_refused(name):
         dual = torch.autograd.forward_ad.make_dual(torch.randn(5), torch.ones(5))
         with pytest.raises(RuntimeError, match="forward"):
             module(dual)
+        x = torch.randn(5)
+        for parameter in module.parameters():
+            tangents = {
+                key: torch.autograd.forward_ad.make_dual(value.detach(), torch.ones_like(value))
+                if value is parameter
+                else value.detach()
+                for key, value in module.named_parameters()
+            }
+            with pytest.raises(RuntimeError, match="forward"):
+                torch.func.functional_call(module, tangents, (x,))
+
+
+@pytest.mark.parametrize("name", REFERENCE)
+def test_functional_gradients_are_refused(name):
+    known = REFERENCE[name].METHOD
+    role = "activation" if "activation" in known.roles else "signed_activation"
+    module = module_for(name, max(known.bits[role]), role, None)
+    with pytest.raises(NotImplementedError, match=r"torch.func does not differentiate quantizers: use backward\(\)"):
+        torch.func.grad(lambda x: module(x).sum())(torch.randn(5))
 
 
 # What the kernels rest on
@@ -218,7 +239,7 @@ def test_the_slope_for_every_float32_of_a_cell(sigma, binades):
         first = np.float32(2.0**exponent).view(np.int32)
         x = np.arange(first, first + 2**23 + 1, dtype=np.int32).view(np.float32)
         got = np.empty_like(x)
-        kernels.launch(daq.FUSED.backward, (np.ones_like(x), x, got), numbers, 2)
+        kernels.launch(daq.FUSED.backward, (np.ones_like(x), x, got), numbers, daq.FUSED.sums)
         worst = max(worst, worst_error(got, x, factor, c))
     assert worst < 7 * 2**-24, f"relative error {worst * 2**24:.2f} * 2^-24"
 
@@ -290,6 +311,44 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
     done = python(code)
     assert done.stdout.strip() == "0", done.stderr
+
+
+def test_several_callers_at_once():
+    module = module_for("daq", 2, "activation", None)
+    x = torch.randn(3 * kernels.GRAIN)
+    want = run(module, x, x)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            for found in pool.map(lambda _: run(module, x, x), range(20)):
+                for one, two in zip(found, want, strict=True):
+                    check_same("called at once", one.numpy(), two.numpy())
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_change_of_what_all_loops_share_leaves_no_stale_one(tmp_path):
+    """On disk, loops compiled with other rows are found under another name."""
+    package = tmp_path / "torchimpl"
+    shutil.copytree(ROOT / "torchimpl", package, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "reference", tmp_path / "reference", ignore=shutil.ignore_patterns("__pycache__"))
+    code = (
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
+        + """
+import torch
+from torchimpl import kernels
+from torchimpl.quantizers import build
+q = build("daq", bits=2, role="weight")
+q(torch.linspace(-4, 4, 10000)).square().sum().backward()
+print(kernels.ROW, round(q.upper.grad.item(), 1))
+"""
+    )
+    cache = {"NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+    first = python(code, **cache).stdout.split()
+    kernels_file = package / "kernels.py"
+    kernels_file.write_text(kernels_file.read_text().replace("ROW = 2048", "ROW = 4096"))
+    assert python(code, **cache).stdout.split() == ["4096", first[1]]
 
 
 def test_a_failure_in_a_thread_is_raised():

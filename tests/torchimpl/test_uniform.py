@@ -207,9 +207,6 @@ def test_the_lower_end_after_a_relu_is_not_learned(method):
         assert "lower" in ours.state_dict()
 
 
-# Saving, copying, compiling, parametrizing
-
-
 # What is built, and what is refused
 
 
@@ -276,6 +273,44 @@ def test_many_weights_at_once(method, variant):
 
 
 @pytest.mark.parametrize(("method", "variant"), AT_ONCE)
+def test_threads_change_nothing_for_weights(method, variant):
+    module = quantizer_class(method)(2, "weight", variant=variant)
+    w = torch.randn(2 * kernels.GRAIN + 1001, generator=torch.Generator().manual_seed(0))
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            leaf, scale = w.clone().requires_grad_(), torch.tensor(-0.5, requires_grad=True)
+            arguments = (*module.arguments(), torch.tensor(0.01), torch.tensor(1.1))  # sums of torch's may differ
+            out = module.weight_operator(leaf, scale, module.lower, module.upper, *arguments)
+            found.append((out, *torch.autograd.grad(out, [leaf, scale, module.lower, module.upper], w)))
+    finally:
+        torch.set_num_threads(before)
+    for other in found[1:]:
+        for one, two in zip(found[0], other, strict=True):
+            check_same("with more threads", two.detach().numpy(), one.detach().numpy())
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize(("method", "variant"), AT_ONCE)
+def test_the_gradient_of_a_scale_that_is_nan_is_nan(method, variant, fused):
+    w, scale = torch.randn(9, dtype=torch.float32 if fused else torch.float64), torch.tensor(math.nan)
+    quantizer_class(method)(2, "weight", variant=variant).to(w.dtype)(w, scale.requires_grad_()).sum().backward()
+    assert scale.grad.isnan()
+
+
+@pytest.mark.parametrize(("method", "variant"), AT_ONCE)
+def test_the_gradient_of_a_scale_is_summed_in_single_precision(method, variant):
+    """It exceeds what half precision holds."""
+    w = torch.randn(512, 512, generator=torch.Generator().manual_seed(0)).half()
+    scale = torch.tensor(0.5, requires_grad=True)
+    out = quantizer_class(method)(2, "weight", variant=variant)(w, scale)
+    out.backward(out.detach().sign())
+    assert out.dtype == torch.float16
+    assert 70000 < scale.grad < 2**18
+
+
+@pytest.mark.parametrize(("method", "variant"), AT_ONCE)
 def test_the_operator_of_weights_behaves_as_registered(method, variant):
     module = quantizer_class(method)(2, "weight", variant=variant)
     for w in (torch.randn(4, 3), torch.randn(4, 3, dtype=torch.float64), torch.randn(4, 6).half()[:, ::2]):
@@ -289,8 +324,12 @@ def test_the_operator_of_weights_behaves_as_registered(method, variant):
     (grad,) = torch.autograd.grad(module(leaf, scale).square().sum(), leaf, create_graph=True)
     with pytest.raises(RuntimeError, match="has no derivative of its own"):
         grad.sum().backward()
-    with torch.autograd.forward_ad.dual_level(), pytest.raises(NotImplementedError, match="no forward-mode derivative"):
-        module(torch.autograd.forward_ad.make_dual(torch.randn(5), torch.ones(5)), scale)
+    for i in range(4):
+        with torch.autograd.forward_ad.dual_level():
+            values = [torch.randn(5), torch.tensor(1.0), torch.tensor(-2.0), torch.tensor(2.0)]
+            values[i] = torch.autograd.forward_ad.make_dual(values[i], torch.ones_like(values[i]))
+            with pytest.raises(NotImplementedError, match="no forward-mode derivative"):
+                module.weight_operator(*values, *module.arguments(), *moments(values[0]))
 
 
 def test_weights_by_autograd_are_standardised_and_scaled_too():

@@ -177,7 +177,16 @@ def check_input(x: Tensor) -> None:
     """Raise ValueError unless `x` is of floating point, NotImplementedError if it is differentiated in forward mode."""
     if not x.is_floating_point():
         raise grid.refuse("x", x.dtype, "a floating-point tensor")
-    if not torch.compiler.is_compiling() and forward_ad.unpack_dual(x).tangent is not None:  # type: ignore[no-untyped-call]
+    if not torch.compiler.is_compiling():
+        refuse_forward_mode((x,))
+
+
+def refuse_forward_mode(arguments: Sequence[Any]) -> None:
+    """Raise NotImplementedError if one of the arguments is being differentiated in forward mode."""
+    if forward_ad._current_level >= 0 and any(
+        isinstance(v, Tensor) and forward_ad.unpack_dual(v).tangent is not None  # type: ignore[no-untyped-call]
+        for v in arguments
+    ):
         raise NotImplementedError("quantizers have no forward-mode derivative: use backward()")
 
 

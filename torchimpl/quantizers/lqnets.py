@@ -47,15 +47,19 @@ def _backward_loop(grad, x, grad_x, top):  # type: ignore[no-untyped-def]  # pra
 
 def _tally_loop(x, sums, points):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
     codes = np.zeros(ROW, np.uint8)
+    lanes = np.zeros((4, sums.shape[1]))  # by turns, so that an element need not wait for the sum of the one before
     for row in range(len(sums)):
-        size = min(ROW, x.size - row * ROW)
+        part = x[row * ROW : (row + 1) * ROW]
         codes[:] = 0
+        lanes[:] = 0
         for k in range(points.size):
-            for j in range(size):
-                codes[j] += x[np.uint64(row * ROW + j)] > points[k]
-        for j in range(size):
-            sums[row, 2 * codes[j]] += 1
-            sums[row, 2 * codes[j] + 1] += x[row * ROW + j]
+            for j in range(part.size):
+                codes[j] += part[j] > points[k]
+        for j in range(part.size):
+            k = 2 * codes[j]
+            lanes[j % 4, k] += 1
+            lanes[j % 4, k + 1] += part[j]
+        sums[row] = lanes[0] + lanes[1] + lanes[2] + lanes[3]
 
 
 def _array(table: Any) -> Array:

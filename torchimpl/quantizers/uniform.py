@@ -91,6 +91,10 @@ class UniformQuantizer(Quantizer):
         """Quantize with the clip range as it stands."""
         return self.operator(x, self.lower, self.upper, *self.arguments())
 
+    def at_once(self) -> bool:
+        """Whether one operator standardises, quantizes and scales weights."""
+        return self.weight_operator is not None
+
     def forward(self, x: Tensor, scale: Tensor | None = None) -> Tensor:
         """Quantize, as `Quantizer.forward`; with a `scale`, the standardised `x`, which it multiplies.
 
@@ -103,9 +107,10 @@ class UniformQuantizer(Quantizer):
         """
         if scale is None:
             return super().forward(x)
-        if self.bits is None or not self._ready or self.weight_operator is None:
+        if self.bits is None or not self._ready or not self.at_once():
             return super().forward(standardize(x)) * scale.abs()
         check_input(x)
+        assert self.weight_operator is not None
         return self.weight_operator(x, scale, self.lower, self.upper, *self.arguments(), *moments(x))
 
     def check_parameters(self) -> None:
@@ -165,23 +170,9 @@ def clip_range_backward(
 
 
 def _forward_loop(  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
-    x,
-    out,
-    standardized,
-    mean,
-    std,
-    scale,
-    low,
-    high,
-    width,
-    n,
-    factor,
-    offset,
-    reciprocal_high,
-    reciprocal_low,
-    down,
-    up,
-):
+    x, out, standardized, mean, std, scale, low, high, width, n,
+    factor, offset, reciprocal_high, reciprocal_low, down, up,
+):  # fmt: skip
     half = np.float32(0.5)
     zero = np.float32(0)
     for i in range(x.size):
