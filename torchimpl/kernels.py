@@ -123,8 +123,8 @@ if hasattr(os, "register_at_fork"):
 def launch(kernel: Kernel, arrays: Sequence[Array], numbers: Sequence[Any], sums: int = 0) -> Array:
     """Run a kernel over flat arrays of equal size, on as many threads as torch has; returns the sums over all rows.
 
-    The threads are torch's own. Others would compete with them: for some milliseconds after an operation of torch's
-    they are busy waiting for the next.
+    The threads are torch's own. Others would compete with them: for a while after an operation of torch's they are busy
+    waiting for the next.
     """
     size = arrays[0].size
     rows = -(-size // ROW)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from reference import daq as names
 from torchimpl.kernels import ROW, Kernel
-from torchimpl.operators import on_standardized_weights, operator
+from torchimpl.operators import Overload, on_standardized_weights, operator
 from torchimpl.quantizers.uniform import (
     UniformQuantizer,
     backward_numbers,
@@ -189,9 +189,9 @@ class DAQ(UniformQuantizer):
         n, is_weight, gamma, c = self.arguments()
         return daq_literal(x, self.lower.to(x.dtype), self.upper.to(x.dtype), n, is_weight, gamma, math.exp(-2 * c))
 
-    def at_once(self) -> bool:
-        """Whether one operator standardises, quantizes and scales weights."""
-        return not (self.literal and self.training)
+    def at_once(self) -> Overload | None:
+        """Return the operator that standardises, quantizes and scales weights; the literal form has none."""
+        return None if self.literal and self.training else super().at_once()
 
     def extra_repr(self) -> str:
         """Show what the quantizer was built with."""

@@ -91,9 +91,9 @@ class UniformQuantizer(Quantizer):
         """Quantize with the clip range as it stands."""
         return self.operator(x, self.lower, self.upper, *self.arguments())
 
-    def at_once(self) -> bool:
-        """Whether one operator standardises, quantizes and scales weights."""
-        return self.weight_operator is not None
+    def at_once(self) -> Overload | None:
+        """Return the operator that standardises, quantizes and scales weights, if there is one."""
+        return self.weight_operator
 
     def forward(self, x: Tensor, scale: Tensor | None = None) -> Tensor:
         """Quantize, as `Quantizer.forward`; with a `scale`, the standardised `x`, which it multiplies.
@@ -107,11 +107,11 @@ class UniformQuantizer(Quantizer):
         """
         if scale is None:
             return super().forward(x)
-        if self.bits is None or not self._ready or not self.at_once():
+        operator = self.at_once()
+        if self.bits is None or not self._ready or operator is None:
             return super().forward(standardize(x)) * scale.abs()
         check_input(x)
-        assert self.weight_operator is not None
-        return self.weight_operator(x, scale, self.lower, self.upper, *self.arguments(), *moments(x))
+        return operator(x, scale, self.lower, self.upper, *self.arguments(), *moments(x))
 
     def check_parameters(self) -> None:
         """Raise ValueError unless the clip range and its width are finite, and it is not empty."""
