@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from reference import grid, registry
 from torchimpl.quantizers import build, quantizer_class
-from torchimpl.quantizers.base import Quantizer, check_calibrating, wide
+from torchimpl.quantizers.base import Quantizer, check_calibrating, is_calibrating, named, wide
 from torchimpl.statistics import standardize
 
 Bits: TypeAlias = tuple[int | None, int | None]
@@ -75,6 +75,7 @@ class QuantizedLayer(nn.Module):
     scale: nn.Parameter | None
     scale_initialized: Tensor
     channel_shape: tuple[int, ...]  # of what the output's channels have one each of, beside the output
+    _had_a_batch = False  # in training mode, which looked at the weights
 
     def _add_quantizers(
         self,
@@ -114,12 +115,23 @@ class QuantizedLayer(nn.Module):
             If a quantizer or the scale has no first value, and this is no time for it
             (`torchimpl.quantizers.base.check_calibrating`).
         ValueError
-            If first values are to be taken, and weights that are to be standardised are all equal, the batch is empty
-            or not finite, or a quantizer refuses its first data.
+            If it is the first batch in training mode, and the weights have no levels (`check_weights`), or first values
+            are to be taken, and the batch is empty or not finite, or a quantizer refuses its first data.
         """
         on_integers = self.is_integral and self._scale_ready and not self.training
-        out = self._from_integers(x) if on_integers else self._from_values(x)
+        first = self.training and not torch.compiler.is_compiling() and (is_calibrating() or not self._had_a_batch)
+        if first:
+            out = self._from_first_batch(x)
+        else:
+            out = self._from_integers(x) if on_integers else self._from_values(x)
         return out if self.bias is None else out + self.bias.view(self.channel_shape).to(out.dtype)
+
+    def _from_first_batch(self, x: Tensor) -> Tensor:
+        with named(self):
+            self.check_weights()
+            out = self._from_values(x)
+        self._had_a_batch = True
+        return out
 
     def _from_values(self, x: Tensor) -> Tensor:
         x_q, w_q = self.input_quantizer(x), self.quantized_weight()
@@ -189,10 +201,16 @@ class QuantizedLayer(nn.Module):
     # First values
 
     def check_weights(self) -> None:
-        """Raise ValueError if the weights' levels depend on statistics that the weights do not have: all zero, say."""
+        """Raise ValueError if the weights' levels depend on statistics that the weights do not have: all zero, say.
+
+        Quantizers that have parameters look at the weights when they take their first values.
+        """
         quantizer = self.weight_quantizer
-        if isinstance(quantizer, Quantizer) and quantizer.ready_at_once() and not self.standardized:
-            quantizer.initialize(self.weight)
+        if self.standardized:
+            check_weights(self.weight, standardized=True)
+        elif isinstance(quantizer, Quantizer) and not list(quantizer.parameters()) and quantizer.ready_at_once():
+            with named(quantizer):
+                quantizer.initialize(self.weight)
 
     @torch.no_grad()
     def _initialize_scale(self, x: Tensor, x_q: Tensor, w_q: Tensor) -> None:
