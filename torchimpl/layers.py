@@ -22,6 +22,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any, TypeAlias
 
 import torch
@@ -185,10 +186,8 @@ class QuantizedLayer(nn.Module):
             kind = kinds[0]
         if x.is_cpu and not _has_onednn():
             kind = torch.float64
-        if torch.is_autocast_enabled(x.device.type):
-            with torch.autocast(x.device.type, enabled=False):
-                sums = self._linear_map(x.to(kind), w.to(kind))
-        else:
+        narrowed = torch.is_autocast_enabled(x.device.type)
+        with torch.autocast(x.device.type, enabled=False) if narrowed else nullcontext():
             sums = self._linear_map(x.to(kind), w.to(kind))
         return sums if x.is_cpu else sums.round()
 
@@ -203,12 +202,12 @@ class QuantizedLayer(nn.Module):
     def check_weights(self) -> None:
         """Raise ValueError if the weights' levels depend on statistics that the weights do not have: all zero, say.
 
-        Quantizers that have parameters look at the weights when they take their first values.
+        Quantizers that take first values from the weights look at them by themselves.
         """
         quantizer = self.weight_quantizer
         if self.standardized:
             check_weights(self.weight, standardized=True)
-        elif isinstance(quantizer, Quantizer) and not list(quantizer.parameters()) and quantizer.ready_at_once():
+        elif isinstance(quantizer, Quantizer) and quantizer.ready_at_once():
             with named(quantizer):
                 quantizer.initialize(self.weight)
 
