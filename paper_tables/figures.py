@@ -19,9 +19,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from paper_tables import cells
 from paper_tables.tables import InputError, guarded, writing
 from reference.grid import Array
+from torchimpl import files
 
 SCRIPTS = {
     "3": "paper_tables.figure3",
@@ -120,7 +120,7 @@ def save(number: str, folder: Path) -> tuple[Path, Path]:
     figure: Figure = script(number).draw()
     pictures = [(folder / f"figure{number}.{suffix}", render(figure, suffix)) for suffix in FORMATS]
     for path, content in pictures:
-        cells.write_atomic(path, content)
+        files.write_atomic(path, content)
     png, svg = (path for path, _ in pictures)
     return png, svg
 
