@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -132,27 +132,35 @@ def run(jobs: Iterable[Job], options: Options) -> Measured:
             if job.matches(found[place]) and job not in waiting:
                 _record(job, found[place])
 
-    def execute(tasks: Mapping[Place, Task], words: str) -> set[Place]:
-        ended = set()
-        alone = {place: task for place, task in tasks.items() if not wanted[place].parallel}
-        beside = {place: task for place, task in tasks.items() if wanted[place].parallel}
-        with Bars(len(tasks), options.quiet, words) as bars:
-            for execute, some in ((executors.in_turn, alone), (executors.beside(options.workers), beside)):
-                for place, measurement in execute(some, bars.report):
-                    bars.ended(place)
-                    if measurement is None:
-                        continue
-                    with writing(options.out):
-                        cells.write(options.out / "measured", [measurement])
-                    if options.record:
-                        _record(wanted[place], measurement)
-                    found[place] = measurement
-                    ended.add(place)
-        return ended
+    def keep(tasks: Mapping[Place, Task], words: str) -> set[Place]:
+        kept = set()
+        for place, measurement in _executed(tasks, wanted, options, words):
+            if measurement is None:
+                continue
+            with writing(options.out):
+                cells.write(options.out / "measured", [measurement])
+            if options.record:
+                _record(wanted[place], measurement)
+            found[place] = measurement
+            kept.add(place)
+        return kept
 
-    stand = execute({job.place: partial(job.vouch, old) for job, old in doubtful if old}, "rehearsed")
-    measured = execute({job.place: job.run for job in waiting if job.place not in stand}, "measured")
+    stand = keep({job.place: partial(job.vouch, old) for job, old in doubtful if old}, "rehearsed")
+    measured = keep({job.place: job.run for job in waiting if job.place not in stand}, "measured")
     return {place: shown(job, found[place], recorded=place not in measured) for place, job in wanted.items()}
+
+
+def _executed(
+    tasks: Mapping[Place, Task], jobs: Mapping[Place, Job], options: Options, words: str
+) -> Iterator[tuple[Place, Measurement | None]]:
+    """Execute tasks, those first that must be alone, and yield each result as it ends."""
+    alone = {place: task for place, task in tasks.items() if not jobs[place].parallel}
+    beside = {place: task for place, task in tasks.items() if jobs[place].parallel}
+    with Bars(len(tasks), options.quiet, words) as bars:
+        for execute, some in ((executors.in_turn, alone), (executors.beside(options.workers), beside)):
+            for place, measurement in execute(some, bars.report):
+                bars.ended(place)
+                yield place, measurement
 
 
 def regenerate(scripts: Sequence[ModuleType], options: Options) -> list[Table]:
