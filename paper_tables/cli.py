@@ -132,12 +132,12 @@ def run(arguments: argparse.Namespace) -> int:
     drawn = [figures.script(number) for number in numbers]
     with writing(destination):
         destination.mkdir(parents=True, exist_ok=True)
-    found = jobs.regenerate(scripts, options)  # all of them, before any is shown
+    found, measured = jobs.regenerate(scripts, options, drawn)  # all of them, before any is shown
     shown = [render.Figure(number, script.TITLE, script.CAPTION) for number, script in zip(numbers, drawn, strict=True)]
     with writing(destination):
         for used in (destination, destination / "figures", *(destination / "cells" / table.name for table in found)):
             files.sweep(used)
-        pictures = [figures.save(number, destination / "figures")[0] for number in numbers]
+        pictures = [figures.save(number, destination / "figures", options, measured)[0] for number in numbers]
         for table in found:
             cells.write(destination / "cells", table.cells)
         files.write_atomic(destination / "report.md", render.report(found, shown))

@@ -42,7 +42,13 @@ def _begin(reports: Any) -> None:
 
 
 def _execute(place: Place, task: Task) -> Measurement | None:
-    return task(lambda share: _reports.put((place, share)))
+    def report(share: float) -> None:
+        parent = multiprocessing.parent_process()
+        if parent is not None and not parent.is_alive():  # it was killed: nobody waits for the result
+            os._exit(1)
+        _reports.put((place, share))
+
+    return task(report)
 
 
 def _in_processes(

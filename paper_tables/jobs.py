@@ -163,10 +163,14 @@ def _executed(
                 yield place, measurement
 
 
-def regenerate(scripts: Sequence[ModuleType], options: Options) -> list[Table]:
-    """Measure what the tables of `scripts` need, all together, then build and judge them."""
-    measured = run([job for script in scripts if hasattr(script, "jobs") for job in script.jobs(options)], options)
-    return [script.run(options, measured) if hasattr(script, "jobs") else script.run(options) for script in scripts]
+def regenerate(
+    scripts: Sequence[ModuleType], options: Options, figures: Sequence[ModuleType] = ()
+) -> tuple[list[Table], Measured]:
+    """Measure what tables and figures need, all together, then build and judge the tables."""
+    needed = [job for script in (*scripts, *figures) if hasattr(script, "jobs") for job in script.jobs(options)]
+    measured = run(needed, options)
+    found = [script.run(options, measured) if hasattr(script, "jobs") else script.run(options) for script in scripts]
+    return found, measured
 
 
 def recorded(job: Job, options: Options) -> Measurement | None:

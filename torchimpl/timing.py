@@ -47,6 +47,11 @@ def medians(runs: Mapping[str, Run], *, rounds: int = 11, warmup: int = 2) -> di
     >>> sorted(medians({"a": lambda: 1, "b": lambda: 2}, rounds=3))
     ['a', 'b']
     """
+    return {name: statistics.median(times) for name, times in by_turns(runs, rounds=rounds, warmup=warmup).items()}
+
+
+def by_turns(runs: Mapping[str, Run], *, rounds: int = 11, warmup: int = 2) -> dict[str, list[float]]:
+    """Wall-clock seconds of each run in each round, in ascending order: see `medians`."""
     found: dict[str, list[float]] = {name: [] for name in runs}
     names = list(runs)
     shuffled = np.random.default_rng(0)
@@ -58,7 +63,7 @@ def medians(runs: Mapping[str, Run], *, rounds: int = 11, warmup: int = 2) -> di
                 start = time.perf_counter()
                 run()
                 found[name].append(time.perf_counter() - start)
-    return {name: statistics.median(times[warmup:]) for name, times in found.items()}
+    return {name: sorted(times[warmup:]) for name, times in found.items()}
 
 
 def activation_quantizer(method: str, sample: Tensor, **options: object) -> Quantizer:

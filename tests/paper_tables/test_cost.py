@@ -20,7 +20,7 @@ def table(out):
         patch.setattr(cost, "ELEMENTS", 1 << 12)  # what is tested is the table, not the machine
         patch.setattr(cost, "BATCH", 2)
         patch.setattr(cells, "RESULTS", out / "results")
-        yield jobs.regenerate([cost], Options(out=out, record=True, quiet=True))[0]
+        yield jobs.regenerate([cost], Options(out=out, record=True, quiet=True))[0][0]
 
 
 def test_every_method_and_the_literal_computation(table):
