@@ -25,7 +25,7 @@ GRIDS = {"odd": (2, 1), "signed": (1, 0)}  # 2Q - (2^b - 1); two's complement
 KERNELS = ("int8", "mla", "popcount")
 
 _CHANNELS, _PANEL, _STEP = 4, 8, 16  # as in src/frame.h
-_ROWS = {"int8": 4, "mla": 6, "popcount": 6}
+_ROWS = {"qg_int8": 4, "qg_int8_single": 4, "qg_mla": 6, "qg_mla2": 4, "qg_popcount": 6}
 _LARGEST = 2**31 - 1
 
 
@@ -261,19 +261,27 @@ def conv2d(
     elif w.kernel == "popcount":
         zero, window, planes = 0, offset - scale * 2 ** (b_w - 1), b_a
     numbers = (n, height, width, w.pixel, o, kh, kw, *steps, *pads, ho, wo, w.steps, run, zero, scale, window, planes)
-    tile = _PANEL * _ROWS[w.kernel]
+    name = _function(w)
+    tile = _PANEL * _ROWS[name]
     work = tile * 4 + (tile + 1) * w.steps * _STEP
     packed = np.frombuffer(w.data, np.uint8)
     arguments: list[Array] = [np.array(numbers, np.int32), array.view(np.uint8), packed, out]
-    name = "qg_" + w.kernel
     if w.kernel == "popcount":
         arguments += [np.empty(work + planes * n * height * width * w.pixel, np.uint8), np.array([c], np.int32)]
     else:
         arguments.append(np.empty(work, np.uint8))
-    if w.kernel == "int8" and b_w == b_a == 8 and 0x80 in w.data[: round_up(o, _CHANNELS) * w.steps * _STEP]:
-        name = "qg_int8_single"  # (-128) * (-128) + (-128) * (-128) does not fit into 16 bits
     counts = _call(name, arguments, (3, 4), count=count)
     return (out, counts) if count else out
+
+
+def _function(w: Packed) -> str:
+    """Return the C function for these weights."""
+    if w.kernel == "mla" and run_length(w.bits) == 2:
+        return "qg_mla2"
+    weights = w.data[: round_up(w.shape[0], _CHANNELS) * w.steps * _STEP]
+    if w.kernel == "int8" and w.bits == (8, 8) and 0x80 in weights:
+        return "qg_int8_single"  # (-128) * (-128) + (-128) * (-128) does not fit into 16 bits
+    return "qg_" + w.kernel
 
 
 def round_up(value: int, unit: int) -> int:
