@@ -33,7 +33,6 @@ struct shape {
   int32_t zero;         /* is subtracted from each code of the image; padding is code 0 */
   int32_t scale;        /* output = constant[channel] + scale * sum + window * (sum of the window's operands) */
   int32_t window;
-  int32_t planes;       /* bits of an activation, where they are apart */
 };
 
 INLINE int round_up(int value, int unit) { return (value + unit - 1) / unit * unit; }
@@ -87,11 +86,22 @@ INLINE void lay_out_window(const struct shape *s, const uint8_t *x, int pixel, i
   for (int k = 0; k < s->steps; ++k) vst1q_s8(to + k * stride, vld1q_s8(line + k * 16));
 }
 
-/* A tile: `rows` windows by CHANNELS rows of weights; `channels` of them are outputs. */
+/* A tile: the windows of `pixels` pixels by CHANNELS rows of weights; `channels` of them are outputs. */
 typedef void tile_function(const struct shape *s, const int8_t *a, const int8_t *w, const int32_t *constant,
-                           const int32_t *window, int32_t *out, int rows, int channels);
-/* What the operands of `rows` windows sum to. */
-typedef void window_function(const struct shape *s, const int8_t *a, int32_t *window, int rows);
+                           const int32_t *window, int32_t *out, int pixels, int channels);
+/* What the operands of each pixel's windows sum to, times s->window. */
+typedef void window_function(const struct shape *s, const int8_t *a, int32_t *window, int pixels);
+
+/* Call BODY with the number of pixels as a constant, from 1 to 6. */
+#define FOR_CONSTANT(PIXELS, BODY) \
+  switch (PIXELS) {                \
+    case 1: BODY(1); break;        \
+    case 2: BODY(2); break;        \
+    case 3: BODY(3); break;        \
+    case 4: BODY(4); break;        \
+    case 5: BODY(5); break;        \
+    default: BODY(6);              \
+  }
 
 /* Store a pixel's outputs. */
 INLINE void store(const struct shape *s, int32_t *out, int32x4_t sum, int32x4_t constant, int32_t window,
@@ -106,44 +116,51 @@ INLINE void store(const struct shape *s, int32_t *out, int32x4_t sum, int32x4_t 
   if (channels > 2) out[2] = vgetq_lane_s32(value, 2);
 }
 
-/* Needs x[n * h * w * c], w[ceil(o / 4)][steps][4][16] and behind it int32 constant[4 * ceil(o / 4)],
-   out[n * ho * wo * o], and of work PANEL * most * 4 bytes, and (PANEL * most + 1) * steps * 16 bytes. */
+/* Needs x[planes][n * h * w * c], w[ceil(o / 4)][steps][4][16] and behind it int32 constant[4 * ceil(o / 4)],
+   out[n * ho * wo * o], and of work PANEL * most * 4 bytes, and (PANEL * most * planes + 1) * steps * 16 bytes.
+   A tile has at most `most` pixels, each of which has `planes` windows. */
 INLINE void convolve(const struct shape *s, const uint8_t *x, const int8_t *w, int32_t *out, uint8_t *work,
-                     const int most, tile_function *tile, window_function *sum_windows) {
+                     const int most, const int planes, tile_function *tile, window_function *sum_windows) {
   const int total = s->n * s->ho * s->wo, line = s->steps * 16;
   const int tiles = (total + most - 1) / most, groups = round_up(s->o, CHANNELS) / CHANNELS;
   if (total == 0) return;
-  const int rows = total / tiles, larger = total % tiles; /* as even as can be: tiles before `larger` have one more */
+  const int few = total / tiles, larger = total % tiles; /* as even as can be: tiles before `larger` have one more */
+  const int64_t plane = (int64_t)s->n * s->h * s->w * s->c;
   const int32_t *constants = (const int32_t *)(w + (int64_t)groups * CHANNELS * line);
   int32_t *windows = (int32_t *)work;
-  int8_t *panel = (int8_t *)(windows + PANEL * most), *spare = panel + PANEL * most * line;
+  int8_t *panel = (int8_t *)(windows + PANEL * most), *spare = panel + PANEL * most * planes * line;
   for (int start = 0, pixel = 0; start < tiles; start += PANEL) {
     const int stop = start + PANEL < tiles ? start + PANEL : tiles, base = pixel;
+    int8_t *to = panel;
     for (int t = start; t < stop; ++t) {
-      const int count = rows + (t < larger);
-      int8_t *to = panel + (pixel - base) * line;
-      for (int i = 0; i < count; ++i) lay_out_window(s, x, pixel + i, to + i * 16, count * 16, spare);
+      const int count = few + (t < larger), rows = count * planes;
+      for (int i = 0; i < rows; ++i) {
+        lay_out_window(s, x + i % planes * plane, pixel + i / planes, to + i * 16, rows * 16, spare);
+      }
       sum_windows(s, to, windows + pixel - base, count);
-      pixel += count;
+      to += rows * line, pixel += count;
     }
-    for (int g = 0; g < groups; ++g) {
+    for (int g = 0; g < groups; ++g, w += CHANNELS * line, constants += CHANNELS) {
       const int channels = s->o - g * CHANNELS < CHANNELS ? s->o - g * CHANNELS : CHANNELS;
-      for (int t = start, at = base; t < stop; ++t) {
-        const int count = rows + (t < larger);
-        tile(s, panel + (at - base) * line, w + (int64_t)g * CHANNELS * line, constants + g * CHANNELS,
-             windows + at - base, out + (int64_t)at * s->o + g * CHANNELS, count, channels);
-        at += count;
+      const int8_t *a = panel;
+      const int32_t *window = windows;
+      int32_t *o = out + (int64_t)base * s->o + g * CHANNELS;
+      for (int t = start; t < stop; ++t) {
+        const int count = few + (t < larger);
+        tile(s, a, w, constants, window, o, count, channels);
+        a += count * planes * line, window += count, o += (int64_t)count * s->o;
       }
     }
+    w -= (int64_t)groups * CHANNELS * line, constants -= groups * CHANNELS;
   }
 }
 
-/* Window sums of signed bytes, times s->window. */
-INLINE void sum_bytes(const struct shape *s, const int8_t *a, int32_t *window, int rows) {
-  for (int i = 0; i < rows; ++i) {
+/* Window sums of signed bytes. */
+INLINE void sum_bytes(const struct shape *s, const int8_t *a, int32_t *window, int pixels) {
+  for (int i = 0; i < pixels; ++i) {
     int32x4_t sum = vdupq_n_s32(0);
     if (s->window) {
-      for (int k = 0; k < s->steps; ++k) sum = vpadalq_s16(sum, vpaddlq_s8(vld1q_s8(a + (k * rows + i) * 16)));
+      for (int k = 0; k < s->steps; ++k) sum = vpadalq_s16(sum, vpaddlq_s8(vld1q_s8(a + (k * pixels + i) * 16)));
     }
     window[i] = vaddvq_s32(sum) * s->window;
   }

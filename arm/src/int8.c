@@ -61,9 +61,9 @@ static void tile_of_singles(const struct shape *s, const int8_t *a, const int8_t
 
 /* Both need what convolve needs, with most = 4. */
 EXPORT void qg_int8(const struct shape *s, const uint8_t *x, const int8_t *w, int32_t *out, uint8_t *work) {
-  convolve(s, x, w, out, work, ROWS, tile_of_pairs, sum_bytes);
+  convolve(s, x, w, out, work, ROWS, 1, tile_of_pairs, sum_bytes);
 }
 
 EXPORT void qg_int8_single(const struct shape *s, const uint8_t *x, const int8_t *w, int32_t *out, uint8_t *work) {
-  convolve(s, x, w, out, work, ROWS, tile_of_singles, sum_bytes);
+  convolve(s, x, w, out, work, ROWS, 1, tile_of_singles, sum_bytes);
 }

@@ -6,10 +6,11 @@
 
 #include "frame.h"
 
-enum {
-  ROWS_OF_PAIRS = 4,
-  PAIRS = 128, /* that a 16-bit lane holds: each adds two sums of 8 bits, at least -128 each; 128 * 256 = 2^15 */
-};
+#ifndef PAIRS
+#define PAIRS 128 /* that a 16-bit lane holds: each adds two sums of 8 bits, at least -128 each; 128 * 256 = 2^15 */
+#endif
+
+enum { ROWS_OF_PAIRS = 4 };
 
 /* The sum of each of four vectors. Needs lanes whose sums in fours fit into 16 bits, as any do. */
 INLINE int32x4_t add_sums(int32x4_t sum, int8x16_t a, int8x16_t b, int8x16_t c, int8x16_t d) {
@@ -45,15 +46,10 @@ INLINE void tile(const struct shape *s, const int8_t *a, const int8_t *w, const 
 }
 
 static void tile_of_runs(const struct shape *s, const int8_t *a, const int8_t *w, const int32_t *constant,
-                         const int32_t *window, int32_t *out, int rows, int channels) {
-  switch (rows) {
-    case 1: tile(s, a, w, constant, window, out, 1, channels); break;
-    case 2: tile(s, a, w, constant, window, out, 2, channels); break;
-    case 3: tile(s, a, w, constant, window, out, 3, channels); break;
-    case 4: tile(s, a, w, constant, window, out, 4, channels); break;
-    case 5: tile(s, a, w, constant, window, out, 5, channels); break;
-    default: tile(s, a, w, constant, window, out, 6, channels);
-  }
+                         const int32_t *window, int32_t *out, int pixels, int channels) {
+#define TILE(PIXELS) tile(s, a, w, constant, window, out, PIXELS, channels)
+  FOR_CONSTANT(pixels, TILE)
+#undef TILE
 }
 
 /* Runs of two: MUL, MLA and SADALP into 16-bit lanes, which are held for PAIRS of runs. */
@@ -111,10 +107,10 @@ static void tile_of_pairs(const struct shape *s, const int8_t *a, const int8_t *
 
 /* Needs what convolve needs, with most = 6. */
 EXPORT void qg_mla(const struct shape *s, const uint8_t *x, const int8_t *w, int32_t *out, uint8_t *work) {
-  convolve(s, x, w, out, work, MOST_ROWS, tile_of_runs, sum_bytes);
+  convolve(s, x, w, out, work, MOST_ROWS, 1, tile_of_runs, sum_bytes);
 }
 
 /* For runs of two. Needs what convolve needs, with most = 4. */
 EXPORT void qg_mla2(const struct shape *s, const uint8_t *x, const int8_t *w, int32_t *out, uint8_t *work) {
-  convolve(s, x, w, out, work, ROWS_OF_PAIRS, tile_of_pairs, sum_bytes);
+  convolve(s, x, w, out, work, ROWS_OF_PAIRS, 1, tile_of_pairs, sum_bytes);
 }
