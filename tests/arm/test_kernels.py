@@ -188,7 +188,6 @@ class TestRequantization:
     def test_a_code_is_how_many_thresholds_a_sum_reaches(self, data):
         bits, shape = data.draw(st.integers(1, 5)), (*data.draw(st.lists(st.integers(0, 5), max_size=2)),)
         o = data.draw(st.integers(1, 21))
-        near = st.integers(-9, 9) | st.sampled_from([-(2**31), 2**31 - 1])
         rng = np.random.default_rng(data.draw(seeds))
         if data.draw(st.booleans()):
             pool = np.array([*range(-9, 10), -(2**31), 2**31 - 1])
@@ -197,7 +196,6 @@ class TestRequantization:
         sums = rng.choice(pool, (*shape, o))
         thresholds = np.sort(rng.choice(pool, (o, 2**bits - 1)), axis=1)
         falling = data.draw(st.booleans() | st.just(rng.random(o) < 0.5))
-        del near
         found = kernels.requantize(sums, thresholds, falling=falling)
         assert found.dtype == np.uint8
         assert found.shape == sums.shape
