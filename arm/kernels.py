@@ -74,8 +74,13 @@ class Packed:
 
     @property
     def steps(self) -> int:
-        """Steps of 16 bytes along (kh, kw, C)."""
-        return -(-self.shape[1] * self.shape[2] * self.pixel // _STEP)
+        """Steps of 16 bytes along (kh, kw, C): an even number of them where they are multiplied in pairs."""
+        return round_up(self.shape[1] * self.shape[2] * self.pixel, _STEP * self.unit) // _STEP
+
+    @property
+    def unit(self) -> int:
+        """Steps that are multiplied together: the length of a run where that is two, else one."""
+        return 2 if self.kernel == "mla" and run_length(self.bits) == 2 else 1
 
     @property
     def pixel(self) -> int:
@@ -168,7 +173,8 @@ def pack_weights(
     else:
         constants[:o] = zero * (scale * values.sum(axis=(1, 2, 3)) + offset * kh * kw * c)
         rows = (-values if kernel == "mla" else values).astype(np.int8).view(np.uint8).reshape(o, -1)
-    padded = np.zeros((len(constants), round_up(rows.shape[1], _STEP)), np.uint8)
+    unit = 2 if kernel == "mla" and run_length(bits) == 2 else 1
+    padded = np.zeros((len(constants), round_up(rows.shape[1], _STEP * unit)), np.uint8)
     padded[:o, : rows.shape[1]] = rows
     ordered = padded.reshape(-1, _CHANNELS, padded.shape[1] // _STEP, _STEP).transpose(0, 2, 1, 3)
     return Packed(kernel, (o, kh, kw, c), bits, weights, signed, ordered.tobytes() + constants.tobytes())
@@ -289,7 +295,7 @@ def conv2d(
 
 def _function(w: Packed) -> str:
     """Return the C function for these weights."""
-    if w.kernel == "mla" and run_length(w.bits) == 2:
+    if w.unit == 2:
         return "qg_mla2"
     weights = w.data[: round_up(w.shape[0], _CHANNELS) * w.steps * _STEP]
     if w.kernel == "int8" and w.bits == (8, 8) and 0x80 in weights:

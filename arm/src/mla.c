@@ -41,8 +41,7 @@ INLINE void tile(const struct shape *s, const int8_t *a, const int8_t *w, const 
     } while (--left);
     UNROLL for (int i = 0; i < rows; ++i) sum[i] = add_sums(sum[i], part[i][0], part[i][1], part[i][2], part[i][3]);
   }
-  const int32x4_t constants = vld1q_s32(constant);
-  UNROLL for (int i = 0; i < rows; ++i) store(s, out + (int64_t)i * s->o, sum[i], constants, window[i], channels);
+  store(s, out, sum, constant, window, rows, channels);
 }
 
 static void tile_of_runs(const struct shape *s, const int8_t *a, const int8_t *w, const int32_t *constant,
@@ -52,7 +51,7 @@ static void tile_of_runs(const struct shape *s, const int8_t *a, const int8_t *w
 #undef TILE
 }
 
-/* Runs of two: MUL, MLA and SADALP into 16-bit lanes, which are held for PAIRS of runs. */
+/* Runs of two: MUL, MLA and SADALP into 16-bit lanes, which are held for PAIRS of runs. Needs steps in pairs. */
 INLINE void tile_2(const struct shape *s, const int8_t *a, const int8_t *w, const int32_t *constant,
                    const int32_t *window, int32_t *out, const int rows, int channels) {
   int32x4_t sum[ROWS_OF_PAIRS];
@@ -64,25 +63,18 @@ INLINE void tile_2(const struct shape *s, const int8_t *a, const int8_t *w, cons
     UNROLL for (int i = 0; i < rows; ++i) {
       UNROLL for (int j = 0; j < CHANNELS; ++j) part[i][j] = vdupq_n_s16(0);
     }
-    for (; left >= 2; left -= 2, a += 2 * rows * 16, w += 2 * CHANNELS * 16) {
+    _Pragma("clang loop unroll_count(2)")
+    for (; left > 0; left -= 2, a += 2 * rows * 16, w += 2 * CHANNELS * 16) {
       int8x16_t y[2][CHANNELS];
       UNROLL for (int j = 0; j < CHANNELS; ++j) {
         y[0][j] = vld1q_s8(w + j * 16), y[1][j] = vld1q_s8(w + (CHANNELS + j) * 16);
       }
       UNROLL for (int i = 0; i < rows; ++i) {
-        const int8x16_t one = vld1q_s8(a + i * 16), two = vld1q_s8(a + (rows + i) * 16);
+        const int8x16_t one = vld1q_s8(a + 2 * i * 16), two = vld1q_s8(a + (2 * i + 1) * 16);
         UNROLL for (int j = 0; j < CHANNELS; ++j) {
           part[i][j] = vpadalq_s8(part[i][j], vmlaq_s8(vmulq_s8(one, y[0][j]), two, y[1][j]));
         }
         FINISH(part[i]);
-      }
-    }
-    if (left) {
-      UNROLL for (int i = 0; i < rows; ++i) {
-        const int8x16_t one = vld1q_s8(a + i * 16);
-        UNROLL for (int j = 0; j < CHANNELS; ++j) {
-          part[i][j] = vpadalq_s8(part[i][j], vmulq_s8(one, vld1q_s8(w + j * 16)));
-        }
       }
     }
     UNROLL for (int i = 0; i < rows; ++i) {
@@ -91,8 +83,7 @@ INLINE void tile_2(const struct shape *s, const int8_t *a, const int8_t *w, cons
       sum[i] = vaddq_s32(sum[i], vpaddq_s32(low, high));
     }
   }
-  const int32x4_t constants = vld1q_s32(constant);
-  UNROLL for (int i = 0; i < rows; ++i) store(s, out + (int64_t)i * s->o, sum[i], constants, window[i], channels);
+  store(s, out, sum, constant, window, rows, channels);
 }
 
 static void tile_of_pairs(const struct shape *s, const int8_t *a, const int8_t *w, const int32_t *constant,
@@ -107,10 +98,10 @@ static void tile_of_pairs(const struct shape *s, const int8_t *a, const int8_t *
 
 /* Needs what convolve needs, with most = 6. */
 EXPORT void qg_mla(const struct shape *s, const uint8_t *x, const int8_t *w, int32_t *out, uint8_t *work) {
-  convolve(s, x, w, out, work, MOST_ROWS, 1, tile_of_runs, sum_bytes);
+  convolve(s, x, w, out, work, MOST_ROWS, 1, 1, tile_of_runs, sum_steps);
 }
 
-/* For runs of two. Needs what convolve needs, with most = 4. */
+/* For runs of two. Needs what convolve needs, with most = 4, and steps in pairs. */
 EXPORT void qg_mla2(const struct shape *s, const uint8_t *x, const int8_t *w, int32_t *out, uint8_t *work) {
-  convolve(s, x, w, out, work, ROWS_OF_PAIRS, 1, tile_of_pairs, sum_bytes);
+  convolve(s, x, w, out, work, ROWS_OF_PAIRS, 1, 2, tile_of_pairs, sum_pairs);
 }

@@ -38,11 +38,10 @@ INLINE void tile(const struct shape *s, const int8_t *a, const int8_t *w, const 
     } while (--left);
     UNROLL for (int i = 0; i < rows; ++i) sum[i] = add_counts(sum[i], part[i][0], part[i][1], part[i][2], part[i][3]);
   }
-  const int32x4_t constants = vld1q_s32(constant);
-  UNROLL for (int i = 0; i < pixels; ++i) {
-    const int32x4_t total = planes == 1 ? sum[i] : vaddq_s32(sum[2 * i], vshlq_n_s32(sum[2 * i + 1], 1));
-    store(s, out + (int64_t)i * s->o, total, constants, window[i], channels);
+  if (planes == 2) {
+    UNROLL for (int i = 0; i < pixels; ++i) sum[i] = vaddq_s32(sum[2 * i], vshlq_n_s32(sum[2 * i + 1], 1));
   }
+  store(s, out, sum, constant, window, pixels, channels);
 }
 
 static void tile_of_1_bit(const struct shape *s, const int8_t *a, const int8_t *w, const int32_t *constant,
@@ -125,7 +124,7 @@ EXPORT void qg_popcount(const struct shape *s, const uint8_t *x, const int8_t *w
                         const int32_t *channels) {
   uint8_t *bits = work + PANEL * 6 * 4 + (PANEL * 6 + 1) * s->steps * 16;
   pack_bits(x, (int64_t)s->n * s->h * s->w, *channels, 0, bits);
-  convolve(s, bits, w, out, work, 6, 1, tile_of_1_bit, sum_1_bit);
+  convolve(s, bits, w, out, work, 6, 1, 1, tile_of_1_bit, sum_1_bit);
 }
 
 EXPORT void qg_popcount2(const struct shape *s, const uint8_t *x, const int8_t *w, int32_t *out, uint8_t *work,
@@ -134,5 +133,5 @@ EXPORT void qg_popcount2(const struct shape *s, const uint8_t *x, const int8_t *
   const int64_t pixels = (int64_t)s->n * s->h * s->w;
   pack_bits(x, pixels, *channels, 0, bits);
   pack_bits(x, pixels, *channels, 1, bits + pixels * s->c);
-  convolve(s, bits, w, out, work, 3, 2, tile_of_2_bits, sum_2_bits);
+  convolve(s, bits, w, out, work, 3, 2, 1, tile_of_2_bits, sum_2_bits);
 }
