@@ -327,6 +327,9 @@ def requantize(
 ) -> Array | tuple[Array, Counts]:
     """Turn sums into codes: how many of its channel's thresholds a sum reaches.
 
+    Where each channel's thresholds are within 65534 of each other, they are compared in 16 bits, which takes half the
+    instructions.
+
     Parameters
     ----------
     sums : array_like of int32, shape (..., O)
@@ -368,8 +371,15 @@ def requantize(
     codes = np.zeros(sums.shape, np.uint8)
     rows = sums.size // channels if channels else 0
     shape = np.array([rows, channels, thresholds.shape[1]], np.int32)
-    turned = np.ascontiguousarray((thresholds ^ flip[:, None]).T)  # s <= t where ~s >= ~t
-    counts = _call("qg_requantize", [shape, sums, turned, flip, codes], (4,), count=count)
+    turned = (thresholds ^ flip[:, None]).astype(np.int64).T  # s <= t where ~s >= ~t
+    low, high = turned.min(axis=0), turned.max(axis=0)
+    if (high - low <= 2 * 32767).all():
+        base = (low + high) // 2
+        name, numbers = "qg_requantize16", [(turned - base).astype(np.int16), flip, base.astype(np.int32)]
+    else:
+        name, numbers = "qg_requantize", [turned.astype(np.int32), flip]
+    numbers = [np.ascontiguousarray(array) for array in numbers]
+    counts = _call(name, [shape, sums, *numbers, codes], (len(numbers) + 2,), count=count)
     return (codes, counts) if count else codes
 
 
