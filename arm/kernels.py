@@ -7,7 +7,7 @@ All integers equal those of `reference.integer.convolve` for the weights' and ac
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Literal, overload
@@ -86,6 +86,35 @@ class Packed:
     def pixel(self) -> int:
         """Bytes that the channels of a pixel take."""
         return -(-self.shape[3] // 8) if self.kernel == "popcount" else self.shape[3]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A call of a kernel: which, and with what.
+
+    Attributes
+    ----------
+    function : str
+        Its name in C; it takes pointers only.
+    arguments : dict from str to ndarray
+        In order; it writes those of `written`, and what is left is constant but for the data themselves, `data`.
+    written : tuple of str
+    data : str
+        Codes or sums that come from outside.
+    result : str
+        Of those that it writes; the others are for its own use.
+    """
+
+    function: str
+    arguments: Mapping[str, Array]
+    written: tuple[str, ...]
+    data: str
+    result: str
+
+    def call(self, *, count: bool) -> Counts:
+        """Do it; counts are empty unless asked for."""
+        written = tuple(index for index, name in enumerate(self.arguments) if name in self.written)
+        return _call(self.function, list(self.arguments.values()), written, count=count)
 
 
 def run_length(bits: tuple[int, int]) -> int:
@@ -246,6 +275,28 @@ def conv2d(
     >>> conv2d([[[[3], [1]]]], [[[[0]]], [[[3]]]], bits=(2, 2)).tolist()
     [[[[-9, 9], [-3, 3]]]]
     """
+    plan = plan_conv2d(x, w, bits=bits, weights=weights, stride=stride, padding=padding, kernel=kernel)
+    counts = plan.call(count=count)
+    out = plan.arguments[plan.result]
+    return (out, counts) if count else out
+
+
+def plan_conv2d(
+    x: npt.ArrayLike,
+    w: npt.ArrayLike | Packed,
+    *,
+    bits: tuple[int, int] | None = None,
+    weights: str = "odd",
+    stride: int | tuple[int, int] = 1,
+    padding: int | tuple[int, int] = 0,
+    kernel: str | None = None,
+) -> Plan:
+    """Return the call that `conv2d` makes; parameters and errors are those.
+
+    >>> plan = plan_conv2d([[[[3], [1]]]], [[[[0]]], [[[3]]]], bits=(2, 2))
+    >>> plan.function, list(plan.arguments), plan.arguments["sums"].shape
+    ('qg_mla', ['shape', 'x', 'weights', 'sums', 'work'], (1, 1, 2, 2))
+    """
     steps, pads = checks.pair("stride", stride, 1), checks.pair("padding", padding, 0)
     array = np.asarray(x)
     if not isinstance(w, Packed):
@@ -268,8 +319,14 @@ def conv2d(
         if k > size + 2 * pad:
             raise grid.refuse("extent of the kernel", k, f"at most {size + 2 * pad}, the size of the padded image")
     ho, wo = (height + 2 * pads[0] - kh) // steps[0] + 1, (width + 2 * pads[1] - kw) // steps[1] + 1
-    if max(array.size, n * ho * wo * o, round_up(o, _CHANNELS) * (w.steps * _STEP + 4)) * 4 > checks.LARGEST:
-        raise grid.refuse("largest array", max(array.size, n * ho * wo * o), f"at most {checks.LARGEST // 4} elements")
+    name = _function(w)
+    pixels, planes = _TILES[name]
+    work = _PANEL * pixels * 4 + (_PANEL * pixels * planes + 1) * w.steps * _STEP
+    if w.kernel == "popcount":
+        work += planes * n * height * width * w.pixel  # the image as bits
+    largest = max(height, width, array.size, 4 * n * ho * wo * o, len(w.data), work)
+    if largest > checks.LARGEST:
+        raise grid.refuse("bytes of the largest array", largest, f"at most {checks.LARGEST}")
     out = np.zeros((n, ho, wo, o), np.int32)
     b_w, b_a = w.bits
     scale, offset = GRIDS[w.weights]
@@ -279,17 +336,13 @@ def conv2d(
     elif w.kernel == "popcount":
         zero, window = 0, offset - scale * 2 ** (b_w - 1)
     numbers = (n, height, width, w.pixel, o, kh, kw, *steps, *pads, ho, wo, w.steps, run, zero, scale, window)
-    name = _function(w)
-    pixels, planes = _TILES[name]
-    work = _PANEL * pixels * 4 + (_PANEL * pixels * planes + 1) * w.steps * _STEP
     packed = np.frombuffer(w.data, np.uint8)
-    arguments: list[Array] = [np.array(numbers, np.int32), array.view(np.uint8), packed, out]
+    arguments: dict[str, Array] = {}
+    arguments |= {"shape": np.array(numbers, np.int32), "x": array.view(np.uint8), "weights": packed, "sums": out}
+    arguments["work"] = np.full(work, CANARY, np.uint8)
     if w.kernel == "popcount":
-        arguments += [np.full(work + planes * n * height * width * w.pixel, CANARY, np.uint8), np.array([c], np.int32)]
-    else:
-        arguments.append(np.full(work, CANARY, np.uint8))
-    counts = _call(name, arguments, (3, 4), count=count)
-    return (out, counts) if count else out
+        arguments["channels"] = np.array([c], np.int32)
+    return Plan(name, arguments, ("sums", "work"), "x", "sums")
 
 
 def _unit(kernel: str, bits: tuple[int, int]) -> int:
@@ -300,9 +353,9 @@ def _function(w: Packed) -> str:
     """Return the C function for these weights."""
     if w.unit == 2:
         return "qg_mla2"
-    weights = w.data[: round_up(w.shape[0], _CHANNELS) * w.steps * _STEP]
-    if w.kernel == "int8" and w.bits == (8, 8) and 0x80 in weights:
-        return "qg_int8_single"  # (-128) * (-128) + (-128) * (-128) does not fit into 16 bits
+    if w.kernel == "int8" and w.bits == (8, 8):
+        weights = w.data[: round_up(w.shape[0], _CHANNELS) * w.steps * _STEP]
+        return "qg_int8_single" if 0x80 in weights else "qg_int8"  # (-128)^2 + (-128)^2 does not fit into 16 bits
     if w.kernel == "popcount" and w.bits[1] == 2:
         return "qg_popcount2"
     return "qg_" + w.kernel
@@ -357,6 +410,14 @@ def requantize(
     >>> requantize([[-1, 4], [0, 5]], [[-1, 0, 1], [-5, 5, 9]]).tolist()
     [[1, 1], [2, 2]]
     """
+    plan = plan_requantize(sums, thresholds, falling=falling)
+    counts = plan.call(count=count)
+    codes = plan.arguments[plan.result]
+    return (codes, counts) if count else codes
+
+
+def plan_requantize(sums: npt.ArrayLike, thresholds: npt.ArrayLike, *, falling: npt.ArrayLike = False) -> Plan:
+    """Return the call that `requantize` makes; parameters and errors are those."""
     sums, thresholds = checks.int32("sums", sums), checks.int32("thresholds", thresholds)
     if not sums.ndim:
         raise grid.refuse("shape of sums", sums.shape, "(..., O)")
@@ -376,14 +437,14 @@ def requantize(
     shape = np.array([rows, channels, thresholds.shape[1]], np.int32)
     turned = (thresholds ^ flip[:, None]).astype(np.int64).T  # s <= t where ~s >= ~t
     low, high = turned.min(axis=0), turned.max(axis=0)
-    if (high - low <= 2 * 32767).all():
-        base = (low + high) // 2
-        name, numbers = "qg_requantize16", [(turned - base).astype(np.int16), flip, base.astype(np.int32)]
-    else:
-        name, numbers = "qg_requantize", [turned.astype(np.int32), flip]
-    numbers = [np.ascontiguousarray(array) for array in numbers]
-    counts = _call(name, [shape, sums, *numbers, codes], (len(numbers) + 2,), count=count)
-    return (codes, counts) if count else codes
+    near = bool((high - low <= 2 * 32767).all())
+    base = (low + high) // 2
+    limits = (turned - base).astype(np.int16) if near else turned.astype(np.int32)
+    arguments = {"rows": shape, "sums": sums, "thresholds": np.ascontiguousarray(limits), "flip": flip}
+    if near:
+        arguments["base"] = base.astype(np.int32)
+    arguments["codes"] = codes
+    return Plan("qg_requantize16" if near else "qg_requantize", arguments, ("codes",), "sums", "codes")
 
 
 @overload
@@ -447,7 +508,7 @@ def rescale(
             raise grid.refuse(f"shape of {name}", array.shape, f"() or ({channels},)")
     if (factors < 0).any():
         raise grid.refuse("factors", int(factors.min()), "from 0 to 2^31 - 1")
-    if checks.pair("shift", shift, 0)[0] > 31:
+    if isinstance(shift, tuple | list) or checks.pair("shift", shift, 0)[0] > 31:
         raise grid.refuse("shift", shift, "a whole number from 0 to 31")
     codes = np.zeros(sums.shape, np.uint8)
     rows = sums.size // channels if channels else 0
