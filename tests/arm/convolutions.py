@@ -80,7 +80,7 @@ channels = st.integers(1, 40) | st.sampled_from([16, 32, 48, 64, 127, 128, 130])
 
 @st.composite
 def convolutions(draw: st.DrawFn, kernel_and_bits: st.SearchStrategy = kernels_and_bits) -> Convolution:
-    """Shapes with tails of all kinds, strides, padding wider than the image (which may be empty), several images, none."""
+    """Shapes with all kinds of tails, strides, padding wider than the image, empty images, several of them and none."""
     kernel, bits = draw(kernel_and_bits)
     kh, kw = draw(st.sampled_from([(1, 1), (3, 3), (3, 3), (1, 3), (2, 1), (5, 4)]))
     padding = draw(st.tuples(st.integers(0, 3), st.integers(0, 3)))
