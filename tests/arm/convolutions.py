@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.util
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,9 +95,19 @@ def convolutions(draw: st.DrawFn, kernel_and_bits: st.SearchStrategy = kernels_a
     return Convolution(x, w, options | {"kernel": kernel})
 
 
-def placed(place: str, shift: int) -> Any:
+@contextlib.contextmanager
+def emulated() -> Iterator[None]:
+    """Run kernels under emulation, where nothing can be damaged, on ARM hosts too, as long as this context lasts."""
+    with mock.patch.object(build, "on_arm", return_value=False):
+        yield
+
+
+@contextlib.contextmanager
+def placed(place: str, shift: int) -> Iterator[None]:
     """Lay buffers at that end of their pages, so many bytes away from it, as long as this context lasts."""
-    return mock.patch.object(emulator, "call", functools.partial(emulator.call, place=place, shift=shift))
+    call = functools.partial(emulator.call, place=place, shift=shift)
+    with emulated(), mock.patch.object(emulator, "call", call):
+        yield
 
 
 def compiled(folder: Path, file: str, *options: str, **changed: str) -> Path:
@@ -111,6 +123,8 @@ def compiled(folder: Path, file: str, *options: str, **changed: str) -> Path:
         return build.built(tuple(paths), ((*command, *options), version))
 
 
-def taken(library: Path) -> Any:
-    """Take kernels from this library as long as this context lasts."""
-    return mock.patch.object(build, "library", return_value=library)
+@contextlib.contextmanager
+def taken(library: Path) -> Iterator[None]:
+    """Take kernels from this library, under emulation, as long as this context lasts."""
+    with emulated(), mock.patch.object(build, "library", return_value=library):
+        yield

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 
 from arm import build, counts, decode, emulator
-from tests.arm.convolutions import convolutions, needs_compiler, needs_emulator
+from tests.arm.convolutions import convolutions, emulated, needs_compiler, needs_emulator
 
 SOURCE = r"""
 #include <stdint.h>
@@ -125,7 +125,7 @@ class TestCounts:
             return start(machine, *arguments)
 
         _, found = convolution.run(count=True)
-        with mock.patch.object(unicorn.Uc, "emu_start", watched):
+        with emulated(), mock.patch.object(unicorn.Uc, "emu_start", watched):
             convolution.run()
         assert found.instructions == len(seen)
 
