@@ -14,15 +14,14 @@ ties and saturated channels included.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from reference import grid
+from reference import grid, integer
 from reference.grid import Array
-from reference.integer import LARGEST
 
 CodesOf: TypeAlias = Callable[[Array], npt.ArrayLike]
 """Maps sums, int64 of shape (O, m), to codes of the same shape: row c holds sums of channel c."""
@@ -106,6 +105,74 @@ class Thresholds:
         return np.ascontiguousarray(np.moveaxis(found.reshape(moved), 0, axis))
 
 
+@dataclass(frozen=True)
+class IntegerLayer:
+    """A convolution as a kernel computes it: codes in, and codes out, or sums where it has no thresholds.
+
+    Attributes
+    ----------
+    codes : ndarray of uint8, shape (O, C, kh, kw)
+        Of the weights; the integer of code q is ``lowest + step * q``.
+    lowest, step : int
+        For DAQ ``1 - 2^b`` and 2; for grids in two's complement ``-2^(b-1)`` and 1.
+    bits : tuple of int
+        Of weights and of inputs, 1 to 8. The integer of an input is its code.
+    stride, padding : int
+        Vertically and horizontally.
+    thresholds : Thresholds, optional
+
+    Raises
+    ------
+    ValueError
+        If codes are out of range or of another type or shape, or there is not a row of thresholds for each channel.
+
+    >>> rounded = Thresholds(np.array([[0, 2, 5]]), np.array([False]))
+    >>> layer = IntegerLayer(np.array([[[[0]], [[3]]]], np.uint8), -3, 2, (2, 2), thresholds=rounded)  # -3 and 3
+    >>> layer.weights.ravel().tolist()
+    [-3, 3]
+    >>> layer.run([[[[1, 0, 2]], [[3, 0, 3]]]]).tolist()  # sums of 6, 0 and 3
+    [[[[3, 1, 2]]]]
+    """
+
+    codes: npt.NDArray[np.uint8]
+    lowest: int
+    step: int
+    bits: tuple[int, int]
+    stride: int = 1
+    padding: int = 0
+    thresholds: Thresholds | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        top = grid.top_code(self.bits[0])
+        grid.top_code(self.bits[1])
+        if self.codes.dtype != np.uint8 or self.codes.ndim != 4 or not self.codes.size:
+            shape = f"{self.codes.dtype.name} {self.codes.shape}"
+            raise grid.refuse("codes", shape, "uint8 (O, C, kh, kw), without a 0")
+        if self.codes.max() > top:
+            raise grid.refuse("codes", int(self.codes.max()), f"from 0 to {top}")
+        if self.thresholds is not None and len(self.thresholds.values) != len(self.codes):
+            raise grid.refuse("channels of the thresholds", len(self.thresholds.values), len(self.codes))
+
+    @property
+    def weights(self) -> Array:
+        """The integers of the weights, int64."""
+        return self.lowest + self.step * self.codes.astype(np.int64)
+
+    def run(self, x: npt.ArrayLike) -> Array:
+        """Convolve codes (N, C, H, W), exactly; return codes or sums, int64 (N, O, H', W').
+
+        Raises
+        ------
+        ValueError
+            If `x` is not an array of integers from 0 to 2^bits - 1, or does not fit.
+        """
+        x, top = np.asarray(x), grid.top_code(self.bits[1])
+        if x.dtype.kind in "iu" and x.size and not 0 <= int(x.min()) <= int(x.max()) <= top:
+            raise grid.refuse("codes of x", (int(x.min()), int(x.max())), f"from 0 to {top}")
+        sums = integer.convolve_numba(x, self.weights, stride=self.stride, padding=self.padding)
+        return sums if self.thresholds is None else self.thresholds.codes(sums, axis=1)
+
+
 def attainable(w: npt.ArrayLike, smallest: int, largest: int) -> tuple[Array, Array]:
     """Bounds of the sums of each output channel, over all inputs; both are attained.
 
@@ -172,7 +239,7 @@ def search(codes_of: CodesOf, lowest: npt.ArrayLike, highest: npt.ArrayLike, top
     if low.dtype.kind not in "iu" or high.dtype.kind not in "iu" or low.ndim != 1 or low.shape != high.shape:
         raise grid.refuse("lowest and highest", f"{low.dtype.name} {low.shape}", "integers of one shape (O,)")
     low, high = low.astype(np.int64), high.astype(np.int64)
-    if not low.size or (low > high).any() or max(-int(low.min()), int(high.max())) > LARGEST // 4:
+    if not low.size or (low > high).any() or max(-int(low.min()), int(high.max())) > integer.LARGEST // 4:
         raise grid.refuse("lowest and highest", (low.tolist(), high.tolist()), "ends of sums within 61 bits")
 
     def at(sums: Array) -> Array:

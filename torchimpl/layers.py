@@ -158,8 +158,8 @@ class QuantizedLayer(nn.Module):
 
         Examples
         --------
-        >>> layer = QuantConv2d(1, 1, 1, method="ste", bits=(2, 2)).eval()
-        >>> _ = torchimpl.calibrate(layer, torch.rand(2, 1, 8, 8))
+        >>> from torchimpl import calibrate
+        >>> layer = calibrate(QuantConv2d(1, 1, 1, method="lsq", bits=(2, 2)), torch.rand(2, 1, 8, 8)).eval()
         >>> x = torch.rand(1, 1, 2, 2)
         >>> sums = layer.input_quantizer.integers(x) * layer.weight_quantizer.integers(layer.raw_weight())
         >>> torch.equal(layer.output_of_sums(sums), layer(x))
