@@ -151,7 +151,7 @@ class IntegerLayer:
         if self.codes.max() > top:
             raise grid.refuse("codes", int(self.codes.max()), f"from 0 to {top}")
         if self.thresholds is not None and len(self.thresholds.values) != len(self.codes):
-            raise grid.refuse("channels of the thresholds", len(self.thresholds.values), len(self.codes))
+            raise grid.refuse("channels of the thresholds", len(self.thresholds.values), f"{len(self.codes)}")
 
     @property
     def weights(self) -> Array:

@@ -137,12 +137,12 @@ class IntegerBlock:
     @torch.no_grad()
     def input_codes(self, x: Tensor) -> Array:
         """Return the codes, uint8, of the block's inputs."""
-        return np.asarray(self.block.conv1.input_quantizer.codes(x).cpu().numpy().astype(np.uint8))
+        return np.asarray(_quantized(self.block.conv1).input_quantizer.codes(x).cpu().numpy().astype(np.uint8))
 
     @torch.no_grad()
     def output(self, x: Tensor, sums: Array) -> Tensor:
         """Return the block's outputs from its inputs and the second convolution's sums (N, O, H', W')."""
-        scaled = self.block.conv2.output_of_sums(
+        scaled = _quantized(self.block.conv2).output_of_sums(
             torch.from_numpy(np.ascontiguousarray(sums)).to(x.device, torch.float64)
         )
         return self.block.activation(self.block.bn2(scaled) + self.block.shortcut(x))
@@ -160,12 +160,16 @@ def integer_block(block: BasicBlock) -> IntegerBlock:
     ValueError
         If its convolutions have no such form (`integer_layer`), or a normalisation is in training mode.
     """
-    for conv in (block.conv1, block.conv2):
-        if not isinstance(conv, QuantConv2d):
-            raise grid.refuse("convolutions of the block", type(conv).__name__, "QuantConv2d")
-    _check_ready(block.conv2, block.bn2, block.conv2.input_quantizer)
-    found = thresholds(block.conv1, block.bn1, block.activation, block.conv2.input_quantizer)
-    return IntegerBlock(integer_layer(block.conv1, found), integer_layer(block.conv2), block)
+    first, second = _quantized(block.conv1), _quantized(block.conv2)
+    _check_ready(second, block.bn2, second.input_quantizer)
+    found = thresholds(first, block.bn1, block.activation, second.input_quantizer)
+    return IntegerBlock(integer_layer(first, found), integer_layer(second), block)
+
+
+def _quantized(conv: nn.Conv2d) -> QuantConv2d:
+    if not isinstance(conv, QuantConv2d):
+        raise grid.refuse("convolutions of the block", type(conv).__name__, "QuantConv2d")
+    return conv
 
 
 def _check_ready(layer: QuantConv2d, norm: nn.Module | None, quantizer: Quantizer) -> None:
