@@ -1,0 +1,59 @@
+/* Few bits by few bits: MLA in 8-bit lanes for as long as they cannot overflow, then widening.
+
+   Activations are stored less 2^(a-1), in [-2^(a-1), 2^(a-1) - 1]; weights negated, in [-2^(b-1) + 1, 2^(b-1)]. A
+   product is then at least -2^(a+b-2) and less than 2^(a+b-2) in magnitude if positive, so that 2^(9-a-b) of them fit
+   into 8 bits: -128 is attained, one more overflows. */
+
+#include "frame.h"
+
+enum { ROWS_2 = 4 };
+
+/* The sum of each of four vectors. Needs lanes whose sums in fours fit into 16 bits, as any do. */
+INLINE int32x4_t add_sums(int32x4_t sum, int8x16_t a, int8x16_t b, int8x16_t c, int8x16_t d) {
+  const int16x8_t low = vpaddq_s16(vpaddlq_s8(a), vpaddlq_s8(b)), high = vpaddq_s16(vpaddlq_s8(c), vpaddlq_s8(d));
+  return vpadalq_s16(sum, vpaddq_s16(low, high));
+}
+
+/* Runs of up to s->run steps. */
+INLINE void tile(const struct shape *s, const int8_t *a, const int8_t *w, const int32_t *constant,
+                 const int32_t *window, int32_t *out, const int rows, int channels) {
+  int32x4_t sum[MOST_ROWS];
+  UNROLL for (int i = 0; i < rows; ++i) sum[i] = vdupq_n_s32(0);
+  const int runs = (s->steps + s->run - 1) / s->run, few = s->steps / runs, larger = s->steps % runs;
+  for (int r = 0; r < runs; ++r) {
+    int left = few + (r < larger);
+    int8x16_t part[MOST_ROWS][CHANNELS];
+    UNROLL for (int i = 0; i < rows; ++i) {
+      UNROLL for (int j = 0; j < CHANNELS; ++j) part[i][j] = vdupq_n_s8(0);
+    }
+    do {
+      int8x16_t y[CHANNELS];
+      UNROLL for (int j = 0; j < CHANNELS; ++j) y[j] = vld1q_s8(w + j * 16);
+      UNROLL for (int i = 0; i < rows; ++i) {
+        const int8x16_t x = vld1q_s8(a + i * 16);
+        UNROLL for (int j = 0; j < CHANNELS; ++j) part[i][j] = vmlaq_s8(part[i][j], x, y[j]);
+      }
+      a += rows * 16, w += CHANNELS * 16;
+    } while (--left);
+    UNROLL for (int i = 0; i < rows; ++i) sum[i] = add_sums(sum[i], part[i][0], part[i][1], part[i][2], part[i][3]);
+  }
+  const int32x4_t constants = vld1q_s32(constant);
+  UNROLL for (int i = 0; i < rows; ++i) store(s, out + (int64_t)i * s->o, sum[i], constants, window[i], channels);
+}
+
+static void tile_of_runs(const struct shape *s, const int8_t *a, const int8_t *w, const int32_t *constant,
+                         const int32_t *window, int32_t *out, int rows, int channels) {
+  switch (rows) {
+    case 1: tile(s, a, w, constant, window, out, 1, channels); break;
+    case 2: tile(s, a, w, constant, window, out, 2, channels); break;
+    case 3: tile(s, a, w, constant, window, out, 3, channels); break;
+    case 4: tile(s, a, w, constant, window, out, 4, channels); break;
+    case 5: tile(s, a, w, constant, window, out, 5, channels); break;
+    default: tile(s, a, w, constant, window, out, 6, channels);
+  }
+}
+
+/* Needs what convolve needs, with most = 6. */
+EXPORT void qg_mla(const struct shape *s, const uint8_t *x, const int8_t *w, int32_t *out, uint8_t *work) {
+  convolve(s, x, w, out, work, MOST_ROWS, tile_of_runs, sum_bytes);
+}
