@@ -1,7 +1,7 @@
 """Which kind of operation an instruction of 64-bit ARM is, as far as the counts tell kinds apart.
 
-The encodings are those of the Arm Architecture Reference Manual for A-profile (DDI 0487), section C4.1, "A64 instruction
-set encoding": *Loads and Stores* and *Data Processing -- Scalar Floating-Point and Advanced SIMD*.
+The encodings are those of the Arm Architecture Reference Manual for A-profile (DDI 0487), section "A64 instruction set
+encoding": *Loads and Stores* and *Data Processing -- Scalar Floating-Point and Advanced SIMD*.
 """
 
 from __future__ import annotations

@@ -228,7 +228,7 @@ def conv2d(
     >>> conv2d([[[[3], [1]]]], [[[[0]]], [[[3]]]], bits=(2, 2)).tolist()  # doctest: +SKIP
     [[[[-9, 9], [-3, 3]]]]
     """
-    steps, pads = integer._pair("stride", stride, 1), integer._pair("padding", padding, 0)
+    steps, pads = _pair("stride", stride, 1), _pair("padding", padding, 0)
     array = np.asarray(x)
     if not isinstance(w, Packed):
         if bits is None:
@@ -260,10 +260,11 @@ def conv2d(
         scale, run = -scale, run_length(w.bits)
     elif w.kernel == "popcount":
         zero, window, planes = 0, offset - scale * 2 ** (b_w - 1), b_a
-    numbers = [n, height, width, w.pixel, o, kh, kw, *steps, *pads, ho, wo, w.steps, run, zero, scale, window, planes]
+    numbers = (n, height, width, w.pixel, o, kh, kw, *steps, *pads, ho, wo, w.steps, run, zero, scale, window, planes)
     tile = _PANEL * _ROWS[w.kernel]
     work = tile * 4 + (tile + 1) * w.steps * _STEP
-    arguments = [np.array(numbers, np.int32), array.view(np.uint8), np.frombuffer(w.data, np.uint8), out]
+    packed = np.frombuffer(w.data, np.uint8)
+    arguments: list[Array] = [np.array(numbers, np.int32), array.view(np.uint8), packed, out]
     name = "qg_" + w.kernel
     if w.kernel == "popcount":
         arguments += [np.empty(work + planes * n * height * width * w.pixel, np.uint8), np.array([c], np.int32)]
@@ -286,14 +287,14 @@ def round_up(value: int, unit: int) -> int:
 
 @overload
 def requantize(
-    sums: npt.ArrayLike, thresholds: npt.ArrayLike, *, descending: npt.ArrayLike = ..., count: Literal[False] = ...
+    sums: npt.ArrayLike, thresholds: npt.ArrayLike, *, falling: npt.ArrayLike = ..., count: Literal[False] = ...
 ) -> Array: ...
 @overload
 def requantize(
-    sums: npt.ArrayLike, thresholds: npt.ArrayLike, *, descending: npt.ArrayLike = ..., count: Literal[True]
+    sums: npt.ArrayLike, thresholds: npt.ArrayLike, *, falling: npt.ArrayLike = ..., count: Literal[True]
 ) -> tuple[Array, Counts]: ...
 def requantize(
-    sums: npt.ArrayLike, thresholds: npt.ArrayLike, *, descending: npt.ArrayLike = False, count: bool = False
+    sums: npt.ArrayLike, thresholds: npt.ArrayLike, *, falling: npt.ArrayLike = False, count: bool = False
 ) -> Array | tuple[Array, Counts]:
     """Turn sums into codes: how many of its channel's thresholds a sum reaches.
 
@@ -301,8 +302,8 @@ def requantize(
     ----------
     sums : array_like of int32, shape (..., O)
     thresholds : array_like of int, shape (O, 2^a - 1)
-        Within int32, ascending or not: code = number of k with ``sum >= thresholds[o, k]``.
-    descending : array_like of bool, shape () or (O,)
+        Within int32: code = number of k with ``sum >= thresholds[o, k]``.
+    falling : array_like of bool, shape () or (O,)
         In these channels code = number of k with ``sum <= thresholds[o, k]``.
     count : bool
         Return the counts, too.
@@ -331,9 +332,9 @@ def requantize(
         or thresholds.shape[1] not in [2**a - 1 for a in range(1, 9)]
     ):
         raise grid.refuse("shape of thresholds", thresholds.shape, f"({channels}, 2^bits - 1)")
-    flags = np.asarray(descending)
+    flags = np.asarray(falling)
     if flags.dtype != np.bool_ or flags.shape not in ((), (channels,)):
-        raise grid.refuse("descending", flags.tolist(), f"a bool, or {channels} of them")
+        raise grid.refuse("falling", flags.tolist(), f"a bool, or {channels} of them")
     flip = np.where(np.broadcast_to(flags, (channels,)), np.int32(-1), np.int32(0))
     codes = np.zeros(sums.shape, np.uint8)
     rows = sums.size // channels if channels else 0
@@ -343,7 +344,82 @@ def requantize(
     return (codes, counts) if count else codes
 
 
+@overload
+def rescale(
+    sums: npt.ArrayLike,
+    factors: npt.ArrayLike,
+    *,
+    offsets: npt.ArrayLike = ...,
+    shift: int = ...,
+    count: Literal[False] = ...,
+) -> Array: ...
+@overload
+def rescale(
+    sums: npt.ArrayLike, factors: npt.ArrayLike, *, offsets: npt.ArrayLike = ..., shift: int = ..., count: Literal[True]
+) -> tuple[Array, Counts]: ...
+def rescale(
+    sums: npt.ArrayLike, factors: npt.ArrayLike, *, offsets: npt.ArrayLike = 0, shift: int = 0, count: bool = False
+) -> Array | tuple[Array, Counts]:
+    """Turn sums into codes of 8 bits by multiplying with fixed-point numbers, as engines of 8 bits do.
+
+    The 255 thresholds that `requantize` would take cost more than the convolution. In exact integers, with
+    p = floor((2 (sum + offset) factor + 2^31) / 2^32), the code is floor((p + 2^(shift-1)) / 2^shift), or p where shift
+    is 0, clipped to 0 to 255.
+
+    Parameters
+    ----------
+    sums : array_like of int32, shape (..., O)
+        ``sum + offset`` must be in int32, too; if it is not, it wraps around.
+    factors : array_like of int, shape () or (O,)
+        From 0 to 2^31 - 1: of each channel, in units of 2^-31.
+    offsets : array_like of int32, shape () or (O,)
+    shift : int
+        0 to 31.
+    count : bool
+        Return the counts, too.
+
+    Returns
+    -------
+    ndarray of uint8, shape (..., O); and Counts, if they are asked for
+
+    Raises
+    ------
+    ValueError
+        If shapes do not fit each other, or numbers are out of range.
+    MissingToolchainError
+        If the kernels can be built or run by nothing that is installed.
+
+    >>> rescale([[100, -3, 1000]], 2**30, shift=1).tolist()  # doctest: +SKIP
+    [[25, 0, 250]]
+    """
+    sums, factors, offsets = _int32("sums", sums), _int32("factors", factors), _int32("offsets", offsets)
+    if not sums.ndim:
+        raise grid.refuse("shape of sums", sums.shape, "(..., O)")
+    channels = int(sums.shape[-1])
+    for name, array in (("factors", factors), ("offsets", offsets)):
+        if array.shape not in ((), (channels,)):
+            raise grid.refuse(f"shape of {name}", array.shape, f"() or ({channels},)")
+    if (factors < 0).any():
+        raise grid.refuse("factors", int(factors.min()), "from 0 to 2^31 - 1")
+    if _pair("shift", shift, 0)[0] > 31:
+        raise grid.refuse("shift", shift, "a whole number from 0 to 31")
+    codes = np.zeros(sums.shape, np.uint8)
+    rows = sums.size // channels if channels else 0
+    wide = [np.ascontiguousarray(np.broadcast_to(array, (channels,))) for array in (factors, offsets)]
+    counts = _call("qg_rescale", [np.array([rows, channels, shift], np.int32), sums, *wide, codes], (4,), count=count)
+    return (codes, counts) if count else codes
+
+
 # What is refused
+
+
+def _pair(name: str, value: object, least: int) -> tuple[int, int]:
+    """Return a pair of whole numbers; a single one is both."""
+    pair = tuple(value) if isinstance(value, tuple | list) else (value, value)
+    for number in pair:
+        if not isinstance(number, int | np.integer) or isinstance(number, bool) or number < least or len(pair) != 2:
+            raise grid.refuse(name, value, f"a whole number from {least}, or a pair of them")
+    return int(pair[0]), int(pair[1])
 
 
 def _bits(bits: object) -> tuple[int, int]:
