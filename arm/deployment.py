@@ -45,7 +45,7 @@ class PackedLayer:
         sums, counts = kernels.conv2d(x, self.packed, stride=self.stride, padding=self.padding, count=True)
         if self.thresholds is None:
             return sums, counts
-        codes, more = kernels.requantize(sums, self.thresholds.values, descending=self.thresholds.falling, count=True)
+        codes, more = kernels.requantize(sums, self.thresholds.values, falling=self.thresholds.falling, count=True)
         return codes, counts + more
 
 

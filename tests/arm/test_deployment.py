@@ -53,7 +53,7 @@ def test_counts_include_the_requantization(case):
     if layer.thresholds is None:
         assert all_counts == counts
     else:
-        _, more = kernels.requantize(sums, layer.thresholds.values, descending=layer.thresholds.falling, count=True)
+        _, more = kernels.requantize(sums, layer.thresholds.values, falling=layer.thresholds.falling, count=True)
         assert all_counts.instructions == counts.instructions + more.instructions > counts.instructions
 
 
