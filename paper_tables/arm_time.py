@@ -58,7 +58,8 @@ def _own(layer: Layer, bits: tuple[int, int]) -> Callable[[], object]:
     random = np.random.default_rng(0)
     shape = (layer.outputs, layer.kernel, layer.kernel, layer.inputs)
     weights = "signed" if bits == (8, 8) else "odd"
-    packed = kernels.pack_weights(random.integers(0, 2 ** bits[0], shape, np.uint8), bits=bits, weights=weights)
+    least = int(bits == (8, 8))  # without -128, as baselines of 8 bits have it
+    packed = kernels.pack_weights(random.integers(least, 2 ** bits[0], shape, np.uint8), bits=bits, weights=weights)
     x = random.integers(0, 2 ** bits[1], (1, layer.size, layer.size, layer.inputs), np.uint8)
     factors = np.full(layer.outputs, 2**20)
     thresholds = np.sort(random.integers(-999, 999, (layer.outputs, 2 ** bits[1] - 1)), axis=1)
@@ -92,7 +93,8 @@ class Peer:
         content += np.ones(
             layer.outputs + 1, np.float32
         ).tobytes()  # a scale for each channel's weights, one for inputs
-        self._image = ncnn.Mat(np.ascontiguousarray(x, np.float32)).clone()
+        self._x = np.ascontiguousarray(x, np.float32)  # which the next line refers to, and does not keep
+        self._image = ncnn.Mat(self._x)
         self._net = ncnn.Net()
         self._net.opt.num_threads = 1
         with tempfile.TemporaryDirectory() as folder:
