@@ -59,7 +59,7 @@ def library() -> Path:
     RuntimeError
         If the compiler fails; the message has its output.
     """
-    return _built(tuple(sources()), compiler())
+    return built(tuple(sources()), compiler())
 
 
 def compiler() -> tuple[tuple[str, ...], str]:
@@ -88,7 +88,14 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "quantgap"
 
 
-def _built(files: tuple[Path, ...], how: tuple[tuple[str, ...], str]) -> Path:
+def built(files: tuple[Path, ...], how: tuple[tuple[str, ...], str]) -> Path:
+    """Return the shared library of C files with their headers, by a command, options included, of some version.
+
+    Raises
+    ------
+    RuntimeError
+        If the compiler fails; the message has its output.
+    """
     command, version = how
     digest = hashlib.sha256("\0".join([version, platform.system(), *command[1:]]).encode())
     for path in files:

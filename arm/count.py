@@ -153,8 +153,6 @@ def count_layer(
     ):
         if value < 1:
             raise grid.refuse(name, value, "a whole number from 1")
-    if layer.out < 1:
-        raise grid.refuse("kernel", layer.kernel, "no larger than the padded image")
     kernels.choose_kernel(bits)
     path = (folder or build.cache_folder() / "counts") / f"{_digest(layer, bits, weights, batch)}.json"
     kept = _read(path)

@@ -101,12 +101,12 @@ def _indexed(word: int) -> str:
 
 @cache
 def is_half(word: int) -> bool:
-    """Return whether a NEON operation on data works on 64 bits, so that two go where one of 128 bits does.
+    """Return whether an operation takes and gives NEON data of 64 bits, so that two go where one of 128 bits does.
+
+    Only operations on three registers of one width are told apart: what widens, narrows or reduces never is half.
 
     >>> is_half(0x0E229420), is_half(0x4E229420)  # mla of v0.8b and of v0.16b
     (True, False)
     """
-    if kind(word) not in ARITHMETIC:
-        return False
-    wide = word >> 24 & 1 == 0 and word >> 21 & 1 == 1 and word >> 10 & 3 == 0  # SMULL's result has 128 bits
-    return not word >> 30 & 1 and not wide
+    same = word >> 24 & 1 == 0 and word >> 21 & 1 == 1 and word >> 10 & 1 == 1
+    return kind(word) in ARITHMETIC and same and not word >> 30 & 1

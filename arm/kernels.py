@@ -15,8 +15,9 @@ from typing import Literal, overload
 import numpy as np
 import numpy.typing as npt
 
-from arm import build, emulator
+from arm import build, checks, emulator
 from arm.counts import Counts
+from arm.emulator import CANARY
 from reference import grid, integer
 from reference.grid import Array
 
@@ -25,8 +26,15 @@ GRIDS = {"odd": (2, 1), "signed": (1, 0)}  # 2Q - (2^b - 1); two's complement
 KERNELS = ("int8", "mla", "popcount")
 
 _CHANNELS, _PANEL, _STEP = 4, 8, 16  # as in src/frame.h
-_ROWS = {"int8": 4, "mla": 6, "popcount": 6}
-_LARGEST = 2**31 - 1
+# Pixels of a tile, and windows of a pixel, of each C function.
+_TILES = {
+    "qg_int8": (4, 1),
+    "qg_int8_single": (4, 1),
+    "qg_mla": (6, 1),
+    "qg_mla2": (4, 1),
+    "qg_popcount": (6, 1),
+    "qg_popcount2": (3, 2),
+}
 
 
 @dataclass(frozen=True)
@@ -59,10 +67,20 @@ class Packed:
     signed: bool
     data: bytes
 
+    def __post_init__(self) -> None:
+        length = round_up(self.shape[0], _CHANNELS) * (self.steps * _STEP + 4)
+        if len(self.data) != length:
+            raise grid.refuse("bytes of data", len(self.data), f"{length}, for weights of shape {self.shape}")
+
     @property
     def steps(self) -> int:
-        """Steps of 16 bytes along (kh, kw, C)."""
-        return -(-self.shape[1] * self.shape[2] * self.pixel // _STEP)
+        """Steps of 16 bytes along (kh, kw, C): an even number of them where they are multiplied in pairs."""
+        return round_up(self.shape[1] * self.shape[2] * self.pixel, _STEP * self.unit) // _STEP
+
+    @property
+    def unit(self) -> int:
+        """Steps that are multiplied together: the length of a run where that is two, else one."""
+        return 2 if self.kernel == "mla" and run_length(self.bits) == 2 else 1
 
     @property
     def pixel(self) -> int:
@@ -93,7 +111,7 @@ def choose_kernel(bits: tuple[int, int]) -> str:
     >>> [choose_kernel(bits) for bits in ((1, 1), (1, 2), (2, 2), (4, 4), (8, 8))]
     ['popcount', 'popcount', 'mla', 'mla', 'int8']
     """
-    b_w, b_a = _bits(bits)
+    b_w, b_a = checks.bit_widths(bits)
     if b_w == 1 and b_a <= 2:
         return "popcount"
     return "mla" if max(b_w, b_a) <= 4 else "int8"
@@ -127,7 +145,7 @@ def pack_weights(
     ValueError
         If codes are out of range, options unknown, or bits not for that kernel; or if a sum might leave int32.
     """
-    b_w, b_a = bits = _bits(bits)
+    b_w, b_a = bits = checks.bit_widths(bits)
     if weights not in GRIDS:
         raise grid.refuse("weights", weights, "one of " + ", ".join(GRIDS))
     kernel = choose_kernel(bits) if kernel is None else kernel
@@ -139,15 +157,15 @@ def pack_weights(
         raise grid.refuse("bits", bits, "(1, 1) or (1, 2) for the kernel popcount")
     if signed and b_a != 8:
         raise grid.refuse("bits", bits, "8 for signed activations")
-    codes = _codes("w", w, b_w)
+    codes = checks.codes("w", w, b_w)
     if codes.ndim != 4 or not codes.size:
         raise grid.refuse("shape of w", codes.shape, "(O, kh, kw, C), without a 0")
     o, kh, kw, c = (int(size) for size in codes.shape)
     scale, offset = GRIDS[weights]
     half, zero = 2 ** (b_w - 1), 0 if signed else 2 ** (b_a - 1)
-    largest = integer.largest_sum(scale * half, 2**b_a - 1, kh * kw * c)
-    if largest > _LARGEST // 2:
-        raise grid.refuse("largest sum of products", largest, f"at most {_LARGEST // 2}")
+    largest = integer.largest_sum(scale * half - offset, 128 if signed else 2**b_a - 1, kh * kw * c)
+    if largest > checks.LARGEST:
+        raise grid.refuse("largest sum of products", largest, f"at most {checks.LARGEST}, which int32 holds")
     values = codes.astype(np.int64) - half
     constants = np.zeros(round_up(o, _CHANNELS), np.int32)
     if kernel == "popcount":
@@ -155,7 +173,8 @@ def pack_weights(
     else:
         constants[:o] = zero * (scale * values.sum(axis=(1, 2, 3)) + offset * kh * kw * c)
         rows = (-values if kernel == "mla" else values).astype(np.int8).view(np.uint8).reshape(o, -1)
-    padded = np.zeros((len(constants), round_up(rows.shape[1], _STEP)), np.uint8)
+    unit = 2 if kernel == "mla" and run_length(bits) == 2 else 1
+    padded = np.zeros((len(constants), round_up(rows.shape[1], _STEP * unit)), np.uint8)
     padded[:o, : rows.shape[1]] = rows
     ordered = padded.reshape(-1, _CHANNELS, padded.shape[1] // _STEP, _STEP).transpose(0, 2, 1, 3)
     return Packed(kernel, (o, kh, kw, c), bits, weights, signed, ordered.tobytes() + constants.tobytes())
@@ -225,15 +244,15 @@ def conv2d(
     MissingToolchainError
         If the kernels can be built or run by nothing that is installed.
 
-    >>> conv2d([[[[3], [1]]]], [[[[0]]], [[[3]]]], bits=(2, 2)).tolist()  # doctest: +SKIP
+    >>> conv2d([[[[3], [1]]]], [[[[0]]], [[[3]]]], bits=(2, 2)).tolist()
     [[[[-9, 9], [-3, 3]]]]
     """
-    steps, pads = _pair("stride", stride, 1), _pair("padding", padding, 0)
+    steps, pads = checks.pair("stride", stride, 1), checks.pair("padding", padding, 0)
     array = np.asarray(x)
     if not isinstance(w, Packed):
         if bits is None:
             raise grid.refuse("bits", bits, "a pair, for weights that are not packed")
-        signed = array.dtype == np.int8 and _bits(bits)[1] == 8
+        signed = array.dtype == np.int8 and checks.bit_widths(bits)[1] == 8
         w = pack_weights(w, bits=bits, weights=weights, kernel=kernel, signed=signed)
     elif bits is not None and tuple(bits) != w.bits:
         raise grid.refuse("bits", bits, f"{w.bits}, as of the packed weights")
@@ -241,7 +260,7 @@ def conv2d(
         if array.dtype != np.int8:
             raise grid.refuse("type of x", array.dtype.name, "int8, as the weights are packed for")
     else:
-        array = _codes("x", array, w.bits[1])
+        array = checks.codes("x", array, w.bits[1])
     o, kh, kw, c = w.shape
     if array.ndim != 4 or array.shape[3] != c:
         raise grid.refuse("shape of x", array.shape, f"(N, H, W, {c}), as w has shape {w.shape}")
@@ -250,30 +269,40 @@ def conv2d(
         if k > size + 2 * pad:
             raise grid.refuse("extent of the kernel", k, f"at most {size + 2 * pad}, the size of the padded image")
     ho, wo = (height + 2 * pads[0] - kh) // steps[0] + 1, (width + 2 * pads[1] - kw) // steps[1] + 1
-    if max(array.size, n * ho * wo * o, round_up(o, _CHANNELS) * (w.steps * _STEP + 4)) * 4 > _LARGEST:
-        raise grid.refuse("largest array", max(array.size, n * ho * wo * o), f"at most {_LARGEST // 4} elements")
+    if max(array.size, n * ho * wo * o, round_up(o, _CHANNELS) * (w.steps * _STEP + 4)) * 4 > checks.LARGEST:
+        raise grid.refuse("largest array", max(array.size, n * ho * wo * o), f"at most {checks.LARGEST // 4} elements")
     out = np.zeros((n, ho, wo, o), np.int32)
     b_w, b_a = w.bits
     scale, offset = GRIDS[w.weights]
-    zero, window, run, planes = 0 if w.signed else 2 ** (b_a - 1), offset, 1, 1
+    zero, window, run = 0 if w.signed else 2 ** (b_a - 1), offset, 1
     if w.kernel == "mla":
         scale, run = -scale, run_length(w.bits)
     elif w.kernel == "popcount":
-        zero, window, planes = 0, offset - scale * 2 ** (b_w - 1), b_a
-    numbers = (n, height, width, w.pixel, o, kh, kw, *steps, *pads, ho, wo, w.steps, run, zero, scale, window, planes)
-    tile = _PANEL * _ROWS[w.kernel]
-    work = tile * 4 + (tile + 1) * w.steps * _STEP
+        zero, window = 0, offset - scale * 2 ** (b_w - 1)
+    numbers = (n, height, width, w.pixel, o, kh, kw, *steps, *pads, ho, wo, w.steps, run, zero, scale, window)
+    name = _function(w)
+    pixels, planes = _TILES[name]
+    work = _PANEL * pixels * 4 + (_PANEL * pixels * planes + 1) * w.steps * _STEP
     packed = np.frombuffer(w.data, np.uint8)
     arguments: list[Array] = [np.array(numbers, np.int32), array.view(np.uint8), packed, out]
-    name = "qg_" + w.kernel
     if w.kernel == "popcount":
-        arguments += [np.empty(work + planes * n * height * width * w.pixel, np.uint8), np.array([c], np.int32)]
+        arguments += [np.full(work + planes * n * height * width * w.pixel, CANARY, np.uint8), np.array([c], np.int32)]
     else:
-        arguments.append(np.empty(work, np.uint8))
-    if w.kernel == "int8" and b_w == b_a == 8 and 0x80 in w.data[: round_up(o, _CHANNELS) * w.steps * _STEP]:
-        name = "qg_int8_single"  # (-128) * (-128) + (-128) * (-128) does not fit into 16 bits
+        arguments.append(np.full(work, CANARY, np.uint8))
     counts = _call(name, arguments, (3, 4), count=count)
     return (out, counts) if count else out
+
+
+def _function(w: Packed) -> str:
+    """Return the C function for these weights."""
+    if w.unit == 2:
+        return "qg_mla2"
+    weights = w.data[: round_up(w.shape[0], _CHANNELS) * w.steps * _STEP]
+    if w.kernel == "int8" and w.bits == (8, 8) and 0x80 in weights:
+        return "qg_int8_single"  # (-128) * (-128) + (-128) * (-128) does not fit into 16 bits
+    if w.kernel == "popcount" and w.bits[1] == 2:
+        return "qg_popcount2"
+    return "qg_" + w.kernel
 
 
 def round_up(value: int, unit: int) -> int:
@@ -319,10 +348,10 @@ def requantize(
     MissingToolchainError
         If the kernels can be built or run by nothing that is installed.
 
-    >>> requantize([[-1, 4], [0, 5]], [[-1, 0, 1], [-5, 5, 9]]).tolist()  # doctest: +SKIP
+    >>> requantize([[-1, 4], [0, 5]], [[-1, 0, 1], [-5, 5, 9]]).tolist()
     [[1, 1], [2, 2]]
     """
-    sums, thresholds = _int32("sums", sums), _int32("thresholds", thresholds)
+    sums, thresholds = checks.int32("sums", sums), checks.int32("thresholds", thresholds)
     if not sums.ndim:
         raise grid.refuse("shape of sums", sums.shape, "(..., O)")
     channels = int(sums.shape[-1])
@@ -389,10 +418,14 @@ def rescale(
     MissingToolchainError
         If the kernels can be built or run by nothing that is installed.
 
-    >>> rescale([[100, -3, 1000]], 2**30, shift=1).tolist()  # doctest: +SKIP
+    >>> rescale([[100, -3, 1000]], 2**30, shift=1).tolist()
     [[25, 0, 250]]
     """
-    sums, factors, offsets = _int32("sums", sums), _int32("factors", factors), _int32("offsets", offsets)
+    sums, factors, offsets = (
+        checks.int32("sums", sums),
+        checks.int32("factors", factors),
+        checks.int32("offsets", offsets),
+    )
     if not sums.ndim:
         raise grid.refuse("shape of sums", sums.shape, "(..., O)")
     channels = int(sums.shape[-1])
@@ -401,56 +434,13 @@ def rescale(
             raise grid.refuse(f"shape of {name}", array.shape, f"() or ({channels},)")
     if (factors < 0).any():
         raise grid.refuse("factors", int(factors.min()), "from 0 to 2^31 - 1")
-    if _pair("shift", shift, 0)[0] > 31:
+    if checks.pair("shift", shift, 0)[0] > 31:
         raise grid.refuse("shift", shift, "a whole number from 0 to 31")
     codes = np.zeros(sums.shape, np.uint8)
     rows = sums.size // channels if channels else 0
     wide = [np.ascontiguousarray(np.broadcast_to(array, (channels,))) for array in (factors, offsets)]
     counts = _call("qg_rescale", [np.array([rows, channels, shift], np.int32), sums, *wide, codes], (4,), count=count)
     return (codes, counts) if count else codes
-
-
-# What is refused
-
-
-def _pair(name: str, value: object, least: int) -> tuple[int, int]:
-    """Return a pair of whole numbers; a single one is both."""
-    pair = tuple(value) if isinstance(value, tuple | list) else (value, value)
-    for number in pair:
-        if not isinstance(number, int | np.integer) or isinstance(number, bool) or number < least or len(pair) != 2:
-            raise grid.refuse(name, value, f"a whole number from {least}, or a pair of them")
-    return int(pair[0]), int(pair[1])
-
-
-def _bits(bits: object) -> tuple[int, int]:
-    pair = tuple(bits) if isinstance(bits, tuple | list) else ()
-    if len(pair) != 2:
-        raise grid.refuse("bits", bits, "a pair, of weights and of activations")
-    for number in pair:
-        grid.top_code(number)
-    return int(pair[0]), int(pair[1])
-
-
-def _codes(name: str, value: npt.ArrayLike, bits: int) -> Array:
-    """Return codes as uint8, contiguous."""
-    array = np.asarray(value)
-    if array.dtype.kind not in "iu":
-        raise grid.refuse(name, array.dtype.name, "an array of integers")
-    top = grid.top_code(bits)
-    outside = (array < 0) | (array > top)
-    if outside.any():
-        raise grid.refuse(f"codes of {name}", int(array[outside][0]), f"from 0 to {top}")
-    return np.ascontiguousarray(array, np.uint8).reshape(array.shape)
-
-
-def _int32(name: str, value: npt.ArrayLike) -> Array:
-    """Return integers as int32, contiguous."""
-    array = np.asarray(value)
-    if array.dtype.kind not in "iu":
-        raise grid.refuse(name, array.dtype.name, "an array of integers")
-    if array.size and not -_LARGEST - 1 <= int(array.min()) <= int(array.max()) <= _LARGEST:
-        raise grid.refuse(name, "others", "integers that int32 holds")
-    return np.ascontiguousarray(array, np.int32).reshape(array.shape)
 
 
 # How kernels are called

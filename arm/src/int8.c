@@ -34,11 +34,9 @@ INLINE void tile(const struct shape *s, const int8_t *a, const int8_t *w, const 
     }
     a += rows * 16, w += CHANNELS * 16;
   } while (--left);
-  const int32x4_t constants = vld1q_s32(constant);
-  UNROLL for (int i = 0; i < rows; ++i) {
-    const int32x4_t total = sum_of_4(sum[i][0], sum[i][1], sum[i][2], sum[i][3]);
-    store(s, out + (int64_t)i * s->o, total, constants, window[i], channels);
-  }
+  int32x4_t total[ROWS];
+  UNROLL for (int i = 0; i < rows; ++i) total[i] = sum_of_4(sum[i][0], sum[i][1], sum[i][2], sum[i][3]);
+  store(s, out, total, constant, window, rows, channels);
 }
 
 #define DISPATCH(RUN)                                                              \
@@ -61,9 +59,9 @@ static void tile_of_singles(const struct shape *s, const int8_t *a, const int8_t
 
 /* Both need what convolve needs, with most = 4. */
 EXPORT void qg_int8(const struct shape *s, const uint8_t *x, const int8_t *w, int32_t *out, uint8_t *work) {
-  convolve(s, x, w, out, work, ROWS, tile_of_pairs, sum_bytes);
+  convolve(s, x, w, out, work, ROWS, 1, 1, tile_of_pairs, sum_steps);
 }
 
 EXPORT void qg_int8_single(const struct shape *s, const uint8_t *x, const int8_t *w, int32_t *out, uint8_t *work) {
-  convolve(s, x, w, out, work, ROWS, tile_of_singles, sum_bytes);
+  convolve(s, x, w, out, work, ROWS, 1, 1, tile_of_singles, sum_steps);
 }

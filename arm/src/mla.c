@@ -6,7 +6,11 @@
 
 #include "frame.h"
 
-enum { ROWS_2 = 4 };
+#ifndef PAIRS
+#define PAIRS 128 /* that a 16-bit lane holds: each adds two sums of 8 bits, at least -128 each; 128 * 256 = 2^15 */
+#endif
+
+enum { ROWS_OF_PAIRS = 4 };
 
 /* The sum of each of four vectors. Needs lanes whose sums in fours fit into 16 bits, as any do. */
 INLINE int32x4_t add_sums(int32x4_t sum, int8x16_t a, int8x16_t b, int8x16_t c, int8x16_t d) {
@@ -37,23 +41,67 @@ INLINE void tile(const struct shape *s, const int8_t *a, const int8_t *w, const 
     } while (--left);
     UNROLL for (int i = 0; i < rows; ++i) sum[i] = add_sums(sum[i], part[i][0], part[i][1], part[i][2], part[i][3]);
   }
-  const int32x4_t constants = vld1q_s32(constant);
-  UNROLL for (int i = 0; i < rows; ++i) store(s, out + (int64_t)i * s->o, sum[i], constants, window[i], channels);
+  store(s, out, sum, constant, window, rows, channels);
 }
 
 static void tile_of_runs(const struct shape *s, const int8_t *a, const int8_t *w, const int32_t *constant,
-                         const int32_t *window, int32_t *out, int rows, int channels) {
+                         const int32_t *window, int32_t *out, int pixels, int channels) {
+#define TILE(PIXELS) tile(s, a, w, constant, window, out, PIXELS, channels)
+  FOR_CONSTANT(pixels, TILE)
+#undef TILE
+}
+
+/* Runs of two: MUL, MLA and SADALP into 16-bit lanes, which are held for PAIRS of runs. Needs steps in pairs. */
+INLINE void tile_2(const struct shape *s, const int8_t *a, const int8_t *w, const int32_t *constant,
+                   const int32_t *window, int32_t *out, const int rows, int channels) {
+  int32x4_t sum[ROWS_OF_PAIRS];
+  UNROLL for (int i = 0; i < rows; ++i) sum[i] = vdupq_n_s32(0);
+  for (int rest = s->steps; rest > 0;) {
+    int left = rest < 2 * PAIRS ? rest : 2 * PAIRS;
+    rest -= left;
+    int16x8_t part[ROWS_OF_PAIRS][CHANNELS];
+    UNROLL for (int i = 0; i < rows; ++i) {
+      UNROLL for (int j = 0; j < CHANNELS; ++j) part[i][j] = vdupq_n_s16(0);
+    }
+    _Pragma("clang loop unroll_count(2)")
+    for (; left > 0; left -= 2, a += 2 * rows * 16, w += 2 * CHANNELS * 16) {
+      int8x16_t y[2][CHANNELS];
+      UNROLL for (int j = 0; j < CHANNELS; ++j) {
+        y[0][j] = vld1q_s8(w + j * 16), y[1][j] = vld1q_s8(w + (CHANNELS + j) * 16);
+      }
+      UNROLL for (int i = 0; i < rows; ++i) {
+        const int8x16_t one = vld1q_s8(a + 2 * i * 16), two = vld1q_s8(a + (2 * i + 1) * 16);
+        UNROLL for (int j = 0; j < CHANNELS; ++j) {
+          part[i][j] = vpadalq_s8(part[i][j], vmlaq_s8(vmulq_s8(one, y[0][j]), two, y[1][j]));
+        }
+        FINISH(part[i]);
+      }
+    }
+    UNROLL for (int i = 0; i < rows; ++i) {
+      const int32x4_t low = vpaddq_s32(vpaddlq_s16(part[i][0]), vpaddlq_s16(part[i][1]));
+      const int32x4_t high = vpaddq_s32(vpaddlq_s16(part[i][2]), vpaddlq_s16(part[i][3]));
+      sum[i] = vaddq_s32(sum[i], vpaddq_s32(low, high));
+    }
+  }
+  store(s, out, sum, constant, window, rows, channels);
+}
+
+static void tile_of_pairs(const struct shape *s, const int8_t *a, const int8_t *w, const int32_t *constant,
+                          const int32_t *window, int32_t *out, int rows, int channels) {
   switch (rows) {
-    case 1: tile(s, a, w, constant, window, out, 1, channels); break;
-    case 2: tile(s, a, w, constant, window, out, 2, channels); break;
-    case 3: tile(s, a, w, constant, window, out, 3, channels); break;
-    case 4: tile(s, a, w, constant, window, out, 4, channels); break;
-    case 5: tile(s, a, w, constant, window, out, 5, channels); break;
-    default: tile(s, a, w, constant, window, out, 6, channels);
+    case 1: tile_2(s, a, w, constant, window, out, 1, channels); break;
+    case 2: tile_2(s, a, w, constant, window, out, 2, channels); break;
+    case 3: tile_2(s, a, w, constant, window, out, 3, channels); break;
+    default: tile_2(s, a, w, constant, window, out, 4, channels);
   }
 }
 
 /* Needs what convolve needs, with most = 6. */
 EXPORT void qg_mla(const struct shape *s, const uint8_t *x, const int8_t *w, int32_t *out, uint8_t *work) {
-  convolve(s, x, w, out, work, MOST_ROWS, tile_of_runs, sum_bytes);
+  convolve(s, x, w, out, work, MOST_ROWS, 1, 1, tile_of_runs, sum_steps);
+}
+
+/* For runs of two. Needs what convolve needs, with most = 4, and steps in pairs. */
+EXPORT void qg_mla2(const struct shape *s, const uint8_t *x, const int8_t *w, int32_t *out, uint8_t *work) {
+  convolve(s, x, w, out, work, ROWS_OF_PAIRS, 1, 2, tile_of_pairs, sum_pairs);
 }

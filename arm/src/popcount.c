@@ -6,7 +6,9 @@
 
 #include "frame.h"
 
-enum { RUN = 31 };
+#ifndef RUN
+#define RUN 31
+#endif
 
 INLINE int32x4_t add_counts(int32x4_t sum, uint8x16_t a, uint8x16_t b, uint8x16_t c, uint8x16_t d) {
   const uint16x8_t low = vpaddq_u16(vpaddlq_u8(a), vpaddlq_u8(b)), high = vpaddq_u16(vpaddlq_u8(c), vpaddlq_u8(d));
@@ -14,7 +16,8 @@ INLINE int32x4_t add_counts(int32x4_t sum, uint8x16_t a, uint8x16_t b, uint8x16_
 }
 
 INLINE void tile(const struct shape *s, const int8_t *a, const int8_t *w, const int32_t *constant,
-                 const int32_t *window, int32_t *out, const int rows, int channels) {
+                 const int32_t *window, int32_t *out, const int pixels, const int planes, int channels) {
+  const int rows = pixels * planes;
   int32x4_t sum[MOST_ROWS];
   UNROLL for (int i = 0; i < rows; ++i) sum[i] = vdupq_n_s32(0);
   for (int rest = s->steps; rest > 0;) {
@@ -35,48 +38,100 @@ INLINE void tile(const struct shape *s, const int8_t *a, const int8_t *w, const 
     } while (--left);
     UNROLL for (int i = 0; i < rows; ++i) sum[i] = add_counts(sum[i], part[i][0], part[i][1], part[i][2], part[i][3]);
   }
-  const int32x4_t constants = vld1q_s32(constant);
-  UNROLL for (int i = 0; i < rows; ++i) store(s, out + (int64_t)i * s->o, sum[i], constants, window[i], channels);
+  if (planes == 2) {
+    UNROLL for (int i = 0; i < pixels; ++i) sum[i] = vaddq_s32(sum[2 * i], vshlq_n_s32(sum[2 * i + 1], 1));
+  }
+  store(s, out, sum, constant, window, pixels, channels);
 }
 
-static void tile_of_one_plane(const struct shape *s, const int8_t *a, const int8_t *w, const int32_t *constant,
-                              const int32_t *window, int32_t *out, int rows, int channels) {
-  switch (rows) {
-    case 1: tile(s, a, w, constant, window, out, 1, channels); break;
-    case 2: tile(s, a, w, constant, window, out, 2, channels); break;
-    case 3: tile(s, a, w, constant, window, out, 3, channels); break;
-    case 4: tile(s, a, w, constant, window, out, 4, channels); break;
-    case 5: tile(s, a, w, constant, window, out, 5, channels); break;
-    default: tile(s, a, w, constant, window, out, 6, channels);
+static void tile_of_1_bit(const struct shape *s, const int8_t *a, const int8_t *w, const int32_t *constant,
+                          const int32_t *window, int32_t *out, int pixels, int channels) {
+#define TILE(PIXELS) tile(s, a, w, constant, window, out, PIXELS, 1, channels)
+  FOR_CONSTANT(pixels, TILE)
+#undef TILE
+}
+
+static void tile_of_2_bits(const struct shape *s, const int8_t *a, const int8_t *w, const int32_t *constant,
+                           const int32_t *window, int32_t *out, int pixels, int channels) {
+  switch (pixels) {
+    case 1: tile(s, a, w, constant, window, out, 1, 2, channels); break;
+    case 2: tile(s, a, w, constant, window, out, 2, 2, channels); break;
+    default: tile(s, a, w, constant, window, out, 3, 2, channels);
   }
 }
 
-/* Window sums of bits, times s->window. */
-INLINE void sum_bits(const struct shape *s, const int8_t *a, int32_t *window, int rows) {
-  for (int i = 0; i < rows; ++i) {
-    int32_t sum = 0;
-    for (int k = 0; k < s->steps; ++k) sum += vaddvq_u8(vcntq_u8(vld1q_u8((const uint8_t *)a + (k * rows + i) * 16)));
-    window[i] = sum * s->window;
-  }
-}
-
-/* Bit `plane` of each code, packed; a pixel takes ceil(c / 8) bytes, in which the first channel is the lowest bit. */
-INLINE void pack_bits(const uint8_t *x, int64_t pixels, int c, int plane, uint8_t *to) {
-  for (int64_t p = 0; p < pixels; ++p) {
-    for (int start = 0; start < c; start += 8) {
-      unsigned byte = 0;
-      for (int i = start; i < c && i < start + 8; ++i) byte |= (x[i] >> plane & 1u) << (i - start);
-      *to++ = (uint8_t)byte;
+/* Window sums of codes, whose bits are in `planes` windows. */
+INLINE void sum_bits(const struct shape *s, const int8_t *a, int32_t *window, int pixels, const int planes) {
+  for (int i = 0; i < pixels; ++i) {
+    int32_t total = 0;
+    for (int p = 0; p < planes; ++p) {
+      const uint8_t *from = (const uint8_t *)a + (i * planes + p) * 16;
+      uint32x4_t sum = vdupq_n_u32(0);
+      for (int k = 0; k < s->steps; ++k, from += pixels * planes * 16) {
+        sum = vpadalq_u16(sum, vpaddlq_u8(vcntq_u8(vld1q_u8(from))));
+      }
+      total += (int32_t)vaddvq_u32(sum) << p;
     }
-    x += c;
+    window[i] = total * s->window;
   }
 }
 
-/* Needs what convolve needs, with most = 6, for the packed image, whose pixels take s->c bytes; x has `channels` codes a
-   pixel; and behind that work, n * h * w * s->c bytes. */
+static void sum_1_bit(const struct shape *s, const int8_t *a, int32_t *window, int pixels) {
+  sum_bits(s, a, window, pixels, 1);
+}
+
+static void sum_2_bits(const struct shape *s, const int8_t *a, int32_t *window, int pixels) {
+  sum_bits(s, a, window, pixels, 2);
+}
+
+/* Bit `plane` of 16 codes, each in its place within a byte. */
+INLINE uint8x16_t in_place(const uint8_t *x, int8x16_t places, uint8x16_t bit) {
+  return vshlq_u8(vandq_u8(vld1q_u8(x), bit), places);
+}
+
+/* Bit `plane` of each code, packed; a pixel takes ceil(c / 8) bytes, in which the first channel is the lowest bit.
+   Needs x[pixels * c] and to[pixels * ceil(c / 8)]. */
+INLINE void pack_bits(const uint8_t *x, int64_t pixels, int c, int plane, uint8_t *to) {
+  if (c % 8) {
+    for (; pixels > 0; --pixels, x += c) {
+      for (int start = 0; start < c; start += 8) {
+        unsigned byte = 0;
+        for (int i = start; i < c && i < start + 8; ++i) byte |= (x[i] >> plane & 1u) << (i - start);
+        *to++ = (uint8_t)byte;
+      }
+    }
+    return;
+  }
+  static const int8_t within[16] = {0, 1, 2, 3, 4, 5, 6, 7, 0, 1, 2, 3, 4, 5, 6, 7};
+  const int8x16_t places = vsubq_s8(vld1q_s8(within), vdupq_n_s8((int8_t)plane));
+  const uint8x16_t bit = vdupq_n_u8((uint8_t)(1 << plane));
+  int64_t bytes = pixels * c / 8;
+  for (; bytes >= 16; bytes -= 16, to += 16, x += 128) {
+    uint8x16_t pairs[4];
+    UNROLL for (int i = 0; i < 4; ++i) {
+      pairs[i] = vpaddq_u8(in_place(x + 32 * i, places, bit), in_place(x + 32 * i + 16, places, bit));
+    }
+    vst1q_u8(to, vpaddq_u8(vpaddq_u8(pairs[0], pairs[1]), vpaddq_u8(pairs[2], pairs[3])));
+  }
+  for (; bytes > 0; --bytes, x += 8) {
+    *to++ = vaddv_u8(vshl_u8(vand_u8(vld1_u8(x), vget_low_u8(bit)), vget_low_s8(places)));
+  }
+}
+
+/* Both need what convolve needs of w, out and work, with most = 6 / planes, where s->c are the bytes of a packed pixel,
+   ceil(*channels / 8); x[n * h * w * *channels]; and behind that work, planes * n * h * w * s->c bytes. */
 EXPORT void qg_popcount(const struct shape *s, const uint8_t *x, const int8_t *w, int32_t *out, uint8_t *work,
                         const int32_t *channels) {
-  uint8_t *bits = work + (PANEL * MOST_ROWS + 1) * s->steps * 16 + PANEL * MOST_ROWS * 4;
+  uint8_t *bits = work + PANEL * 6 * 4 + (PANEL * 6 + 1) * s->steps * 16;
   pack_bits(x, (int64_t)s->n * s->h * s->w, *channels, 0, bits);
-  convolve(s, bits, w, out, work, MOST_ROWS, tile_of_one_plane, sum_bits);
+  convolve(s, bits, w, out, work, 6, 1, 1, tile_of_1_bit, sum_1_bit);
+}
+
+EXPORT void qg_popcount2(const struct shape *s, const uint8_t *x, const int8_t *w, int32_t *out, uint8_t *work,
+                         const int32_t *channels) {
+  uint8_t *bits = work + PANEL * 3 * 4 + (PANEL * 6 + 1) * s->steps * 16;
+  const int64_t pixels = (int64_t)s->n * s->h * s->w;
+  pack_bits(x, pixels, *channels, 0, bits);
+  pack_bits(x, pixels, *channels, 1, bits + pixels * s->c);
+  convolve(s, bits, w, out, work, 3, 2, 1, tile_of_2_bits, sum_2_bits);
 }

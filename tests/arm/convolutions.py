@@ -1,0 +1,103 @@
+"""What the tests of arm/ draw: convolutions of codes, and where their buffers lie; and the oracle's sums."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+from dataclasses import dataclass
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import pytest
+from hypothesis import strategies as st
+
+from arm import build, emulator, kernels
+from reference import integer
+
+COMPILER = importlib.util.find_spec("ziglang") is not None
+needs_compiler = pytest.mark.skipif(not COMPILER, reason=f"needs the compiler ziglang: {build.INSTALL}")
+needs_emulator = pytest.mark.skipif(
+    not COMPILER or importlib.util.find_spec("unicorn") is None,
+    reason=f"needs ziglang and unicorn, which run ARM code anywhere: {build.INSTALL}",
+)
+few_bits = st.integers(1, 4)
+kernels_and_bits = st.one_of(
+    st.tuples(st.just("mla"), st.tuples(few_bits, few_bits)),
+    st.tuples(st.just("popcount"), st.sampled_from([(1, 1), (1, 2)])),
+    st.tuples(st.just("int8"), st.tuples(st.integers(1, 8), st.integers(1, 8))),
+)
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """Codes and options of one convolution."""
+
+    x: np.ndarray
+    w: np.ndarray
+    options: dict[str, Any]
+
+    def run(self, **more: Any) -> Any:
+        return kernels.conv2d(self.x, self.w, **self.options, **more)
+
+    @property
+    def expected(self) -> np.ndarray:
+        return expected(self.x, self.w, **{k: v for k, v in self.options.items() if k != "kernel"})
+
+
+def integers_of(w: np.ndarray, bits: int, weights: str) -> np.ndarray:
+    """The integers that codes of weights stand for."""
+    return 2 * w.astype(np.int64) - (2**bits - 1) if weights == "odd" else w.astype(np.int64) - 2 ** (bits - 1)
+
+
+def expected(x, w, *, bits, weights="odd", stride=1, padding=0):
+    """The oracle's sums, channels last."""
+    values = integers_of(w, bits[0], weights).transpose(0, 3, 1, 2)
+    sums = integer.convolve(x.transpose(0, 3, 1, 2), values, stride=stride, padding=padding)
+    return sums.transpose(0, 2, 3, 1)
+
+
+def codes(seed: int, how: str, shape: tuple[int, ...], bits: int) -> np.ndarray:
+    """Codes: anything, one extreme only, or both."""
+    top = 2**bits - 1
+    rng = np.random.default_rng(seed)
+    match how:
+        case "lowest":
+            return np.zeros(shape, np.uint8)
+        case "highest":
+            return np.full(shape, top, np.uint8)
+        case "extremes":
+            return rng.choice(np.array([0, top], np.uint8), shape)
+    return rng.integers(0, top + 1, shape).astype(np.uint8)
+
+
+kinds_of_codes = st.sampled_from(["any", "any", "lowest", "highest", "extremes"])
+seeds = st.integers(0, 2**32 - 1)
+channels = st.integers(1, 40) | st.sampled_from([16, 32, 48, 64, 127, 128, 130])
+
+
+@st.composite
+def convolutions(draw: st.DrawFn, kernel_and_bits: st.SearchStrategy = kernels_and_bits) -> Convolution:
+    """Shapes with tails of all kinds, strides, padding wider than the image, several images, none."""
+    kernel, bits = draw(kernel_and_bits)
+    kh, kw = draw(st.sampled_from([(1, 1), (3, 3), (3, 3), (1, 3), (2, 1), (5, 4)]))
+    padding = draw(st.tuples(st.integers(0, 3), st.integers(0, 3)))
+    height, width = (draw(st.integers(max(1, k - 2 * pad), 6)) for k, pad in zip((kh, kw), padding, strict=True))
+    c, o, n = draw(channels), draw(st.integers(1, 9)), draw(st.sampled_from([1, 1, 1, 0, 2, 3]))
+    stride = draw(st.sampled_from([1, 2, (1, 2), (3, 1)]))
+    x = codes(draw(seeds), draw(kinds_of_codes), (n, height, width, c), bits[1])
+    w = codes(draw(seeds), draw(kinds_of_codes), (o, kh, kw, c), bits[0])
+    options = {"bits": bits, "weights": draw(st.sampled_from(["odd", "signed"])), "stride": stride, "padding": padding}
+    return Convolution(x, w, options | {"kernel": kernel})
+
+
+def placed(place: str, shift: int) -> Any:
+    """Lay buffers at that end of their pages, so many bytes away from it, as long as this context lasts."""
+    return mock.patch.object(emulator, "call", functools.partial(emulator.call, place=place, shift=shift))
+
+
+def built_with(*options: str) -> Any:
+    """Take kernels that are compiled with these options, too, as long as this context lasts."""
+    command, version = build.compiler()
+    path = build.built(tuple(build.sources()), ((*command, *options), version))
+    return mock.patch.object(build, "library", return_value=path)
