@@ -7,7 +7,7 @@ All integers equal those of `reference.integer.convolve` for the weights' and ac
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Literal, overload
@@ -86,6 +86,35 @@ class Packed:
     def pixel(self) -> int:
         """Bytes that the channels of a pixel take."""
         return -(-self.shape[3] // 8) if self.kernel == "popcount" else self.shape[3]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A call of a kernel: which, and with what.
+
+    Attributes
+    ----------
+    function : str
+        Its name in C; it takes pointers only.
+    arguments : dict from str to ndarray
+        In order; it writes those of `written`, and what is left is constant but for the data themselves, `data`.
+    written : tuple of str
+    data : str
+        Codes or sums that come from outside.
+    result : str
+        Of those that it writes; the others are for its own use.
+    """
+
+    function: str
+    arguments: Mapping[str, Array]
+    written: tuple[str, ...]
+    data: str
+    result: str
+
+    def call(self, *, count: bool) -> Counts:
+        """Do it; counts are empty unless asked for."""
+        written = tuple(index for index, name in enumerate(self.arguments) if name in self.written)
+        return _call(self.function, list(self.arguments.values()), written, count=count)
 
 
 def run_length(bits: tuple[int, int]) -> int:
@@ -247,6 +276,28 @@ def conv2d(
     >>> conv2d([[[[3], [1]]]], [[[[0]]], [[[3]]]], bits=(2, 2)).tolist()
     [[[[-9, 9], [-3, 3]]]]
     """
+    plan = plan_conv2d(x, w, bits=bits, weights=weights, stride=stride, padding=padding, kernel=kernel)
+    counts = plan.call(count=count)
+    out = plan.arguments[plan.result]
+    return (out, counts) if count else out
+
+
+def plan_conv2d(
+    x: npt.ArrayLike,
+    w: npt.ArrayLike | Packed,
+    *,
+    bits: tuple[int, int] | None = None,
+    weights: str = "odd",
+    stride: int | tuple[int, int] = 1,
+    padding: int | tuple[int, int] = 0,
+    kernel: str | None = None,
+) -> Plan:
+    """Return the call that `conv2d` makes; parameters and errors are those.
+
+    >>> plan = plan_conv2d([[[[3], [1]]]], [[[[0]]], [[[3]]]], bits=(2, 2))
+    >>> plan.function, list(plan.arguments), plan.arguments["sums"].shape
+    ('qg_mla', ['shape', 'x', 'weights', 'sums', 'work'], (1, 1, 2, 2))
+    """
     steps, pads = checks.pair("stride", stride, 1), checks.pair("padding", padding, 0)
     array = np.asarray(x)
     if not isinstance(w, Packed):
@@ -284,13 +335,13 @@ def conv2d(
     pixels, planes = _TILES[name]
     work = _PANEL * pixels * 4 + (_PANEL * pixels * planes + 1) * w.steps * _STEP
     packed = np.frombuffer(w.data, np.uint8)
-    arguments: list[Array] = [np.array(numbers, np.int32), array.view(np.uint8), packed, out]
+    arguments = {"shape": np.array(numbers, np.int32), "x": array.view(np.uint8), "weights": packed, "sums": out}
     if w.kernel == "popcount":
-        arguments += [np.full(work + planes * n * height * width * w.pixel, CANARY, np.uint8), np.array([c], np.int32)]
-    else:
-        arguments.append(np.full(work, CANARY, np.uint8))
-    counts = _call(name, arguments, (3, 4), count=count)
-    return (out, counts) if count else out
+        work += planes * n * height * width * w.pixel
+    arguments["work"] = np.full(work, CANARY, np.uint8)
+    if w.kernel == "popcount":
+        arguments["channels"] = np.array([c], np.int32)
+    return Plan(name, arguments, ("sums", "work"), "x", "sums")
 
 
 def _function(w: Packed) -> str:
@@ -351,6 +402,14 @@ def requantize(
     >>> requantize([[-1, 4], [0, 5]], [[-1, 0, 1], [-5, 5, 9]]).tolist()
     [[1, 1], [2, 2]]
     """
+    plan = plan_requantize(sums, thresholds, falling=falling)
+    counts = plan.call(count=count)
+    codes = plan.arguments[plan.result]
+    return (codes, counts) if count else codes
+
+
+def plan_requantize(sums: npt.ArrayLike, thresholds: npt.ArrayLike, *, falling: npt.ArrayLike = False) -> Plan:
+    """Return the call that `requantize` makes; parameters and errors are those."""
     sums, thresholds = checks.int32("sums", sums), checks.int32("thresholds", thresholds)
     if not sums.ndim:
         raise grid.refuse("shape of sums", sums.shape, "(..., O)")
@@ -369,8 +428,8 @@ def requantize(
     rows = sums.size // channels if channels else 0
     shape = np.array([rows, channels, thresholds.shape[1]], np.int32)
     turned = np.ascontiguousarray((thresholds ^ flip[:, None]).T)  # s <= t where ~s >= ~t
-    counts = _call("qg_requantize", [shape, sums, turned, flip, codes], (4,), count=count)
-    return (codes, counts) if count else codes
+    arguments = {"rows": shape, "sums": sums, "thresholds": turned, "flip": flip, "codes": codes}
+    return Plan("qg_requantize", arguments, ("codes",), "sums", "codes")
 
 
 @overload
