@@ -1,4 +1,4 @@
-"""Packed weights and thresholds as C headers, for builds without this suite: the kernels' sources and a header a layer."""
+"""Packed weights and thresholds as C headers, one a layer, with the kernels' sources: for builds of one's own."""
 
 from __future__ import annotations
 
@@ -63,9 +63,7 @@ def header(name: str, layer: PackedLayer, size: tuple[int, int], batch: int = 1)
     """
     own = identifier(name)
     shape = (batch, *size, layer.packed.shape[3])
-    plans = [
-        kernels.plan_conv2d(np.zeros(shape, np.uint8), layer.packed, stride=layer.stride, padding=layer.padding)
-    ]
+    plans = [kernels.plan_conv2d(np.zeros(shape, np.uint8), layer.packed, stride=layer.stride, padding=layer.padding)]
     sums = plans[0].arguments["sums"]
     if layer.thresholds is not None:
         limits, falling = layer.thresholds.values, layer.thresholds.falling
@@ -84,7 +82,9 @@ def header(name: str, layer: PackedLayer, size: tuple[int, int], batch: int = 1)
                 constants.append(_array(f"{own}_{argument}", array))
                 passed.append(f"{own}_{argument}")
         calls.append(f"  {plan.function}({', '.join(passed)});")
-        declared.append(f"void {plan.function}({', '.join(_parameter(plan, argument) for argument in plan.arguments)});")
+        declared.append(
+            f"void {plan.function}({', '.join(_parameter(plan, argument) for argument in plan.arguments)});"
+        )
     order = [argument for argument in ("x", "sums", "work", "codes") if argument in buffers]
     sizes = ", ".join(f"{own.upper()}_{argument.upper()} = {buffers[argument].nbytes}" for argument in order)
     parameters = ", ".join(
@@ -97,8 +97,8 @@ def header(name: str, layer: PackedLayer, size: tuple[int, int], batch: int = 1)
             f"/* {name}: {c} to {o} channels, {kh}x{kw}, stride {layer.stride}, padding {layer.padding};",
             f"   {layer.packed.bits[0]} bits of weights, {layer.packed.bits[1]} of activations. Written by quantgap.",
             f"   x: codes ({', '.join(map(str, shape))}); {out}: ({', '.join(map(str, buffers[out].shape))}); the last",
-            "   axis is the channel. Sizes in bytes are below. Link with the kernels' C files, and do not include their",
-            "   header beside this one. */",
+            "   axis is the channel. Sizes in bytes are below. Link with the kernels' C files; their header,",
+            "   frame.h, is not to be included beside this one. */",
             "",
             f"#ifndef QUANTGAP_{own.upper()}",
             f"#define QUANTGAP_{own.upper()}",
@@ -139,13 +139,13 @@ def write(folder: Path, layers: dict[str, tuple[IntegerLayer, tuple[int, int]]])
     Raises
     ------
     ValueError
-        If two layers have one name in C, or a layer has no kernel.
+        If two layers, or a layer and the kernels, have one name in C; or if a layer has no kernel.
     """
     texts: dict[str, str] = {}
     for name, (layer, size) in layers.items():
         file = f"{identifier(name)}.h"
-        if file in texts:
-            raise grid.refuse("name", name, f"one of its own in C: {file} is another layer's")
+        if file in texts or file in {source.name for source in build.sources()}:
+            raise grid.refuse("name", name, f"one of its own in C: {file} is there already")
         texts[file] = header(name, deployment.pack(layer), size)
     folder.mkdir(parents=True, exist_ok=True)
     written = []

@@ -31,7 +31,7 @@ def write(path: str | Path, layers: Mapping[str, tuple[IntegerLayer, tuple[int, 
     >>> (again.stride, again.padding, size, int(again.weights.sum()))
     (2, 1, (32, 32), 18)
     """
-    arrays = {}
+    arrays: dict[str, np.ndarray] = {}
     for name, (layer, size) in layers.items():
         arrays[f"{name}/codes"] = layer.codes
         for entry, numbers in (
@@ -59,7 +59,10 @@ def read(path: str | Path) -> dict[str, tuple[IntegerLayer, tuple[int, int]]]:
         If it cannot be read.
     """
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        stored = np.load(path, allow_pickle=False)
+        if not isinstance(stored, np.lib.npyio.NpzFile):
+            raise ValueError("a single array")
+        with stored:
             if sum(info.file_size for info in stored.zip.infolist()) > MOST_BYTES:
                 raise ValueError(f"holds more than {MOST_BYTES} bytes")
             arrays = {name: stored[name] for name in stored.files}
@@ -86,7 +89,5 @@ def _layer(name: str, entries: Mapping[str, np.ndarray]) -> tuple[IntegerLayer, 
     if numbers["geometry"][0] < 1 or numbers["geometry"][1] < 0 or min(numbers["size"]) < 1:
         raise grid.refuse(f"stride, padding and size of {name}", numbers, "whole numbers from 1, padding from 0")
     found = Thresholds(entries["thresholds"], entries["falling"]) if "thresholds" in entries else None
-    layer = IntegerLayer(
-        entries["codes"], *numbers["grid"], numbers["bits"], *numbers["geometry"], thresholds=found
-    )
+    layer = IntegerLayer(entries["codes"], *numbers["grid"], numbers["bits"], *numbers["geometry"], thresholds=found)
     return layer, numbers["size"]

@@ -15,7 +15,9 @@ element, by the network's own modules: nothing is approximated, and outputs have
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import argparse
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -23,10 +25,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from reference import grid
+from reference import exchange, grid
 from reference.grid import Array
 from reference.requantization import IntegerLayer, Thresholds, attainable, search
+from torchimpl import checkpoints
 from torchimpl.layers import QuantConv2d
+from torchimpl.models import ARCHITECTURES
 from torchimpl.models.resnet import BasicBlock
 from torchimpl.quantizers.base import Quantizer
 
@@ -196,3 +200,75 @@ def _weight_integers(layer: QuantConv2d) -> Array:
 
 def _square(layer: QuantConv2d) -> bool:
     return all(len(set(option)) == 1 for option in (layer.stride, layer.padding))
+
+
+# The command line: a block of a checkpoint as a file of integer layers, from which others deploy
+
+DESCRIPTION = """\
+Write the two convolutions of a residual block as integer layers: weight codes, and thresholds for what lies between.
+The file, numpy's npz, is described in reference/exchange.py; `python -m arm export` makes C headers of it.
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """Build the parser."""
+    result = argparse.ArgumentParser(
+        prog="python -m torchimpl.deployment", description=DESCRIPTION, epilog="Exit status: 0; 2 bad input."
+    )
+    result.add_argument("--checkpoint", required=True, metavar="FILE")
+    result.add_argument("--block", required=True, metavar="NAME", help="such as layer1.0")
+    result.add_argument("--out", required=True, metavar="FILE", help="such as block.npz")
+    result.add_argument("--arch", default="resnet20_released", choices=list(ARCHITECTURES), help="default: %(default)s")
+    result.add_argument("--method", default="daq", metavar="NAME[,NAME]", help="default: %(default)s")
+    result.add_argument("--bits", default="1/1", metavar="W/A", help="default: %(default)s")
+    result.add_argument("--size", type=int, default=32, metavar="N", help="rows of the images; default: %(default)s")
+    return result
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    chosen = parser().parse_args(arguments)
+    try:
+        names = chosen.method.split(",")
+        method = names[0] if len(names) == 1 else (names[0], ",".join(names[1:]))
+        checkpoint = checkpoints.read(chosen.checkpoint)
+        model = checkpoints.load(checkpoint, chosen.arch, method, checkpoints.parse_bits(chosen.bits))
+        blocks = {name: module for name, module in model.named_modules() if isinstance(module, BasicBlock)}
+        if chosen.block not in blocks:
+            raise grid.refuse("--block", chosen.block, f"one of {', '.join(blocks)}")
+        exchange.write(chosen.out, layers_of(model, chosen.block, _rows(chosen.size)))
+    except OSError as error:
+        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 2
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _rows(value: int) -> int:
+    if value < 1:
+        raise grid.refuse("--size", value, "a whole number from 1")
+    return value
+
+
+@torch.no_grad()
+def layers_of(model: nn.Module, name: str, size: int) -> dict[str, tuple[IntegerLayer, tuple[int, int]]]:
+    """Return the layers of a block with the rows and columns of their inputs, for images (3, size, size)."""
+    block = model.get_submodule(name)
+    assert isinstance(block, BasicBlock)
+    seen: list[tuple[int, int]] = []
+    convs = (block.conv1, block.conv2)
+    handles = [
+        conv.register_forward_pre_hook(lambda _, inputs: seen.append((inputs[0].shape[2], inputs[0].shape[3])))
+        for conv in convs
+    ]
+    model(torch.zeros(1, 3, size, size))
+    for handle in handles:
+        handle.remove()
+    found = integer_block(block)
+    return {f"{name}.conv1": (found.first, seen[0]), f"{name}.conv2": (found.second, seen[1])}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

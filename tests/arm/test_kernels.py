@@ -189,12 +189,14 @@ class TestRequantization:
         bits, shape = data.draw(st.integers(1, 5)), (*data.draw(st.lists(st.integers(0, 5), max_size=2)),)
         o = data.draw(st.integers(1, 21))
         rng = np.random.default_rng(data.draw(seeds))
-        if data.draw(st.booleans()):
-            pool = np.array([*range(-9, 10), -(2**31), 2**31 - 1])
-        else:
-            pool = rng.integers(-(2**31), 2**31, 20)
-        sums = rng.choice(pool, (*shape, o))
-        thresholds = np.sort(rng.choice(pool, (o, 2**bits - 1)), axis=1)
+        base = data.draw(st.sampled_from([-(2**31), -(2**31) + 32767, -7, 0, 2**31 - 65535, 2**31 - 1]))
+        ends = np.array([-(2**31), 2**31 - 1, base, base + 1, base + 65534, base + 65535, base + 65533, base - 1])
+        reach = data.draw(st.sampled_from([9, 65534, 65535, 2**32]))  # how far thresholds are apart
+        near = base + np.array([0, 1, 2, reach, reach - 1, reach // 2, *rng.integers(0, reach + 1, 6)])
+        sums = rng.choice(
+            np.concatenate([np.clip(near, -(2**31), 2**31 - 1), ends.clip(-(2**31), 2**31 - 1)]), (*shape, o)
+        )
+        thresholds = np.sort(rng.choice(near.clip(-(2**31), 2**31 - 1), (o, 2**bits - 1)), axis=1)
         falling = data.draw(st.booleans() | st.just(rng.random(o) < 0.5))
         found = kernels.requantize(sums, thresholds, falling=falling)
         assert found.dtype == np.uint8
@@ -204,6 +206,16 @@ class TestRequantization:
             sum_, channel = int(sums[place]), place[-1]
             reached = [sum_ <= int(t) if flags[channel] else sum_ >= int(t) for t in thresholds[channel]]
             assert found[place] == sum(reached)
+
+    @pytest.mark.parametrize("reach", [65534, 65535])
+    @pytest.mark.parametrize("falling", [False, True])
+    def test_thresholds_as_far_apart_as_16_bits_reach(self, reach, falling):
+        for base in (-(2**31), -32767, 2**31 - 1 - reach):
+            thresholds = np.array([[base, base + reach // 2, base + reach]] * 8)
+            sums = np.array([s for t in thresholds[0] for s in (t - 1, t, t + 1)]).clip(-(2**31), 2**31 - 1)
+            found = kernels.requantize(np.repeat(sums[:, None], 8, axis=1), thresholds, falling=falling)
+            for s, row in zip(sums, found, strict=True):
+                assert set(row) == {sum(s <= t if falling else s >= t for t in thresholds[0])}
 
     @given(st.integers(1, 9), st.integers(1, 21), st.integers(0, 31), seeds)
     def test_rescaled_sums_are_rounded_twice(self, rows, o, shift, seed):

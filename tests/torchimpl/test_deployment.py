@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from reference import integer
+from reference import exchange, integer
 from reference.requantization import IntegerLayer, Thresholds, attainable
 from tests.oracles import check_same
 from tests.torchimpl.modules import PAIRS, fit, input_role
 from tests.torchimpl.test_integers import INTEGRAL, integral_method, layer_and_batch
-from torchimpl import calibrate, checkpoints, evaluation
+from torchimpl import calibrate, checkpoints, deployment, evaluation
 from torchimpl.data import cifar10
 from torchimpl.deployment import integer_block, integer_layer, thresholds
 from torchimpl.layers import QuantConv2d
@@ -308,3 +308,52 @@ def test_inputs_and_thresholds_of_integer_layers_that_are_refused():
         layer.run(np.zeros((1, 1, 1, 1)))
     with pytest.raises(ValueError, match="channels of the thresholds must be 2, got 1"):
         IntegerLayer(codes, -1, 2, (1, 2), thresholds=Thresholds(np.array([[1, 2, 3]]), np.array([False])))
+
+
+# The command line
+
+
+def checkpoint_of(tmp_path, method="daq", bits=(2, 2)):
+    torch.manual_seed(0)
+    model = calibrate(resnet20(method, bits), torch.randn(8, 3, 16, 16)).eval()
+    torch.save(model.state_dict(), tmp_path / "net.pth")
+    return model, ["--checkpoint", str(tmp_path / "net.pth"), "--arch", "resnet20", "--bits", "2/2"]
+
+
+@pytest.mark.parametrize("block", ["layer1.0", "layer3.0"])
+def test_a_block_is_written(block, tmp_path):
+    model, arguments = checkpoint_of(tmp_path)
+    path = tmp_path / "block.npz"
+    assert deployment.main([*arguments, "--block", block, "--size", "24", "--out", str(path)]) == 0
+    found, want = exchange.read(path), integer_block(model.get_submodule(block))
+    sizes = [(24, 24)] * 2 if block == "layer1.0" else [(12, 12), (6, 6)]
+    assert [(name, size) for name, (_, size) in found.items()] == list(
+        zip([f"{block}.conv1", f"{block}.conv2"], sizes, strict=True)
+    )
+    for (layer, _), own in zip(found.values(), (want.first, want.second), strict=True):
+        check_same("weights", layer.weights, own.weights)
+        assert (layer.stride, layer.padding, layer.bits) == (own.stride, own.padding, own.bits)
+        assert (layer.thresholds is None) == (own.thresholds is None)
+        if own.thresholds is not None:
+            check_same("thresholds", layer.thresholds.values, own.thresholds.values)
+
+
+def test_bad_input_is_one_line_and_status_2(tmp_path, capsys):
+    _, arguments = checkpoint_of(tmp_path)
+    out = ["--out", str(tmp_path / "block.npz")]
+    for changed, message in [
+        (["--block", "layer1.9"], "--block must be one of layer1.0, layer1.1"),
+        (["--block", "layer1.0", "--bits", "1/1/1"], "bits must be W/A"),
+        (["--block", "layer1.0", "--checkpoint", str(tmp_path / "none")], "no such file"),
+        (["--block", "layer1.0", "--size", "0"], "--size must be a whole number from 1, got 0"),
+        (["--block", "layer1.0", "--method", "none"], "method must be one of"),
+        (["--block", "layer1.0", "--out", str(tmp_path / "no" / "block.npz")], "No such file or directory"),
+        (["--block", "layer1.0", "--bits", "2/32"], "not a checkpoint of resnet20 with daq 2/32"),
+    ]:
+        assert deployment.main([*arguments, *out, *changed]) == 2, changed
+        captured = capsys.readouterr()
+        assert captured.out == ""
+        assert captured.err.startswith("error: ")
+        assert message in captured.err
+        assert captured.err.count("\n") == 1
+    assert not (tmp_path / "block.npz").exists()
