@@ -59,12 +59,10 @@ def read(path: str | Path) -> dict[str, tuple[IntegerLayer, tuple[int, int]]]:
         If it cannot be read.
     """
     try:
-        stored = np.load(path, allow_pickle=False)
-        if not isinstance(stored, np.lib.npyio.NpzFile):
-            raise ValueError("a single array")
-        with stored:
-            if sum(info.file_size for info in stored.zip.infolist()) > MOST_BYTES:
+        with zipfile.ZipFile(path) as archive:
+            if sum(info.file_size for info in archive.infolist()) > MOST_BYTES:
                 raise ValueError(f"holds more than {MOST_BYTES} bytes")
+        with np.load(path, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
         layers: dict[str, dict[str, np.ndarray]] = {}
         for key, array in arrays.items():
