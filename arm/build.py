@@ -25,9 +25,10 @@ OPTIONS = (
     "-fvisibility=hidden",
     "-shared",
     "-nostdlib",
+    "-Wl,-Bsymbolic",
+    "-Wl,--no-undefined",
     "-g0",
 )
-LINUX = ("-target", "aarch64-linux-musl", "-Wl,-Bsymbolic", "-Wl,--no-undefined")
 INSTALL = "pip install quantgap[arm]"
 
 
@@ -36,8 +37,8 @@ class MissingToolchainError(RuntimeError):
 
 
 def on_arm() -> bool:
-    """Return whether this process runs ARM's 64-bit instructions itself."""
-    return platform.machine().lower() in ("aarch64", "arm64") and sys.maxsize > 2**32
+    """Return whether this process is one of Linux on 64-bit ARM, and can run the kernels itself."""
+    return sys.platform == "linux" and platform.machine() == "aarch64" and sys.maxsize > 2**32
 
 
 def sources() -> list[Path]:
@@ -47,7 +48,7 @@ def sources() -> list[Path]:
 
 @cache
 def library() -> Path:
-    """Build the kernels unless that was done, and return the shared library: ELF, 64-bit ARM, without relocations.
+    """Build the kernels unless that was done, and return the shared library: ELF for 64-bit ARM, without relocations.
 
     It is kept in a folder of the user's (``$XDG_CACHE_HOME/quantgap``, else ``~/.cache/quantgap``), under a name that
     depends on sources, options and the compiler's version.
@@ -71,7 +72,7 @@ def compiler() -> tuple[tuple[str, ...], str]:
         If there is none.
     """
     if importlib.util.find_spec("ziglang") is not None:
-        command = (sys.executable, "-m", "ziglang", "cc", *OPTIONS, *(LINUX if sys.platform != "darwin" else ()))
+        command = (sys.executable, "-m", "ziglang", "cc", "-target", "aarch64-linux-musl", *OPTIONS)
         return command, f"ziglang {importlib.metadata.version('ziglang')}"
     if on_arm():
         for name in ("clang", "cc"):
@@ -97,7 +98,7 @@ def built(files: tuple[Path, ...], how: tuple[tuple[str, ...], str]) -> Path:
         If the compiler fails; the message has its output.
     """
     command, version = how
-    digest = hashlib.sha256("\0".join([version, platform.system(), *command[1:]]).encode())
+    digest = hashlib.sha256("\0".join([version, *command[1:]]).encode())
     for path in files:
         digest.update(f"\0{path.name}\0".encode() + path.read_bytes())
     name = f"kernels-{digest.hexdigest()[:24]}.so"

@@ -1,6 +1,6 @@
 """Low-bit convolutions and requantization by the kernels for ARM, on numpy arrays.
 
-On a 64-bit ARM host the kernels run natively; elsewhere the same machine code runs under emulation (`arm.emulator`).
+On Linux for 64-bit ARM the kernels run natively; elsewhere the same code runs under emulation (`arm.emulator`).
 All integers equal those of `reference.integer.convolve` for the weights' and activations' integers.
 """
 
@@ -79,8 +79,8 @@ class Packed:
 
     @property
     def unit(self) -> int:
-        """Steps that are multiplied together: the length of a run where that is two, else one."""
-        return 2 if self.kernel == "mla" and run_length(self.bits) == 2 else 1
+        """Steps that are multiplied together: two, or one."""
+        return _unit(self.kernel, self.bits)
 
     @property
     def pixel(self) -> int:
@@ -202,8 +202,7 @@ def pack_weights(
     else:
         constants[:o] = zero * (scale * values.sum(axis=(1, 2, 3)) + offset * kh * kw * c)
         rows = (-values if kernel == "mla" else values).astype(np.int8).view(np.uint8).reshape(o, -1)
-    unit = 2 if kernel == "mla" and run_length(bits) == 2 else 1
-    padded = np.zeros((len(constants), round_up(rows.shape[1], _STEP * unit)), np.uint8)
+    padded = np.zeros((len(constants), round_up(rows.shape[1], _STEP * _unit(kernel, bits))), np.uint8)
     padded[:o, : rows.shape[1]] = rows
     ordered = padded.reshape(-1, _CHANNELS, padded.shape[1] // _STEP, _STEP).transpose(0, 2, 1, 3)
     return Packed(kernel, (o, kh, kw, c), bits, weights, signed, ordered.tobytes() + constants.tobytes())
@@ -343,6 +342,10 @@ def plan_conv2d(
     if w.kernel == "popcount":
         arguments["channels"] = np.array([c], np.int32)
     return Plan(name, arguments, ("sums", "work"), "x", "sums")
+
+
+def _unit(kernel: str, bits: tuple[int, int]) -> int:
+    return 2 if kernel == "mla" and run_length(bits) == 2 else 1
 
 
 def _function(w: Packed) -> str:

@@ -63,8 +63,7 @@ INLINE void tile_2(const struct shape *s, const int8_t *a, const int8_t *w, cons
     UNROLL for (int i = 0; i < rows; ++i) {
       UNROLL for (int j = 0; j < CHANNELS; ++j) part[i][j] = vdupq_n_s16(0);
     }
-    _Pragma("clang loop unroll_count(2)")
-    for (; left > 0; left -= 2, a += 2 * rows * 16, w += 2 * CHANNELS * 16) {
+    UNROLL_TWICE for (; left > 0; left -= 2, a += 2 * rows * 16, w += 2 * CHANNELS * 16) {
       int8x16_t y[2][CHANNELS];
       UNROLL for (int j = 0; j < CHANNELS; ++j) {
         y[0][j] = vld1q_s8(w + j * 16), y[1][j] = vld1q_s8(w + (CHANNELS + j) * 16);

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -96,8 +98,19 @@ def placed(place: str, shift: int) -> Any:
     return mock.patch.object(emulator, "call", functools.partial(emulator.call, place=place, shift=shift))
 
 
-def built_with(*options: str) -> Any:
-    """Take kernels that are compiled with these options, too, as long as this context lasts."""
+def compiled(folder: Path, file: str, *options: str, **changed: str) -> Path:
+    """Build one file of kernels, with options, too, or with other texts for some sources; nothing of it is kept."""
+    paths = []
+    for path in build.sources():
+        if path.suffix == ".h" or path.name == file:
+            copy = folder / path.name
+            copy.write_text(changed.get(path.name, path.read_text()))
+            paths.append(copy)
     command, version = build.compiler()
-    path = build.built(tuple(build.sources()), ((*command, *options), version))
-    return mock.patch.object(build, "library", return_value=path)
+    with mock.patch.dict(os.environ, XDG_CACHE_HOME=str(folder / "cache")):
+        return build.built(tuple(paths), ((*command, *options), version))
+
+
+def taken(library: Path) -> Any:
+    """Take kernels from this library as long as this context lasts."""
+    return mock.patch.object(build, "library", return_value=library)

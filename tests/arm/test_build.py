@@ -93,9 +93,16 @@ class TestCompiler:
             build.compiler()
 
     @pytest.mark.parametrize(
-        ("machine", "found"), [("aarch64", True), ("ARM64", True), ("x86_64", False), ("armv7l", False)]
+        ("system", "machine", "found"),
+        [
+            ("linux", "aarch64", True),
+            ("linux", "x86_64", False),
+            ("linux", "armv7l", False),
+            ("darwin", "arm64", False),  # whose libraries have another format; it emulates, too
+        ],
     )
-    def test_which_hosts_run_the_code_themselves(self, monkeypatch, machine, found):
+    def test_which_hosts_run_the_code_themselves(self, monkeypatch, system, machine, found):
+        monkeypatch.setattr(build.sys, "platform", system)
         monkeypatch.setattr(build.platform, "machine", lambda: machine)
         assert build.on_arm() is found
 
