@@ -217,7 +217,7 @@ def test_sums_ratios_and_verdicts_are_those_of_the_counts(instructions, cycles):
             assert ("straw man" in found[f"over {engine}", best].reason) == (want == "vacuous")
         verdicts[engine] = found[f"over {engine}", best].claim_verdict
     assert ("over the suite's 8/8", "8/8") not in found
-    assert f"{float(total['2/2']):.0f} M at 2/2" in table.findings[0]
+    assert f"{found['sum', '2/2'].measured:.0f} M at 2/2" in table.findings[0]
     assert all(f"({verdict})" in table.findings[0] for verdict in verdicts.values())
     # The claim of DSQ's abstract, which is on NCNN
     evidence = Evidence({}, {}, {(cell.row, cell.column): cell for cell in table.cells})
