@@ -9,15 +9,16 @@ from reference import grid
 from reference.grid import Array
 
 LEAST, LARGEST = -(2**31), 2**31 - 1  # of int32
+MOST = 2**20  # of strides and padding, so that places within a padded image are numbers of int32
 
 
 def pair(name: str, value: object, least: int) -> tuple[int, int]:
-    """Return a pair of whole numbers; a single one is both."""
-    pair = tuple(value) if isinstance(value, tuple | list) else (value, value)
-    for number in pair:
-        if not isinstance(number, int | np.integer) or isinstance(number, bool) or number < least or len(pair) != 2:
-            raise grid.refuse(name, value, f"a whole number from {least}, or a pair of them")
-    return int(pair[0]), int(pair[1])
+    """Return a pair of whole numbers from `least` to `MOST`; a single one is both."""
+    found = tuple(value) if isinstance(value, tuple | list) else (value, value)
+    whole = [isinstance(number, int | np.integer) and not isinstance(number, bool) for number in found]
+    if len(found) != 2 or not all(whole) or not all(least <= number <= MOST for number in found):
+        raise grid.refuse(name, value, f"a whole number from {least} to {MOST}, or a pair of them")
+    return int(found[0]), int(found[1])
 
 
 def bit_widths(bits: object) -> tuple[int, int]:

@@ -319,8 +319,14 @@ def plan_conv2d(
         if k > size + 2 * pad:
             raise grid.refuse("extent of the kernel", k, f"at most {size + 2 * pad}, the size of the padded image")
     ho, wo = (height + 2 * pads[0] - kh) // steps[0] + 1, (width + 2 * pads[1] - kw) // steps[1] + 1
-    if max(array.size, n * ho * wo * o, round_up(o, _CHANNELS) * (w.steps * _STEP + 4)) * 4 > checks.LARGEST:
-        raise grid.refuse("largest array", max(array.size, n * ho * wo * o), f"at most {checks.LARGEST // 4} elements")
+    name = _function(w)
+    pixels, planes = _TILES[name]
+    work = _PANEL * pixels * 4 + (_PANEL * pixels * planes + 1) * w.steps * _STEP
+    if w.kernel == "popcount":
+        work += planes * n * height * width * w.pixel  # the image as bits
+    largest = max(height, width, array.size, 4 * n * ho * wo * o, len(w.data), work)
+    if largest > checks.LARGEST:
+        raise grid.refuse("bytes of the largest array", largest, f"at most {checks.LARGEST}")
     out = np.zeros((n, ho, wo, o), np.int32)
     b_w, b_a = w.bits
     scale, offset = GRIDS[w.weights]
@@ -330,14 +336,9 @@ def plan_conv2d(
     elif w.kernel == "popcount":
         zero, window = 0, offset - scale * 2 ** (b_w - 1)
     numbers = (n, height, width, w.pixel, o, kh, kw, *steps, *pads, ho, wo, w.steps, run, zero, scale, window)
-    name = _function(w)
-    pixels, planes = _TILES[name]
-    work = _PANEL * pixels * 4 + (_PANEL * pixels * planes + 1) * w.steps * _STEP
     packed = np.frombuffer(w.data, np.uint8)
     arguments: dict[str, Array] = {}
     arguments |= {"shape": np.array(numbers, np.int32), "x": array.view(np.uint8), "weights": packed, "sums": out}
-    if w.kernel == "popcount":
-        work += planes * n * height * width * w.pixel
     arguments["work"] = np.full(work, CANARY, np.uint8)
     if w.kernel == "popcount":
         arguments["channels"] = np.array([c], np.int32)
@@ -352,9 +353,9 @@ def _function(w: Packed) -> str:
     """Return the C function for these weights."""
     if w.unit == 2:
         return "qg_mla2"
-    weights = w.data[: round_up(w.shape[0], _CHANNELS) * w.steps * _STEP]
-    if w.kernel == "int8" and w.bits == (8, 8) and 0x80 in weights:
-        return "qg_int8_single"  # (-128) * (-128) + (-128) * (-128) does not fit into 16 bits
+    if w.kernel == "int8" and w.bits == (8, 8):
+        weights = w.data[: round_up(w.shape[0], _CHANNELS) * w.steps * _STEP]
+        return "qg_int8_single" if 0x80 in weights else "qg_int8"  # (-128)^2 + (-128)^2 does not fit into 16 bits
     if w.kernel == "popcount" and w.bits[1] == 2:
         return "qg_popcount2"
     return "qg_" + w.kernel
@@ -507,7 +508,7 @@ def rescale(
             raise grid.refuse(f"shape of {name}", array.shape, f"() or ({channels},)")
     if (factors < 0).any():
         raise grid.refuse("factors", int(factors.min()), "from 0 to 2^31 - 1")
-    if checks.pair("shift", shift, 0)[0] > 31:
+    if isinstance(shift, tuple | list) or checks.pair("shift", shift, 0)[0] > 31:
         raise grid.refuse("shift", shift, "a whole number from 0 to 31")
     codes = np.zeros(sums.shape, np.uint8)
     rows = sums.size // channels if channels else 0

@@ -23,7 +23,7 @@
 #define UNROLL_TWICE _Pragma("GCC unroll 2")
 #endif
 /* The four are computed before what follows is begun: a scheduler that begins all at once runs out of registers. */
-#define FINISH(v) __asm__ volatile("" : "+w"((v)[0]), "+w"((v)[1]), "+w"((v)[2]), "+w"((v)[3]) : : "memory")
+#define FINISH(v) __asm__ volatile("" : "+w"((v)[0]), "+w"((v)[1]), "+w"((v)[2]), "+w"((v)[3]))
 
 enum { CHANNELS = 4, MOST_ROWS = 6, PANEL = 8 }; /* of a tile; tiles whose windows are laid out at a time */
 

@@ -15,6 +15,21 @@ INLINE int32x4_t add_counts(int32x4_t sum, uint8x16_t a, uint8x16_t b, uint8x16_
   return vreinterpretq_s32_u32(vpadalq_u16(vreinterpretq_u32_s32(sum), vpaddq_u16(low, high)));
 }
 
+/* Count the bits that windows and weights share in one step; the first is not added to anything. */
+INLINE void count_step(uint8x16_t part[MOST_ROWS][CHANNELS], const int8_t *a, const int8_t *w, const int rows,
+                       const int is_first) {
+  uint8x16_t y[CHANNELS];
+  UNROLL for (int j = 0; j < CHANNELS; ++j) y[j] = vreinterpretq_u8_s8(vld1q_s8(w + j * 16));
+  UNROLL for (int i = 0; i < rows; ++i) {
+    const uint8x16_t x = vreinterpretq_u8_s8(vld1q_s8(a + i * 16));
+    UNROLL for (int j = 0; j < CHANNELS; ++j) {
+      const uint8x16_t count = vcntq_u8(vandq_u8(x, y[j]));
+      part[i][j] = is_first ? count : vaddq_u8(part[i][j], count);
+    }
+    FINISH(part[i]);
+  }
+}
+
 INLINE void tile(const struct shape *s, const int8_t *a, const int8_t *w, const int32_t *constant,
                  const int32_t *window, int32_t *out, const int pixels, const int planes, int channels) {
   const int rows = pixels * planes;
@@ -24,18 +39,8 @@ INLINE void tile(const struct shape *s, const int8_t *a, const int8_t *w, const 
     int left = rest < RUN ? rest : RUN;
     rest -= left;
     uint8x16_t part[MOST_ROWS][CHANNELS];
-    UNROLL for (int i = 0; i < rows; ++i) {
-      UNROLL for (int j = 0; j < CHANNELS; ++j) part[i][j] = vdupq_n_u8(0);
-    }
-    do {
-      uint8x16_t y[CHANNELS];
-      UNROLL for (int j = 0; j < CHANNELS; ++j) y[j] = vreinterpretq_u8_s8(vld1q_s8(w + j * 16));
-      UNROLL for (int i = 0; i < rows; ++i) {
-        const uint8x16_t x = vreinterpretq_u8_s8(vld1q_s8(a + i * 16));
-        UNROLL for (int j = 0; j < CHANNELS; ++j) part[i][j] = vaddq_u8(part[i][j], vcntq_u8(vandq_u8(x, y[j])));
-      }
-      a += rows * 16, w += CHANNELS * 16;
-    } while (--left);
+    count_step(part, a, w, rows, 1);
+    UNROLL_TWICE while (a += rows * 16, w += CHANNELS * 16, --left) count_step(part, a, w, rows, 0);
     UNROLL for (int i = 0; i < rows; ++i) sum[i] = add_counts(sum[i], part[i][0], part[i][1], part[i][2], part[i][3]);
   }
   if (planes == 2) {

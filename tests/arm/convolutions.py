@@ -80,11 +80,11 @@ channels = st.integers(1, 40) | st.sampled_from([16, 32, 48, 64, 127, 128, 130])
 
 @st.composite
 def convolutions(draw: st.DrawFn, kernel_and_bits: st.SearchStrategy = kernels_and_bits) -> Convolution:
-    """Shapes with tails of all kinds, strides, padding wider than the image, several images, none."""
+    """Shapes with tails of all kinds, strides, padding wider than the image (maybe empty), several images, none."""
     kernel, bits = draw(kernel_and_bits)
     kh, kw = draw(st.sampled_from([(1, 1), (3, 3), (3, 3), (1, 3), (2, 1), (5, 4)]))
     padding = draw(st.tuples(st.integers(0, 3), st.integers(0, 3)))
-    height, width = (draw(st.integers(max(1, k - 2 * pad), 6)) for k, pad in zip((kh, kw), padding, strict=True))
+    height, width = (draw(st.integers(max(0, k - 2 * pad), 6)) for k, pad in zip((kh, kw), padding, strict=True))
     c, o, n = draw(channels), draw(st.integers(1, 9)), draw(st.sampled_from([1, 1, 1, 0, 2, 3]))
     stride = draw(st.sampled_from([1, 2, (1, 2), (3, 1)]))
     x = codes(draw(seeds), draw(kinds_of_codes), (n, height, width, c), bits[1])

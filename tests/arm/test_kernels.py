@@ -268,6 +268,7 @@ class TestRefused:
             ({"stride": 0}, "stride must be a whole number from 1"),
             ({"stride": (1, 2, 3)}, "stride must be"),
             ({"stride": 1.5}, "stride must be"),
+            ({"stride": 2**40}, "stride must be a whole number from 1 to 1048576"),
             ({"padding": -1}, "padding must be a whole number from 0"),
             ({"padding": True}, "padding must be"),
         ],
@@ -277,13 +278,34 @@ class TestRefused:
         with pytest.raises(ValueError, match=message):
             kernels.conv2d(arguments.pop("x"), arguments.pop("w"), **arguments)
 
-    def test_a_larger_image_than_offsets_reach(self):
-        x = np.broadcast_to(np.uint8(0), (2**15, 2**8, 2**7, 2))
+    @pytest.mark.parametrize(
+        ("shape", "options"),
+        [
+            ((2**15, 2**8, 2**7, 2), {}),
+            ((1, 2**15, 2**14, 2), {"bits": (1, 1)}),  # 4 bytes for each of 4 outputs
+            ((1, 1, 1, 2), {"padding": 2**20}),
+            ((0, 2**31, 3, 2), {}),
+        ],
+    )
+    def test_larger_arrays_than_offsets_reach(self, shape, options):
+        x = np.broadcast_to(np.uint8(0), shape)
         with (
             mock.patch.object(kernels.checks, "codes", lambda name, value, bits: np.asarray(value)),
-            pytest.raises(ValueError, match="largest array must be at most"),
+            pytest.raises(ValueError, match="bytes of the largest array must be at most 2147483647"),
         ):
-            kernels.conv2d(x, w_ok, bits=(2, 2))
+            kernels.conv2d(x, w_ok, **{"bits": (2, 2)} | options)
+
+    def test_more_room_for_windows_than_offsets_reach(self):
+        w = np.broadcast_to(np.uint8(0), (1, 1, 1, 2**29))  # 64 MiB of bits, 48 windows of which are laid out
+        x = np.broadcast_to(np.uint8(0), (1, 1, 1, 2**29))
+        data = mock.MagicMock()
+        data.__len__.return_value = 4 * (2**26 + 4)
+        packed = kernels.Packed("popcount", w.shape, (1, 1), "odd", False, data)
+        with (
+            mock.patch.object(kernels.checks, "codes", lambda name, value, bits: np.asarray(value)),
+            pytest.raises(ValueError, match="bytes of the largest array must be at most"),
+        ):
+            kernels.conv2d(x, packed)
 
     def test_packed_weights_for_other_activations(self):
         packed = kernels.pack_weights(w_ok, bits=(2, 2))
@@ -329,6 +351,7 @@ class TestRefused:
             ({"offsets": [1, 2]}, "shape of offsets"),
             ({"shift": 32}, "shift must be a whole number from 0 to 31"),
             ({"shift": -1}, "shift must be"),
+            ({"shift": (1, 1)}, "shift must be"),
         ],
     )
     def test_rescaling(self, change, message):
