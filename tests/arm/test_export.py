@@ -1,6 +1,7 @@
 """C headers of layers: compiled with the kernels by others' rules, they compute the simulation's codes."""
 
 import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -107,6 +108,12 @@ def test_sizes_in_the_header_are_those_of_the_buffers():
     assert "conv: 3 to 5 channels, 3x3, stride 2, padding 1;" in text
     assert "x: codes (1, 9, 7, 3); sums: (1, 5, 4, 5)" in text
     assert f"CONV_X = {2 * 9 * 7 * 3}," in export.header("conv", deployment.pack(layer), (9, 7), batch=2)
+
+
+def test_deploying_needs_no_torch():
+    """Whoever runs kernels on a board, or exports a file, need not have what trained the network."""
+    code = "import sys, arm.count, arm.deployment, arm.export, arm.kernels; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=export.build.FOLDER.parents[1])
 
 
 # What is refused

@@ -149,6 +149,23 @@ def test_negative_and_zero_factors_of_the_normalisation():
     assert found.values.tolist() == [[1, 2, 3], [2, 1, 0], [0, 0, 4]]
 
 
+def test_sums_that_float32_does_not_hold():
+    """8/8 bits and 300 channels: sums of up to 2^27, computed in float64 and rounded once, as the layer does."""
+    layer, x = layer_and_batch("lsq", (8, 8), {"kernel_size": 3}, channels=(300, 4), seed=3)
+    assert layer.largest_sum() > integer.EXACT_IN_FLOAT32
+    norm = normalisation(4, 3)
+    with torch.no_grad():
+        quantizer = next_quantizer("lsq", 4, F.relu(norm(layer(x))))
+        want = quantizer.codes(F.relu(norm(layer(x)))).numpy()
+        sums = sums_of(layer, x)
+        found = thresholds(layer, norm, F.relu, quantizer)
+        check_same(f"{layer}", found.codes(sums, axis=1), want)
+        near = np.concatenate([found.values - 1, found.values, found.values + 1], axis=1)
+        near = np.clip(near, *(end[:, None] for end in attainable(w_integers(layer), 0, 255)))
+        out = F.relu(norm(layer.output_of_sums(torch.from_numpy(near).double()[None, :, None])))
+        check_same("at the thresholds", found.codes(near), quantizer.codes(out)[0, :, 0].numpy())
+
+
 # Residual blocks
 
 
@@ -202,10 +219,13 @@ def check_block(block, x):
     return deployed
 
 
+def w_integers(conv):
+    return conv.weight_quantizer.integers(conv.raw_weight()).long().numpy()
+
+
 def sums_of(conv, inner):
-    w = conv.weight_quantizer.integers(conv.raw_weight()).long().numpy()
     x = conv.input_quantizer.integers(inner).long().numpy()
-    return integer.convolve_numba(x, w, stride=conv.stride, padding=conv.padding)
+    return integer.convolve_numba(x, w_integers(conv), stride=conv.stride, padding=conv.padding)
 
 
 @pytest.mark.parametrize("name", ["layer1.0", "layer2.0", "layer3.2"])
