@@ -346,7 +346,7 @@ def plan_conv2d(
 
 
 def _unit(kernel: str, bits: tuple[int, int]) -> int:
-    return 2 if kernel == "mla" and run_length(bits) == 2 else 1
+    return 2 if kernel == "mla" and sum(bits) >= 7 else 1  # runs of 4 take more instructions than pairs do
 
 
 def _function(w: Packed) -> str:

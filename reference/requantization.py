@@ -244,8 +244,8 @@ def search(codes_of: CodesOf, lowest: npt.ArrayLike, highest: npt.ArrayLike, top
 
     def at(sums: Array) -> Array:
         found = np.asarray(codes_of(sums))
-        if found.shape != sums.shape or not ((found >= 0) & (found <= top)).all():
-            raise grid.refuse("codes", found.tolist(), f"from 0 to {top}, one for each sum")
+        if found.shape != sums.shape or not ((found >= 0) & (found <= top) & (found == np.floor(found))).all():
+            raise grid.refuse("codes", found.tolist(), f"whole numbers from 0 to {top}, one for each sum")
         return found.astype(np.int64)
 
     ends = at(np.stack([low, high], axis=1))

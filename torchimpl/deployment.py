@@ -48,10 +48,10 @@ def thresholds(
     ----------
     layer : QuantConv2d
         That computes with integers, with first values.
-    norm : Module, optional
-        What normalises its outputs, such as BatchNorm2d, in test mode.
+    norm : BatchNorm2d, optional
+        In test mode, with running statistics.
     activation : callable, optional
-        Monotone: ReLU, Hardtanh.
+        Of each element, and monotone: ReLU, Hardtanh.
     quantizer : Quantizer
         Of the next layer's input, with first values.
 
@@ -62,8 +62,8 @@ def thresholds(
     Raises
     ------
     ValueError
-        If the layer does not compute with integers, `norm` is in training mode, or the functions are not monotone in
-        the sum.
+        If the layer does not compute with integers, `norm` is in training mode or depends on the data, or the functions
+        are not monotone in the sum.
 
     Examples
     --------
@@ -185,6 +185,8 @@ def _check_ready(layer: QuantConv2d, norm: nn.Module | None, quantizer: Quantize
             raise grid.refuse("quantizer", str(q), "one with first values")
     if norm is not None and norm.training:
         raise grid.refuse("norm", "in training mode", "in test mode: call eval() on the network")
+    if not (norm is None or isinstance(norm, nn.Identity) or getattr(norm, "running_var", None) is not None):
+        raise grid.refuse("norm", type(norm).__name__, "one with running statistics: others take the data's own")
 
 
 def _ends(quantizer: Quantizer) -> tuple[int, int]:

@@ -15,12 +15,13 @@
 
 #define EXPORT __attribute__((visibility("default")))
 #define INLINE static inline __attribute__((always_inline))
+#define PRAGMA(TEXT) _Pragma(#TEXT)
 #ifdef __clang__
-#define UNROLL _Pragma("clang loop unroll(full)")
-#define UNROLL_TWICE _Pragma("clang loop unroll_count(2)")
+#define UNROLL PRAGMA(clang loop unroll(full))
+#define UNROLL_BY(TIMES) PRAGMA(clang loop unroll_count(TIMES))
 #else
-#define UNROLL _Pragma("GCC unroll 16")
-#define UNROLL_TWICE _Pragma("GCC unroll 2")
+#define UNROLL PRAGMA(GCC unroll 16)
+#define UNROLL_BY(TIMES) PRAGMA(GCC unroll TIMES)
 #endif
 /* The four are computed before what follows is begun: a scheduler that begins all at once runs out of registers. */
 #define FINISH(v) __asm__ volatile("" : "+w"((v)[0]), "+w"((v)[1]), "+w"((v)[2]), "+w"((v)[3]))
@@ -34,7 +35,7 @@ struct shape {
   int32_t down, right;  /* stride */
   int32_t top, left;    /* padding */
   int32_t ho, wo;       /* rows and columns of the output */
-  int32_t steps;        /* ceil(kh * kw * c / 16) */
+  int32_t steps;        /* ceil(kh * kw * c / 16), rounded up to whole units */
   int32_t run;          /* steps that an 8-bit lane holds */
   int32_t zero;         /* is subtracted from each code of the image; padding is code 0 */
   int32_t scale;        /* output = constant[channel] + scale * sum + window * (sum of the window's operands) */

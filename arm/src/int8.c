@@ -17,8 +17,7 @@ INLINE void tile(const struct shape *s, const int8_t *a, const int8_t *w, const 
   UNROLL for (int i = 0; i < rows; ++i) {
     UNROLL for (int j = 0; j < CHANNELS; ++j) sum[i][j] = vdupq_n_s32(0);
   }
-  int left = s->steps;
-  do {
+  UNROLL_BY(4) for (int left = s->steps; left > 0; --left) {
     int8x16_t x[ROWS], y[CHANNELS];
     UNROLL for (int i = 0; i < rows; ++i) x[i] = vld1q_s8(a + i * 16);
     UNROLL for (int j = 0; j < CHANNELS; ++j) y[j] = vld1q_s8(w + j * 16);
@@ -33,7 +32,7 @@ INLINE void tile(const struct shape *s, const int8_t *a, const int8_t *w, const 
       }
     }
     a += rows * 16, w += CHANNELS * 16;
-  } while (--left);
+  }
   int32x4_t total[ROWS];
   UNROLL for (int i = 0; i < rows; ++i) total[i] = sum_of_4(sum[i][0], sum[i][1], sum[i][2], sum[i][3]);
   store(s, out, total, constant, window, rows, channels);

@@ -10,7 +10,7 @@
 #define PAIRS 128 /* that a 16-bit lane holds: each adds two sums of 8 bits, at least -128 each; 128 * 256 = 2^15 */
 #endif
 
-enum { ROWS_OF_PAIRS = 4 };
+enum { SHORT = 8, ROWS_OF_PAIRS = 4 }; /* a run that is common; pixels of a tile of pairs */
 
 /* The sum of each of four vectors. Needs lanes whose sums in fours fit into 16 bits, as any do. */
 INLINE int32x4_t add_sums(int32x4_t sum, int8x16_t a, int8x16_t b, int8x16_t c, int8x16_t d) {
@@ -18,27 +18,35 @@ INLINE int32x4_t add_sums(int32x4_t sum, int8x16_t a, int8x16_t b, int8x16_t c, 
   return vpadalq_s16(sum, vpaddq_s16(low, high));
 }
 
+/* Multiply windows by weights in one step; the first is not added to anything. */
+INLINE void multiply_step(int8x16_t part[MOST_ROWS][CHANNELS], const int8_t *a, const int8_t *w, const int rows,
+                          const int is_first) {
+  int8x16_t y[CHANNELS];
+  UNROLL for (int j = 0; j < CHANNELS; ++j) y[j] = vld1q_s8(w + j * 16);
+  UNROLL for (int i = 0; i < rows; ++i) {
+    const int8x16_t x = vld1q_s8(a + i * 16);
+    UNROLL for (int j = 0; j < CHANNELS; ++j) {
+      part[i][j] = is_first ? vmulq_s8(x, y[j]) : vmlaq_s8(part[i][j], x, y[j]);
+    }
+  }
+}
+
 /* Runs of up to s->run steps. */
 INLINE void tile(const struct shape *s, const int8_t *a, const int8_t *w, const int32_t *constant,
                  const int32_t *window, int32_t *out, const int rows, int channels) {
   int32x4_t sum[MOST_ROWS];
   UNROLL for (int i = 0; i < rows; ++i) sum[i] = vdupq_n_s32(0);
-  const int runs = (s->steps + s->run - 1) / s->run, few = s->steps / runs, larger = s->steps % runs;
-  for (int r = 0; r < runs; ++r) {
-    int left = few + (r < larger);
+  for (int rest = s->steps; rest > 0;) {
+    int left = rest < s->run ? rest : s->run;
+    rest -= left;
     int8x16_t part[MOST_ROWS][CHANNELS];
-    UNROLL for (int i = 0; i < rows; ++i) {
-      UNROLL for (int j = 0; j < CHANNELS; ++j) part[i][j] = vdupq_n_s8(0);
+    multiply_step(part, a, w, rows, 1);
+    if (left == SHORT) { /* without a loop */
+      UNROLL for (int k = 1; k < SHORT; ++k) multiply_step(part, a + k * rows * 16, w + k * CHANNELS * 16, rows, 0);
+      a += SHORT * rows * 16, w += SHORT * CHANNELS * 16;
+    } else {
+      UNROLL_BY(4) while (a += rows * 16, w += CHANNELS * 16, --left) multiply_step(part, a, w, rows, 0);
     }
-    do {
-      int8x16_t y[CHANNELS];
-      UNROLL for (int j = 0; j < CHANNELS; ++j) y[j] = vld1q_s8(w + j * 16);
-      UNROLL for (int i = 0; i < rows; ++i) {
-        const int8x16_t x = vld1q_s8(a + i * 16);
-        UNROLL for (int j = 0; j < CHANNELS; ++j) part[i][j] = vmlaq_s8(part[i][j], x, y[j]);
-      }
-      a += rows * 16, w += CHANNELS * 16;
-    } while (--left);
     UNROLL for (int i = 0; i < rows; ++i) sum[i] = add_sums(sum[i], part[i][0], part[i][1], part[i][2], part[i][3]);
   }
   store(s, out, sum, constant, window, rows, channels);
@@ -63,7 +71,7 @@ INLINE void tile_2(const struct shape *s, const int8_t *a, const int8_t *w, cons
     UNROLL for (int i = 0; i < rows; ++i) {
       UNROLL for (int j = 0; j < CHANNELS; ++j) part[i][j] = vdupq_n_s16(0);
     }
-    UNROLL_TWICE for (; left > 0; left -= 2, a += 2 * rows * 16, w += 2 * CHANNELS * 16) {
+    UNROLL_BY(2) for (; left > 0; left -= 2, a += 2 * rows * 16, w += 2 * CHANNELS * 16) {
       int8x16_t y[2][CHANNELS];
       UNROLL for (int j = 0; j < CHANNELS; ++j) {
         y[0][j] = vld1q_s8(w + j * 16), y[1][j] = vld1q_s8(w + (CHANNELS + j) * 16);

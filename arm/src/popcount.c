@@ -40,7 +40,7 @@ INLINE void tile(const struct shape *s, const int8_t *a, const int8_t *w, const 
     rest -= left;
     uint8x16_t part[MOST_ROWS][CHANNELS];
     count_step(part, a, w, rows, 1);
-    UNROLL_TWICE while (a += rows * 16, w += CHANNELS * 16, --left) count_step(part, a, w, rows, 0);
+    UNROLL_BY(2) while (a += rows * 16, w += CHANNELS * 16, --left) count_step(part, a, w, rows, 0);
     UNROLL for (int i = 0; i < rows; ++i) sum[i] = add_counts(sum[i], part[i][0], part[i][1], part[i][2], part[i][3]);
   }
   if (planes == 2) {

@@ -4,36 +4,17 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from arm import deployment, kernels
-from reference.requantization import IntegerLayer, Thresholds, attainable
+from reference.requantization import IntegerLayer, Thresholds
+from tests.arm.convolutions import layers, needs_emulator
 from tests.oracles import check_same
-from tests.torchimpl.test_deployment import block_and_input, calibrated
+from tests.torchimpl.modules import block_and_input, calibrated_block
 from torchimpl import checkpoints, evaluation
 from torchimpl.data import cifar10
 from torchimpl.deployment import integer_block
 
-pytest.importorskip("ziglang", reason="ziglang is not installed: pip install quantgap[arm]")
-pytest.importorskip("unicorn", reason="unicorn is not installed: pip install quantgap[arm]")
-
-
-@st.composite
-def layers(draw):
-    """A layer of any bit-widths and grid, with thresholds among its sums, and codes for it."""
-    b_w, b_a, b_next = (draw(st.integers(1, 4)) for _ in range(3))
-    random = np.random.default_rng(draw(st.integers(0, 2**32)))
-    o, c, k = draw(st.integers(1, 9)), draw(st.integers(1, 20)), draw(st.sampled_from([1, 3]))
-    lowest, step = draw(st.sampled_from([(1 - 2**b_w, 2), (-(2 ** (b_w - 1)), 1)]))
-    codes = random.integers(0, 2**b_w, (o, c, k, k), np.uint8)
-    low, high = attainable(lowest + step * codes.astype(int), 0, 2**b_a - 1)
-    values = np.sort(random.integers(low[:, None], high[:, None] + 2, (o, 2**b_next - 1)), axis=1)
-    falling = random.integers(0, 2, o).astype(bool)
-    values[falling] = values[falling][:, ::-1]
-    thresholds = Thresholds(values, falling) if draw(st.booleans()) else None
-    layer = IntegerLayer(codes, lowest, step, (b_w, b_a), draw(st.integers(1, 2)), k // 2, thresholds=thresholds)
-    x = random.integers(0, 2**b_a, (draw(st.integers(1, 2)), c, draw(st.integers(k, 6)), draw(st.integers(k, 6))))
-    return layer, x
+pytestmark = needs_emulator
 
 
 @given(layers())
@@ -59,7 +40,7 @@ def test_counts_include_the_requantization(case):
 
 @pytest.mark.parametrize(("method", "bits"), [("daq", (1, 1)), ("daq", (2, 2)), ("lsq", (3, 4)), ("qil", (3, 2))])
 def test_a_block_of_a_calibrated_network(method, bits):
-    block, x = calibrated(bits, 2, method=method)
+    block, x = calibrated_block(bits, 2, method=method)
     check_block(block, x)
 
 

@@ -11,16 +11,15 @@ from arm import __main__ as command
 from arm import build, deployment, emulator, export
 from reference import exchange
 from reference.requantization import IntegerLayer
-from tests.arm.test_deployment import layers
+from tests.arm.convolutions import layers, needs_emulator
 from tests.oracles import check_same
-from tests.torchimpl.test_deployment import block_and_input
+from tests.torchimpl.modules import block_and_input
 from torchimpl import checkpoints, evaluation
 from torchimpl import deployment as deploying
 from torchimpl.data import cifar10
 from torchimpl.deployment import integer_block
 
-pytest.importorskip("ziglang", reason="ziglang is not installed: pip install quantgap[arm]")
-pytest.importorskip("unicorn", reason="unicorn is not installed: pip install quantgap[arm]")
+pytestmark = needs_emulator
 
 
 def compiled(folder, name, parameters):

@@ -24,7 +24,7 @@ MISTAKES = [
     ("frame.h", "mla.c", "(t < larger)", "(t <= larger)", "a pixel too many"),
     ("frame.h", "mla.c", "total / tiles, larger = total % tiles", "total / tiles, larger = 0", "pixels left out"),
     ("int8.c", "int8.c", "if (run == 2)", "if (run)", "(-128) * (-128), twice, in 16 bits"),
-    ("mla.c", "mla.c", "few + (r < larger)", "few", "steps left out"),
+    ("mla.c", "mla.c", "w += SHORT * CHANNELS * 16", "w += CHANNELS * 16", "steps taken twice"),
     ("mla.c", "mla.c", "rest < 2 * PAIRS ? rest : 2 * PAIRS", "rest", "16-bit lanes that are never widened"),
     ("popcount.c", "popcount.c", "rest < RUN ? rest : RUN", "rest", "8-bit lanes that are never widened"),
     ("popcount.c", "popcount.c", "bits + pixels * s->c", "bits", "both planes in one place"),
@@ -48,7 +48,7 @@ def battery(file: str) -> list[Convolution]:
     """A few convolutions of the kernels in a file: padding, strides, tails, several images, long sums."""
     few = {"int8.c": [("int8", (8, 8))], "popcount.c": [("popcount", (1, 1)), ("popcount", (1, 2))]}
     result = []
-    for kernel, bits in few.get(file, [("mla", (2, 2)), ("mla", (4, 4))]):
+    for kernel, bits in few.get(file, [("mla", (2, 2)), ("mla", (3, 3)), ("mla", (4, 4))]):
         result += [
             convolution(1, kernel, bits, (2, 5, 4, 32), (6, 3, 3, 32), padding=1),
             convolution(2, kernel, bits, (1, 4, 5, 9), (5, 3, 2, 9), stride=2, padding=(1, 0)),

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from reference import exchange, integer
 from reference.requantization import IntegerLayer, Thresholds, attainable
 from tests.oracles import check_same
-from tests.torchimpl.modules import PAIRS, fit, input_role
+from tests.torchimpl.modules import PAIRS, block_and_input, calibrated_block, fit, input_role
 from tests.torchimpl.test_integers import INTEGRAL, integral_method, layer_and_batch
 from torchimpl import calibrate, checkpoints, deployment, evaluation
 from torchimpl.data import cifar10
@@ -169,38 +169,12 @@ def test_sums_that_float32_does_not_hold():
 # Residual blocks
 
 
-def calibrated(bits, stride, *, method="daq", seed=0):
-    """A ResNet-20 as drawn, calibrated, with running statistics of its own; one of its blocks, and what it gets."""
-    torch.manual_seed(seed)
-    model = resnet20(method, bits)
-    images = torch.randn(8, 3, 16, 16)
-    calibrate(model, images)
-    for norm in (m for m in model.modules() if isinstance(m, nn.BatchNorm2d)):
-        nn.init.normal_(norm.weight, 1.0, 0.7)
-        nn.init.normal_(norm.bias, 0.0, 0.3)
-        norm.momentum = None
-    with torch.no_grad():
-        model.train()(images)
-    model.eval()
-    return block_and_input(model, "layer2.0" if stride == 2 else "layer1.1", images)
-
-
-def block_and_input(model, name, images):
-    """A block of a network, and what it gets of images."""
-    block, seen = model.get_submodule(name), []
-    handle = block.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    with torch.no_grad():
-        model(images)
-    handle.remove()
-    return block, seen[0]
-
-
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize(("method", "bits"), [("daq", (1, 1)), ("daq", (2, 2)), ("lsq", (3, 4)), ("pact", (4, 1))])
 def test_a_block_of_a_calibrated_network(method, bits, stride):
     if method == "pact":
         method = ("ste", "pact")
-    block, x = calibrated(bits, stride, method=method)
+    block, x = calibrated_block(bits, stride, method=method)
     check_block(block, x)
 
 
@@ -216,6 +190,9 @@ def check_block(block, x):
     assert len(np.unique(codes)) > 1
     check_same("sums", deployed.second.run(got), sums_of(block.conv2, inner))
     check_same("outputs", deployed.run(x).numpy(), want.numpy())
+    with torch.no_grad():  # the network's, in the other layout of memory
+        other = block(x.contiguous(memory_format=torch.channels_last)).contiguous()
+    check_same("outputs, channels last", deployed.run(x).numpy(), other.numpy())
     return deployed
 
 
@@ -251,7 +228,7 @@ def test_blocks_of_the_released_network(name, cifar10_root, checkpoint_root):
 
 
 def test_kernels_may_stand_in_for_the_reference():
-    block, x = calibrated((1, 1), 1)
+    block, x = calibrated_block((1, 1), 1)
     deployed, calls = integer_block(block), []
 
     def run(layer, codes):
@@ -281,6 +258,10 @@ def test_layers_without_integers_or_first_values_are_refused():
         thresholds(exact_layer([1.0], 1.0), None, F.relu, build("daq", bits=2, role="activation"))
     with pytest.raises(ValueError, match="norm must be in test mode"):
         thresholds(exact_layer([1.0], 1.0), nn.BatchNorm2d(1), F.relu, quantizer)
+    for norm in (nn.GroupNorm(1, 1), nn.InstanceNorm2d(1), nn.BatchNorm2d(1, track_running_stats=False)):
+        with pytest.raises(ValueError, match="norm must be one with running statistics"):
+            thresholds(exact_layer([1.0], 1.0), norm.eval(), F.relu, quantizer)
+    assert thresholds(exact_layer([1.0], 1.0), nn.Identity().eval(), F.relu, quantizer).values.tolist() == [[1, 2, 3]]
     with pytest.raises(ValueError, match="convolutions of the block must be QuantConv2d, got 'Conv2d'"):
         integer_block(resnet20().layer1[0])
     with pytest.raises(ValueError, match="codes must be monotone in the sum"):
