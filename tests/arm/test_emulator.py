@@ -6,7 +6,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 
 from arm import build, counts, decode, emulator
 from tests.arm.convolutions import convolutions, needs_compiler, needs_emulator
@@ -111,6 +111,7 @@ class TestCounts:
     def test_not_asked_for(self, library):
         assert not call(library, "ten", constant(*range(8)), np.zeros(4, np.int32)).kinds
 
+    @settings(max_examples=min(500, settings().max_examples))  # a Python call for each instruction
     @given(convolutions())
     def test_every_instruction_is_counted_once(self, convolution):
         """Against a hook at each single instruction."""

@@ -85,9 +85,7 @@ def test_without_a_mistake(tmp_path, file):
 
 
 @needs_emulator
-@pytest.mark.parametrize(
-    ("source", "file", "old", "new", "why"), MISTAKES, ids=lambda text: text.replace(" ", "_")[:40]
-)
+@pytest.mark.parametrize(("source", "file", "old", "new", "why"), MISTAKES, ids=[mistake[-1] for mistake in MISTAKES])
 def test_mistakes_are_caught(tmp_path, source, file, old, new, why):
     text = (build.FOLDER / source).read_text()
     assert old in text
