@@ -6,12 +6,13 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-SUBCOMMANDS = {"count": "arm.count"}  # and what each does: its own --help
+SUBCOMMANDS = {"count": "arm.count", "export": "arm.export"}  # and what each does: its own --help
 
 USAGE = """\
 usage: python -m arm SUBCOMMAND [--help] ...
 
   count   the instructions that convolutional layers execute, under emulation on any host
+  export  C headers of packed weights and thresholds, for a build of your own
 """
 
 

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from arm import build, emulator, kernels
 from reference import integer
+from reference.requantization import IntegerLayer, Thresholds, attainable
 
 COMPILER = importlib.util.find_spec("ziglang") is not None
 needs_compiler = pytest.mark.skipif(not COMPILER, reason=f"needs the compiler ziglang: {build.INSTALL}")
@@ -128,3 +129,21 @@ def taken(library: Path) -> Iterator[None]:
     """Take kernels from this library, under emulation, as long as this context lasts."""
     with emulated(), mock.patch.object(build, "library", return_value=library):
         yield
+
+
+@st.composite
+def layers(draw):
+    """A layer of any bit-widths and grid, with thresholds among its sums, and codes for it."""
+    b_w, b_a, b_next = (draw(st.integers(1, 4)) for _ in range(3))
+    random = np.random.default_rng(draw(st.integers(0, 2**32)))
+    o, c, k = draw(st.integers(1, 9)), draw(st.integers(1, 20)), draw(st.sampled_from([1, 3]))
+    lowest, step = draw(st.sampled_from([(1 - 2**b_w, 2), (-(2 ** (b_w - 1)), 1)]))
+    codes = random.integers(0, 2**b_w, (o, c, k, k), np.uint8)
+    low, high = attainable(lowest + step * codes.astype(int), 0, 2**b_a - 1)
+    values = np.sort(random.integers(low[:, None], high[:, None] + 2, (o, 2**b_next - 1)), axis=1)
+    falling = random.integers(0, 2, o).astype(bool)
+    values[falling] = values[falling][:, ::-1]
+    thresholds = Thresholds(values, falling) if draw(st.booleans()) else None
+    layer = IntegerLayer(codes, lowest, step, (b_w, b_a), draw(st.integers(1, 2)), k // 2, thresholds=thresholds)
+    x = random.integers(0, 2**b_a, (draw(st.integers(1, 2)), c, draw(st.integers(k, 6)), draw(st.integers(k, 6))))
+    return layer, x
