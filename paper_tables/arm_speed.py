@@ -281,7 +281,7 @@ def _shown(cell: Cell) -> Cell:
         return cell
     if cell.row == WALL:
         return dataclasses.replace(cell, reason="this machine's; no verdict on another")
-    detail = {name: float(amount) for name, amount in cell.detail.items() if not isinstance(amount, str)}
+    detail = {name: float(amount) for name, amount in cell.detail.items() if isinstance(amount, float)}
     reason = (
         f"{detail['neon'] / 1e6:.2f} M of them NEON operations on data, {detail['requantization'] / 1e6:.2f} M for "
         f"requantization; at least {detail['cycles'] / 1e6:.2f} M A53 cycles; {detail['weight bytes']:,.0f} bytes of "
@@ -291,7 +291,7 @@ def _shown(cell: Cell) -> Cell:
 
 
 def _sum_of(found: Mapping[tuple[str, str], Cell], times: Mapping[str, int], column: str, name: str) -> float:
-    return sum(n * float(found[row, column].detail[name]) for row, n in times.items())
+    return sum(n * float(found[row, column].detail[name]) for row, n in times.items())  # type: ignore[arg-type, misc]
 
 
 def _computed(row: str, column: str, unit: str, value: float, verdict: str | None, reason: str) -> Cell:

@@ -22,6 +22,7 @@ from torchimpl import files
 
 NEEDED = {
     "data": "--data (CIFAR-10)",
+    "tune": "--tune (it takes long)",
     "checkpoints": "--checkpoints (the files DAQ's authors released)",
     "kernels": "ziglang and unicorn (pip install quantgap[arm])",
 }
