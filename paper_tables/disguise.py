@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -20,8 +21,8 @@ from torchimpl.training.recipe import recipe
 TITLE = "DAQ's weights as straight-through weights in disguise"
 NEEDS = "--tune (it takes minutes)"
 INTRO = (
-    "Schoenbauer et al. (arXiv 2405.05171): weights with a slope train, to first order in the rate, as straight-through "
-    "weights M(w) at the rate times alpha. For DAQ, M and alpha are closed forms. A ResNet-8 at 1/1 on digits, plain "
+    "Schoenbauer et al. (arXiv 2405.05171): weights with a slope train, to first order in the rate, as "
+    "straight-through weights M(w) at the rate times alpha. For DAQ, M and alpha are closed forms. A ResNet-8 at 1/1 on digits, plain "
     "gradient descent, all but the weights frozen; the same batches for all. Distances are root mean squares over "
     "weights, in their deviations, after equal rate times steps: what the theorem neglects must shrink with the rate, "
     "until single codes differ, after which runs part as those do that begin 1e-6 beside each other."
@@ -105,7 +106,7 @@ def run(options: Options, measured: Measured) -> Table:
         assert isinstance(exact, tuple)
         assert isinstance(off, tuple)
         if not any(off):
-            falls = ", ".join(f"{a / b:.2f}" for a, b in zip(exact, exact[1:], strict=False))
+            falls = ", ".join(f"{a / b:.2f}" for a, b in itertools.pairwise(exact))
             said.append(
                 f"{cell.row}, {cell.column}: no code differs, and the distance falls with the rate, by {falls} for "
                 "each halving: the theorem holds to first order."
@@ -113,8 +114,8 @@ def run(options: Options, measured: Measured) -> Table:
         else:
             said.append(
                 f"{cell.row}, {cell.column}: codes differ ({100 * off[-1]:.2f} % at the least rate), and the distance "
-                f"is {exact[-1]:.1e}, of a run begun 1e-6 beside {_last(cell, 'chaos'):.1e}, of straight-through weights "
-                f"without M and alpha {_last(cell, 'neither'):.1e}."
+                f"is {exact[-1]:.1e}, of a run begun 1e-6 beside {_last(cell, 'chaos'):.1e}, of straight-through "
+                f"weights without M and alpha {_last(cell, 'neither'):.1e}."
             )
     return Table("disguise", TITLE, INTRO, tuple(found), findings=tuple(said), layout="list")
 
