@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 
 from reference import contract, grid, integer, registry
 from tests.oracles import check_same, eps
-from tests.strategies import contract_cases, contract_inputs, dtypes, initial, sample, vectors
+from tests.strategies import contract_cases, contract_inputs, definitions, dtypes, initial, sample, vectors
 
 MODULES = registry.modules()
 VARIANTS = [(name, variant) for name, module in MODULES.items() for variant in module.METHOD.variants]
 DEFINED = [(name, *row) for name, module in MODULES.items() for row in module.METHOD.defined()]
+every_definition = definitions(MODULES)
 every_method = pytest.mark.parametrize("method", MODULES.values(), ids=MODULES)
 every_variant = pytest.mark.parametrize(("name", "variant"), VARIANTS)
 
@@ -84,15 +85,16 @@ def test_exemptions_have_a_counterexample(method):
         assert found, f"{method.METHOD.name} has the property {property_}, from which it is exempt: {reason}"
 
 
-@pytest.mark.parametrize(("name", "bits", "role", "variant"), DEFINED)
-def test_every_learnable_parameter_receives_a_gradient(name, bits, role, variant):
-    method = MODULES[name]
-    data = sample(1, role)
-    x = spread(data)
-    params = initial(method, data, bits, role, variant)
-    if hasattr(method, "observe"):
-        params = method.observe(x, params)
-    contract.parameters_receive_gradients(contract.of_reference(method, params), x, method.METHOD.learned(role))
+@every_definition
+def test_every_learnable_parameter_receives_a_gradient(name, role, variant, widths):
+    for bits in widths:
+        method = MODULES[name]
+        data = sample(1, role)
+        x = spread(data)
+        params = initial(method, data, bits, role, variant)
+        if hasattr(method, "observe"):
+            params = method.observe(x, params)
+        contract.parameters_receive_gradients(contract.of_reference(method, params), x, method.METHOD.learned(role))
 
 
 # What the contract needs
@@ -122,12 +124,15 @@ def test_what_a_method_declares(method):
         assert inspect.getdoc(getattr(method, name)), f"{name} has no docstring"
 
 
-@pytest.mark.parametrize(("name", "bits", "role", "variant"), DEFINED)
-def test_levels_are_the_values_of_the_codes(name, bits, role, variant):
-    method = MODULES[name]
-    params = initial(method, sample(2, role), bits, role, variant)
-    assert (params.bits, params.role) == (bits, role)
-    check_same("levels", method.levels(params), contract.level_set(contract.of_reference(method, params)))
+@every_definition
+def test_levels_are_the_values_of_the_codes(name, role, variant, widths):
+    for bits in widths:
+        method = MODULES[name]
+        params = initial(method, sample(2, role), bits, role, variant)
+        assert (params.bits, params.role) == (bits, role)
+        check_same(
+            f"levels of {params}", method.levels(params), contract.level_set(contract.of_reference(method, params))
+        )
 
 
 @every_variant

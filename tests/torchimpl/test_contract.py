@@ -18,14 +18,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from reference import contract, grid
 from tests.oracles import check_near, check_same, eps
 from tests.strategies import Case as ReferenceCase
-from tests.strategies import contract_inputs, cotangents, dtypes, initial, sample, vectors
+from tests.strategies import contract_inputs, cotangents, definitions, dtypes, initial, sample, vectors
 from tests.torchimpl.modules import REFERENCE, every_method, every_variant
 from torchimpl.contract import of_module, reference_params, tensor
 from torchimpl.operators import Operator
 from torchimpl.quantizers import build, quantizer_class
 
 DEFINED = [(name, *row) for name, module in REFERENCE.items() for row in module.METHOD.defined()]
-every_definition = pytest.mark.parametrize(("name", "bits", "role", "variant"), DEFINED)
+every_definition = definitions(REFERENCE)
+some_widths = definitions(REFERENCE, (1, 2, 8))
 
 
 def initialized(name, bits, role, variant, data):
@@ -132,29 +133,33 @@ def test_gradients_are_the_references(method, variant, data, dtype):
 
 
 @every_definition
-def test_initial_parameters_are_the_references(name, bits, role, variant):
-    data = sample(3, role).astype(np.float32)
-    module = initialized(name, bits, role, variant, data)
-    want = initial(REFERENCE[name], data.astype(np.float64), bits, role, variant)
-    assert bool(module.initialized)
-    for parameter, value in module.named_parameters():
-        expected = np.asarray(getattr(want, parameter))
-        # Sums of 21 numbers in float32.
-        check_near(f"{parameter} of {module}", value.detach().numpy(), expected, 50 * 1.2e-7 * (1e-3 + abs(expected)))
-    assert set(dict(module.named_parameters())) == REFERENCE[name].METHOD.learned(role)
+def test_initial_parameters_are_the_references(name, role, variant, widths):
+    for bits in widths:
+        data = sample(3, role).astype(np.float32)
+        module = initialized(name, bits, role, variant, data)
+        want = initial(REFERENCE[name], data.astype(np.float64), bits, role, variant)
+        assert bool(module.initialized)
+        for parameter, value in module.named_parameters():
+            expected = np.asarray(getattr(want, parameter))
+            # Sums of 21 numbers in float32.
+            check_near(
+                f"{parameter} of {module}", value.detach().numpy(), expected, 50 * 1.2e-7 * (1e-3 + abs(expected))
+            )
+        assert set(dict(module.named_parameters())) == REFERENCE[name].METHOD.learned(role)
 
 
 @every_definition
-def test_every_parameter_receives_a_gradient_in_training(name, bits, role, variant):
-    data = sample(1, role).astype(np.float32)
-    module = quantizer_class(name)(bits, role, variant=variant).train()
-    module(tensor(data))
-    reach = np.float32(max(1, np.abs(data).max() / 3))
-    x = tensor(np.linspace(-15.137, 15.261, 457, dtype=np.float32) * reach).requires_grad_()
-    (module(x) * tensor(cotangents(x.detach().numpy()))).sum().backward()
-    for parameter, value in module.named_parameters():
-        assert value.grad.abs().min() > 1e-9, f"the gradient of {parameter} of {module} is {value.grad}"
-    assert (x.grad != 0).any(), f"no gradient passes {module}"
+def test_every_parameter_receives_a_gradient_in_training(name, role, variant, widths):
+    for bits in widths:
+        data = sample(1, role).astype(np.float32)
+        module = quantizer_class(name)(bits, role, variant=variant).train()
+        module(tensor(data))
+        reach = np.float32(max(1, np.abs(data).max() / 3))
+        x = tensor(np.linspace(-15.137, 15.261, 457, dtype=np.float32) * reach).requires_grad_()
+        (module(x) * tensor(cotangents(x.detach().numpy()))).sum().backward()
+        for parameter, value in module.named_parameters():
+            assert value.grad.abs().min() > 1e-9, f"the gradient of {parameter} of {module} is {value.grad}"
+        assert (x.grad != 0).any(), f"no gradient passes {module}"
 
 
 # Parameters a channel
@@ -247,21 +252,22 @@ def refuses(function, *arguments, **options):
 SPOILED = [math.nan, math.inf, -math.inf]
 
 
-@pytest.mark.parametrize(("name", "bits", "role", "variant"), [row for row in DEFINED if row[1] in (1, 2, 8)])
+@some_widths
 @pytest.mark.parametrize("data", [*SPOILED, "zero", "empty"], ids=str)
-def test_what_the_reference_does_not_start_from_the_module_does_not(name, bits, role, variant, data):
-    x = sample(2, role).astype(np.float32)
-    if data == "zero":
-        x[:] = 0
-    elif data == "empty":
-        x = x[:0]
-    else:
-        x[1, 3] = data
-    refused = refuses(REFERENCE[name].init, x.astype(np.float64), bits, role, variant=variant)
-    module = quantizer_class(name)(bits, role, variant=variant)
-    assert refuses(module.initialize, tensor(x)) == refused, f"{module} started from {x!r}"
-    if refused and needs_data(name, role):
-        assert not bool(module.initialized)
+def test_what_the_reference_does_not_start_from_the_module_does_not(name, role, variant, widths, data):
+    for bits in widths:
+        x = sample(2, role).astype(np.float32)
+        if data == "zero":
+            x[:] = 0
+        elif data == "empty":
+            x = x[:0]
+        else:
+            x[1, 3] = data
+        refused = refuses(REFERENCE[name].init, x.astype(np.float64), bits, role, variant=variant)
+        module = quantizer_class(name)(bits, role, variant=variant)
+        assert refuses(module.initialize, tensor(x)) == refused, f"{module} started from {x!r}"
+        if refused and needs_data(name, role):
+            assert not bool(module.initialized)
 
 
 @pytest.mark.parametrize(("name", "bits", "role", "variant"), CHANNELWISE)
