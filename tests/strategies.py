@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Container, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,6 +17,8 @@ from hypothesis.extra import numpy as hnp
 from reference import contract, daq, dsq, grid
 from reference.contract import cotangents as cotangents
 from reference.registry import Reference
+
+NIGHTLY = os.environ.get("HYPOTHESIS_PROFILE") == "nightly"  # more of the same, where hypothesis does not draw it
 
 dtypes = st.sampled_from([np.float32, np.float64])
 bit_widths = st.integers(1, 8)
