@@ -32,11 +32,14 @@ def spread(data):
 
 
 @every_variant
-@given(data=st.data(), dtype=dtypes)
-def test_properties(name, variant, data, dtype):
+@given(data=st.data(), dtype=dtypes, exponent=st.integers(-8, 8))
+def test_properties_and_units_of_the_input(name, variant, data, dtype, exponent):
     case = data.draw(contract_cases(MODULES[name], variant))
     x = data.draw(contract_inputs(case, dtype))
     contract.check(contract.of_reference(case.module, case.params), x)
+    if MODULES[name].METHOD.in_input_units is not None:
+        x = np.where(np.abs(x) < 2.0**-100, dtype(0), x)  # subnormal numbers do not scale exactly
+        contract.scales_with_its_parameters(case.module, case.params, x, 2.0**exponent)
 
 
 @every_variant
@@ -57,16 +60,6 @@ def test_float32_has_the_codes_of_float64(name, variant, data):
     distance = case.module.threshold_distance(x.astype(np.float64), case.params)
     # 8: quotient, product and the parameters' own rounding to float32, in levels
     contract.agrees(subject, subject, x, distance=distance, bound=max(8, case.module.METHOD.bound))
-
-
-@every_variant
-@given(data=st.data(), dtype=dtypes, exponent=st.integers(-8, 8))
-def test_units_of_the_input(name, variant, data, dtype, exponent):
-    if MODULES[name].METHOD.in_input_units is not None:
-        case = data.draw(contract_cases(MODULES[name], variant))
-        x = data.draw(contract_inputs(case, dtype))
-        x = np.where(np.abs(x) < 2.0**-100, dtype(0), x)  # subnormal numbers do not scale exactly
-        contract.scales_with_its_parameters(case.module, case.params, x, 2.0**exponent)
 
 
 @every_method
