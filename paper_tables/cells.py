@@ -14,18 +14,20 @@ import math
 import os
 import platform
 import re
-import tempfile
-import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeAlias, TypeVar
+
+from torchimpl import files
 
 SCHEMA = 2
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results"
-ABANDONED = 60.0  # seconds after which a temporary file is of a process that was killed: writing takes milliseconds
+
+
+Detail: TypeAlias = float | str | tuple[float, ...]
 
 
 class Place(NamedTuple):
@@ -70,8 +72,8 @@ class Measurement:
         Which epoch: "last", or "best on test".
     protocol : str
         What was done, in words.
-    detail : mapping of str to float or str
-        What was found beside the number, for the sentence that explains it.
+    detail : mapping of str to float, str or tuple of float
+        What was found beside the number: what the sentence that explains it needs, or a curve that it is the end of.
     seconds : float or None
         Wall-clock time.
     hardware, versions : mapping of str to str
@@ -92,7 +94,7 @@ class Measurement:
     images: int | None = None
     selection: str | None = None
     protocol: str = ""
-    detail: Mapping[str, float | str] = dataclasses.field(default_factory=dict)
+    detail: Mapping[str, Detail] = dataclasses.field(default_factory=dict)
     seconds: float | None = None
     hardware: Mapping[str, str] = dataclasses.field(default_factory=dict)
     versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -132,35 +134,11 @@ class Cell(Measurement):
     command: str | None = None
 
 
-def write_atomic(path: Path, content: str | bytes) -> None:
-    """Write `content` to `path`, text as UTF-8, whole or not at all; folders are made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(content if isinstance(content, bytes) else content.encode())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
-def sweep(folder: Path) -> None:
-    """Remove the temporary files in `folder` that `write_atomic` left when it was killed; not those being written."""
-    for path in folder.glob(".*.????????.tmp"):
-        try:
-            if time.time() - path.stat().st_mtime > ABANDONED:
-                path.unlink()
-        except OSError:  # gone, or another's
-            continue
-
-
 def write(folder: Path, found: Iterable[Measurement]) -> None:
     """Write each measurement or cell to ``folder/table/file.json``."""
     for one in found:
         text = json.dumps(dataclasses.asdict(one), indent=1, ensure_ascii=False, allow_nan=False)
-        write_atomic(folder / one.table / one.place.filename, text + "\n")
+        files.write_atomic(folder / one.table / one.place.filename, text + "\n")
 
 
 Kind = TypeVar("Kind", bound=Measurement)
@@ -217,6 +195,10 @@ def _is_text(value: object) -> bool:
     return isinstance(value, str)
 
 
+def _is_detail(value: object) -> bool:
+    return _is_text(value) or _is_number(value) or (isinstance(value, list) and all(map(_is_number, value)))
+
+
 # By annotation: what is admitted, and what is made of it.
 _ADMITTED: dict[str, tuple[Callable[[Any], bool], Callable[[Any], Any]]] = {
     "str": (_is_text, str),
@@ -229,9 +211,9 @@ _ADMITTED: dict[str, tuple[Callable[[Any], bool], Callable[[Any], Any]]] = {
     ),
     "tuple[int, ...]": (lambda value: isinstance(value, list) and all(map(_is_count, value)), tuple),
     "Mapping[str, str]": (lambda value: isinstance(value, dict) and all(map(_is_text, value.values())), dict),
-    "Mapping[str, float | str]": (
-        lambda value: isinstance(value, dict) and all(_is_text(v) or _is_number(v) for v in value.values()),
-        dict,
+    "Mapping[str, Detail]": (
+        lambda value: isinstance(value, dict) and all(map(_is_detail, value.values())),
+        lambda value: {name: tuple(v) if isinstance(v, list) else v for name, v in value.items()},
     ),
 }
 

@@ -17,7 +17,7 @@ from paper_tables import cells, keys, render, tables, verdicts
 from paper_tables.cells import Cell
 from paper_tables.tables import InputError, Output, folder, writing
 from reference import registry
-from torchimpl import checkpoints, evaluation
+from torchimpl import checkpoints, evaluation, files
 from torchimpl.checkpoints import NORMALIZATIONS
 from torchimpl.data import cifar10
 from torchimpl.models import ARCHITECTURES
@@ -96,7 +96,7 @@ def main(arguments: Sequence[str]) -> int:
     if given.out:
         with writing(Path(given.out)):
             Path(given.out).mkdir(parents=True, exist_ok=True)
-            cells.sweep(Path(given.out) / TABLE)
+            files.sweep(Path(given.out) / TABLE)
     start = time.perf_counter()
     counts = _measure(model, test, tried, claim, Path(given.weights).name, quiet=given.quiet)
     seconds = time.perf_counter() - start

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,8 @@ from rich.table import Table as RichTable
 from paper_tables import cells, figures, jobs, render, tables
 from paper_tables.tables import SCRIPTS, Options, Output, folder, guarded, writing
 from reference import registry
+from torchimpl import files
+from torchimpl.training import recipe
 
 SUBCOMMANDS = {"checkpoint": "paper_tables.checkpoint", "claim": "paper_tables.claim"}
 
@@ -74,6 +77,18 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--list-methods", action="store_true", help="list the quantizers of the suite, and stop")
     result.add_argument("--data", metavar="DIR", help="folder with CIFAR-10")
     result.add_argument("--checkpoints", metavar="DIR", help="folder with the released checkpoints")
+    result.add_argument(
+        "--profile",
+        choices=recipe.profiles(),
+        default="embedded",
+        help="how long networks are trained, and on what (default: embedded, on digits that come with scikit-learn)",
+    )
+    result.add_argument("--seeds", metavar="N", type=_count, default=3, help="training runs a cell (default: 3)")
+    result.add_argument(
+        "--workers", metavar="N", type=_count, default=os.cpu_count() or 1, help="runs at once (default: one a core)"
+    )
+    result.add_argument("--device", default="cpu", help="where networks are trained: cpu (default), cuda, cuda:1, ...")
+    result.add_argument("--tune", action="store_true", help="with --table tuning: try the profile's grid of rates")
     result.add_argument("--out", metavar="DIR", default="out", help="where results go (default: out)")
     result.add_argument(
         "--record", action="store_true", help="also write to results/ what takes data to measure, and the figures"
@@ -82,6 +97,13 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--strict", action="store_true", help="exit with 1 if anything printed is contradicted")
     result.add_argument("--quiet", action="store_true", help="no tables and no progress bars")
     return result
+
+
+def _count(text: str) -> int:
+    """Parse a whole number from 1 to 1000."""
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 1000:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1 to 1000, got {text!r}")
+    return int(text)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -98,6 +120,11 @@ def run(arguments: argparse.Namespace) -> int:
         record=arguments.record,
         again=arguments.again,
         quiet=arguments.quiet,
+        profile=arguments.profile,
+        seeds=arguments.seeds,
+        workers=arguments.workers,
+        device=arguments.device,
+        tune=arguments.tune or None,
     )
     everything = not (arguments.table or arguments.figure)
     scripts = [tables.script(name) for name in dict.fromkeys(SCRIPTS if everything else arguments.table)]
@@ -105,20 +132,20 @@ def run(arguments: argparse.Namespace) -> int:
     drawn = [figures.script(number) for number in numbers]
     with writing(destination):
         destination.mkdir(parents=True, exist_ok=True)
-    found = jobs.regenerate(scripts, options)  # all of them, before any is shown
+    found, measured = jobs.regenerate(scripts, options, drawn)  # all of them, before any is shown
     shown = [render.Figure(number, script.TITLE, script.CAPTION) for number, script in zip(numbers, drawn, strict=True)]
     with writing(destination):
         for used in (destination, destination / "figures", *(destination / "cells" / table.name for table in found)):
-            cells.sweep(used)
-        pictures = [figures.save(number, destination / "figures")[0] for number in numbers]
+            files.sweep(used)
+        pictures = [figures.save(number, destination / "figures", options, measured)[0] for number in numbers]
         for table in found:
             cells.write(destination / "cells", table.cells)
-        cells.write_atomic(destination / "report.md", render.report(found, shown))
+        files.write_atomic(destination / "report.md", render.report(found, shown))
     if arguments.record:
         with writing(cells.RESULTS, "--record"):
-            cells.sweep(cells.RESULTS / "figures")
+            files.sweep(cells.RESULTS / "figures")
             for picture in pictures:
-                cells.write_atomic(cells.RESULTS / "figures" / picture.name, picture.read_bytes())
+                files.write_atomic(cells.RESULTS / "figures" / picture.name, picture.read_bytes())
     if not arguments.quiet:
         for table in found:
             render.show(table, out)

@@ -1,16 +1,16 @@
-"""What each quantizer costs, and DAQ's Table 7, whose times say that its controller costs 3 to 4 % of a step."""
+"""What each quantizer costs. (The times of DAQ's Table 7 stand there.)"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from paper_tables import cells, keys, reported
+from paper_tables import cells, keys
 from paper_tables.cells import Cell, Place
 from paper_tables.jobs import Job
 from paper_tables.tables import Measured, Options, Table
@@ -61,13 +61,12 @@ def jobs(options: Options) -> list[Job]:
 
 
 def run(options: Options, measured: Measured) -> Table:
-    """Show every method's times, and set Table 7's ratios beside the printed ones."""
+    """Show every method's times."""
     found = [
         dataclasses.replace(cell, reason="differentiated by autograd" if row == LITERAL else WHY.get(row, USUAL))
         for row in (*registry.methods(), LITERAL)
         for cell in (measured[Place("DAQ", "cost", row, column)] for column in COLUMNS)
     ]
-    found += _table_7({cell.row: cell for cell in found if cell.column == STEP})
     return Table("cost", TITLE, INTRO, tuple(found), findings=_findings(found), columns=tuple(COLUMNS))
 
 
@@ -138,23 +137,6 @@ COLUMNS: dict[str, tuple[str, Callable[[str], float]]] = {  # unit, and what mea
     "kept": ("bytes an element", _kept),
     STEP: ("ratio", _step),
 }
-
-
-def _table_7(steps: Mapping[str, Cell]) -> Iterator[Cell]:
-    """The controller's step in units of its alternatives', beside the ratio of the printed times."""
-    printed = {row.method: row.values["Time/iters"].value for row in reported.tables()["7"].rows}
-    controller = float(printed["Temperature Controller"])
-    for other in ("Annealing", "Combine STE"):
-        ratio = controller / float(printed[other])
-        for ours, how in ((LITERAL, "by autograd"), ("daq", "closed form")):
-            value = (steps[ours].measured or 0.0) / (steps["dasr"].measured or 1.0)
-            yield dataclasses.replace(
-                steps[ours],
-                row=f"Table 7, controller over {other.lower()}, {how}",
-                measured=float(f"{value:.3g}"),
-                reported=f"{ratio:.3f}",
-                reason=f"{controller} ms over {printed[other]} ms on an RTX 2080Ti; another machine, hence no verdict",
-            )
 
 
 def _findings(found: list[Cell]) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import io
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
@@ -19,14 +20,16 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from paper_tables import cells
-from paper_tables.tables import InputError, guarded, writing
+from paper_tables import jobs
+from paper_tables.tables import InputError, Measured, Options, guarded, writing
 from reference.grid import Array
+from torchimpl import files
 
 SCRIPTS = {
     "3": "paper_tables.figure3",
     "4": "paper_tables.figure4",
     "5": "paper_tables.figure5",
+    "6": "paper_tables.figure6",
 }
 
 Curves: TypeAlias = dict[str, tuple[Array, Array]]
@@ -105,8 +108,12 @@ def legend_below(axes: Axes, columns: int, title: str | None = None) -> None:
     axes.legend(loc="upper center", bbox_to_anchor=below, ncols=columns, title=title, borderaxespad=0, columnspacing=1)
 
 
-def save(number: str, folder: Path) -> tuple[Path, Path]:
+def save(
+    number: str, folder: Path, options: Options | None = None, measured: Measured | None = None
+) -> tuple[Path, Path]:
     """Draw a figure and write it to ``folder/figure{number}.png`` and ``.svg``.
+
+    `options` and `measured` are for a figure that shows what was measured, and has `jobs`.
 
     The same sources and the same matplotlib give the same bytes. Both are drawn before either is written.
 
@@ -117,10 +124,11 @@ def save(number: str, folder: Path) -> tuple[Path, Path]:
     OSError
         If `folder` cannot be made or written.
     """
-    figure: Figure = script(number).draw()
+    drawn = script(number)
+    figure: Figure = drawn.draw(options, measured) if hasattr(drawn, "jobs") else drawn.draw()
     pictures = [(folder / f"figure{number}.{suffix}", render(figure, suffix)) for suffix in FORMATS]
     for path, content in pictures:
-        cells.write_atomic(path, content)
+        files.write_atomic(path, content)
     png, svg = (path for path, _ in pictures)
     return png, svg
 
@@ -146,7 +154,9 @@ def main_for(number: str, arguments: Sequence[str] | None = None) -> int:
 
 def _run(number: str, folder: Path) -> int:
     """Write a figure and print where it is and its caption."""
+    options = Options(out=folder, workers=os.cpu_count() or 1)
+    measured = jobs.run(script(number).jobs(options), options) if hasattr(script(number), "jobs") else None
     with writing(folder):
-        paths = save(number, folder)
+        paths = save(number, folder, options, measured)
     print(*paths, "", f"Figure {number}: {script(number).TITLE}. {script(number).CAPTION}", sep="\n")
     return 0

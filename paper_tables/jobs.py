@@ -9,18 +9,21 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import ModuleType, TracebackType
-from typing import Any, TypeAlias
+from typing import Any
 
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from paper_tables import cells
+from paper_tables import cells, executors
 from paper_tables.cells import Cell, Measurement, Place
+from paper_tables.executors import Task
 from paper_tables.tables import InputError, Measured, Options, Table, console, writing
+from torchimpl import files
 
 NEEDED = {
     "data": "--data (CIFAR-10)",
     "checkpoints": "--checkpoints (the files DAQ's authors released)",
+    "kernels": "ziglang and unicorn (pip install quantgap[arm])",
 }
 SPEED_OVER = 3600.0  # seconds; the time left is told from the speed of the last hour
 
@@ -42,7 +45,14 @@ class Job:
         ``measure(progress)`` returns `measured`, `protocol` and what else it knows of the fields of a `Measurement`;
         it calls ``progress`` with the part of its work that is done, from 0 to 1. It can be pickled.
     needs : tuple of str
-        The options that it needs; what needs none is this machine's, and stays out of ``results/``.
+        The fields and properties of `Options` that it needs; what needs none is this machine's, and stays out of
+        ``results/``.
+    profile : str or None
+        It is measured only if this profile of training was asked for; None: whichever was.
+    parallel : bool
+        Whether others may run beside it; one that is timed, or uses all cores, is alone.
+    rehearse : callable or None
+        ``rehearse(found)`` says why a measurement with another key still stands, or returns an empty string.
     """
 
     place: Place
@@ -51,6 +61,9 @@ class Job:
     command: str
     measure: Callable[[Callable[[float], None]], Mapping[str, Any]]
     needs: tuple[str, ...] = ()
+    profile: str | None = None
+    parallel: bool = False
+    rehearse: Callable[[Measurement], str] | None = None
 
     def run(self, progress: Callable[[float], None]) -> Measurement:
         """Measure, and add when, where and with what."""
@@ -67,22 +80,19 @@ class Job:
             versions=cells.versions(),
         )
 
+    def vouch(self, found: Measurement, progress: Callable[[float], None]) -> Measurement | None:
+        """Return a measurement that was made with another key as one with this key, if a rehearsal says it stands."""
+        assert self.rehearse is not None
+        progress(0.0)
+        why = self.rehearse(found)
+        return dataclasses.replace(found, key=self.key, detail={**found.detail, "vouched": why}) if why else None
+
     def matches(self, found: Measurement | None) -> bool:
         """Whether what was found is a measurement of this very job: the same number, by the same key."""
         return found is not None and (found.place, found.unit, found.key) == (self.place, self.unit, self.key)
 
 
-Report: TypeAlias = Callable[[Job, float], None]
-Executor: TypeAlias = Callable[[Sequence[Job], Report], Iterator[Measurement]]
-
-
-def in_turn(jobs: Sequence[Job], report: Report) -> Iterator[Measurement]:
-    """Run one job after the other in this process. An executor may yield measurements in any order, as they end."""
-    for job in jobs:
-        yield job.run(partial(report, job))
-
-
-def run(jobs: Iterable[Job], options: Options, execute: Executor = in_turn) -> Measured:
+def run(jobs: Iterable[Job], options: Options) -> Measured:
     """Measure what is not recorded and can be, writing each measurement as it ends.
 
     They go to ``options.out/measured``, and with ``options.record`` to ``results/`` too. What is recorded in either
@@ -108,31 +118,61 @@ def run(jobs: Iterable[Job], options: Options, execute: Executor = in_turn) -> M
     waiting = [
         job
         for place, job in wanted.items()
-        if not missing(job, options) and (options.again or not job.matches(found[place]))
+        if _asked_for(job, options) and (options.again or not job.matches(found[place]))
+    ]
+    doubtful = [
+        (job, found[place])
+        for place, job in wanted.items()
+        if job.rehearse and found[place] and not job.matches(found[place])
+        if not missing(job, options) and not options.again
     ]
     for table in {place.table for place in wanted}:
-        cells.sweep(options.out / "measured" / table)
-        cells.sweep(cells.RESULTS / table)
+        files.sweep(options.out / "measured" / table)
+        files.sweep(cells.RESULTS / table)
     if options.record:
         for place, job in wanted.items():
             if job.matches(found[place]) and job not in waiting:
                 _record(job, found[place])
-    with Bars(len(waiting), options.quiet) as bars:
-        for measurement in execute(waiting, bars.report):
+
+    def keep(tasks: Mapping[Place, Task], words: str) -> set[Place]:
+        kept = set()
+        for place, measurement in _executed(tasks, wanted, options, words):
+            if measurement is None:
+                continue
             with writing(options.out):
                 cells.write(options.out / "measured", [measurement])
             if options.record:
-                _record(wanted[measurement.place], measurement)
-            found[measurement.place] = measurement
-            bars.ended(measurement.place)
-    measured = {job.place for job in waiting}
+                _record(wanted[place], measurement)
+            found[place] = measurement
+            kept.add(place)
+        return kept
+
+    stand = keep({job.place: partial(job.vouch, old) for job, old in doubtful if old}, "rehearsed")
+    measured = keep({job.place: job.run for job in waiting if job.place not in stand}, "measured")
     return {place: shown(job, found[place], recorded=place not in measured) for place, job in wanted.items()}
 
 
-def regenerate(scripts: Sequence[ModuleType], options: Options) -> list[Table]:
-    """Measure what the tables of `scripts` need, all together, then build and judge them."""
-    measured = run([job for script in scripts if hasattr(script, "jobs") for job in script.jobs(options)], options)
-    return [script.run(options, measured) if hasattr(script, "jobs") else script.run(options) for script in scripts]
+def _executed(
+    tasks: Mapping[Place, Task], jobs: Mapping[Place, Job], options: Options, words: str
+) -> Iterator[tuple[Place, Measurement | None]]:
+    """Execute tasks, those first that must be alone, and yield each result as it ends."""
+    alone = {place: task for place, task in tasks.items() if not jobs[place].parallel}
+    beside = {place: task for place, task in tasks.items() if jobs[place].parallel}
+    with Bars(len(tasks), options.quiet, words) as bars:
+        for execute, some in ((executors.in_turn, alone), (executors.beside(options.workers), beside)):
+            for place, measurement in execute(some, bars.report):
+                bars.ended(place)
+                yield place, measurement
+
+
+def regenerate(
+    scripts: Sequence[ModuleType], options: Options, figures: Sequence[ModuleType] = ()
+) -> tuple[list[Table], Measured]:
+    """Measure what tables and figures need, all together, then build and judge the tables."""
+    needed = [job for script in (*scripts, *figures) if hasattr(script, "jobs") for job in script.jobs(options)]
+    measured = run(needed, options)
+    found = [script.run(options, measured) if hasattr(script, "jobs") else script.run(options) for script in scripts]
+    return found, measured
 
 
 def recorded(job: Job, options: Options) -> Measurement | None:
@@ -175,6 +215,10 @@ def _record(job: Job, measurement: Measurement | None) -> None:
             cells.write(cells.RESULTS, [measurement])
 
 
+def _asked_for(job: Job, options: Options) -> bool:
+    return not missing(job, options) and job.profile in (None, options.profile)
+
+
 def missing(job: Job, options: Options) -> list[str]:
     """Return what a job needs and is not given."""
     return [name for name in job.needs if getattr(options, name) is None]
@@ -203,7 +247,8 @@ def shown(job: Job, found: Measurement | None, *, recorded: bool) -> Cell:
 class Bars:
     """Two bars of progress: over all jobs, with the time left, and within the one that reported last."""
 
-    def __init__(self, jobs: int, quiet: bool) -> None:
+    def __init__(self, jobs: int, quiet: bool, words: str = "measured") -> None:
+        self._words = words
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -230,10 +275,9 @@ class Bars:
     ) -> None:
         self._progress.stop()
 
-    def report(self, job: Job, part: float) -> None:
+    def report(self, place: Place, part: float) -> None:
         """Show that a job has done a part of its work."""
-        self._parts[job.place] = part
-        place = job.place
+        self._parts[place] = part
         words = escape(f"table {place.table}: {place.row}, {place.column}")
         self._progress.update(self._one, completed=part, description=words)
         self._update()
@@ -245,5 +289,5 @@ class Bars:
         self._update()
 
     def _update(self) -> None:
-        description = f"{self._done} of {self._jobs} measured"
+        description = f"{self._done} of {self._jobs} {self._words}"
         self._progress.update(self._all, completed=self._done + sum(self._parts.values()), description=description)

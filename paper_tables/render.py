@@ -122,9 +122,10 @@ def _plain_table() -> RichTable:
 def _grid_table(table: Table) -> RichTable:
     columns, rows = grid(table)
     shown = _plain_table()
-    shown.add_column("method", no_wrap=True)
+    shown.add_column("method")  # wraps, so that no number is cut
     for column in columns:
-        shown.add_column(escape(column), justify="right", no_wrap=True)
+        widest = max((len(summary(found[column])) for found in rows.values() if column in found), default=0)
+        shown.add_column(escape(column), justify="right", no_wrap=True, min_width=max(len(column), widest))
     for row, found in rows.items():
         shown.add_row(escape(row), *(_styled(found.get(column)) for column in columns))
     return shown
@@ -251,6 +252,7 @@ measuring takes long, a hash of the sources and data that shaped it.
   below the accuracy of the computation it is compared with. ✗ *contradicted*: not so.
 - ✓ *holds*, ✗ *fails*: a claim in words. ? *undecided*: within chance. ∅ *vacuous*: there is nothing to compare with.
   – *not testable*: the reason says what it would take.
+- ~ *modelled*: instructions counted under emulation, or computed from such counts; no time of any machine.
 - A printed number alone, or ·, is *not run*: the section of that name says why, and the command that would.
   \\* *recorded*: measured earlier, with the sources and data as they are now. *stale*: measured earlier, with
   others.""".splitlines()

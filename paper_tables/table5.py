@@ -1,4 +1,4 @@
-"""DAQ's Table 5: ResNet-20 on CIFAR-10. The authors' three released checkpoints, over the 10,000 test images."""
+"""DAQ's Table 5: ResNet-20 on CIFAR-10. The authors' three released checkpoints, and every method trained alike."""
 
 from __future__ import annotations
 
@@ -10,16 +10,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from paper_tables import keys, reported, verdicts
+from paper_tables import keys, reported, runs, trained, verdicts
 from paper_tables.cells import Cell, Place
 from paper_tables.jobs import Job
 from paper_tables.reported import Printed
 from paper_tables.tables import InputError, Measured, Options, Table, not_run_cell, printed_text
+from paper_tables.trained import Entry, Ordering
 from torchimpl import checkpoints, evaluation
 from torchimpl.data import cifar10
 
-TITLE = "ResNet-20 on CIFAR-10: the released checkpoints, measured"
-NEEDS = "--data (CIFAR-10) and --checkpoints (the three files that DAQ's authors released)"
+TITLE = "ResNet-20 on CIFAR-10: the released checkpoints, measured, and the methods trained"
+NEEDS = (
+    "nothing for training on digits; --data (CIFAR-10) and --checkpoints (the three files that DAQ's authors released)"
+)
 COMMAND = "python -m paper_tables --table 5 --data DIR --checkpoints DIR"
 
 
@@ -42,14 +45,49 @@ RELEASED = {
 
 INTRO = (
     "The paper's accuracies beside those of the checkpoints its authors released, in the network they released "
-    "(not quite ResNet-20), with rounding at test time. The released files are the last epoch of one run each."
+    "(not quite ResNet-20), with rounding at test time. The released files are the last epoch of one run each. Below "
+    "them what the suite trains: each method from the same full-precision network, with the same schedule and seeds, "
+    "and rates from one grid (table tuning). IR-Net takes signs, so that its 1/1 network has Hardtanh in place of "
+    "ReLU and a start of its own: it is not like for like."
 )
 PROTOCOL = "released checkpoint, released network, ImageNet mean and deviation, rounding, all 10,000 test images"
+PRINTED_ROWS = {
+    runs.FULL_PRECISION: "Ours",
+    runs.DAQ: "Ours",
+    runs.DAQ_RELEASED: "Ours",
+    runs.DOREFA: "DoReFa",
+    runs.LQNETS: "LQ-Net",
+    runs.DSQ: "DSQ",
+    runs.IRNET: "IRNet",
+}
+ENTRIES = {
+    (contender, width): Entry(contender, width, width, printed_row=PRINTED_ROWS.get(contender, ""))
+    for contender in runs.MAIN
+    for width in contender.widths
+}
+RIVALS = {
+    "1/1": (runs.DOREFA, runs.DSQ, runs.IRNET, runs.STE),
+    "1/32": (runs.DOREFA, runs.LQNETS, runs.DSQ, runs.IRNET, runs.STE),
+    "2/2": (runs.STE, runs.LSQ),
+}
+ORDERINGS = tuple(
+    Ordering(
+        f"DAQ over {rival.name}",
+        ENTRIES[runs.DAQ, width],
+        ENTRIES[rival, width],
+        () if width == "2/2" else (f"cifar10-outperforms-{width.replace('/', '-')}",),
+    )
+    for width, rivals in RIVALS.items()
+    for rival in rivals
+) + tuple(
+    Ordering("the paper's kernel over the released one", ENTRIES[runs.DAQ, width], ENTRIES[runs.DAQ_RELEASED, width])
+    for width in ("1/1", "1/32")
+)
 OTHERS = "a rival's number, as the DAQ paper prints it; no checkpoint of it is known to the suite"
 
 
 def jobs(options: Options) -> list[Job]:
-    """Return a job for each released checkpoint."""
+    """Return a job for each released checkpoint, and for each training run."""
     table = reported.tables()["5"]
     found = []
     for column, released in RELEASED.items():
@@ -64,11 +102,11 @@ def jobs(options: Options) -> list[Job]:
         measure = partial(_measure, options.data, options.checkpoints, released, method)
         place = Place(table.paper, table.table, table.ours, column)
         found.append(Job(place, table.unit_of(column), key, COMMAND, measure, ("data", "checkpoints")))
-    return found
+    return found + runs.jobs(options, runs.MAIN)
 
 
 def run(options: Options, measured: Measured) -> Table:
-    """Judge the released checkpoints' accuracies; the other numbers are listed as printed."""
+    """Judge the released checkpoints' accuracies and the training runs; rivals' numbers are listed as printed."""
     table = reported.tables()["5"]
     ours = {
         column: _judged(measured[Place(table.paper, table.table, table.ours, column)], printed)
@@ -86,7 +124,16 @@ def run(options: Options, measured: Measured) -> Table:
             "One checkpoint is below what is printed and one above. If the paper printed each run's best epoch on the "
             "test images, no last epoch could be above it; if it printed the last, these are other runs."
         )
-    return Table("5", table.title, INTRO, found, wrong=tuple(filter(None, wrong)), columns=table.columns)
+    entries = tuple(ENTRIES.values())
+    return Table(
+        "5",
+        table.title,
+        INTRO,
+        (*found, *trained.cells(table, entries, ORDERINGS, options, measured)),
+        wrong=tuple(filter(None, wrong)),
+        findings=trained.findings(entries, options, measured),
+        columns=(*table.columns, "2/2"),
+    )
 
 
 def _measure(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import importlib.util
 import os
 import re
 import sys
@@ -38,6 +39,8 @@ SCRIPTS = {
     "claims": "paper_tables.audit.claims",
     "code": "paper_tables.audit.code",
     "cost": "paper_tables.cost",
+    "arm": "paper_tables.arm_speed",
+    "tuning": "paper_tables.tuning",
 }
 
 
@@ -74,6 +77,16 @@ class Options:
         Whether to measure even what is recorded.
     quiet : bool
         No progress bars.
+    profile : str
+        How long networks are trained, and on what: see `torchimpl.training.recipe.profiles`.
+    seeds : int
+        Training runs a cell, with seeds 0, 1, ...
+    workers : int
+        Processes that train side by side.
+    device : str
+        On which networks are trained.
+    tune : bool or None
+        Whether to try the rates of the profile's contenders on images held out; None: no.
     """
 
     data: Path | None = None
@@ -82,6 +95,17 @@ class Options:
     record: bool = False
     again: bool = False
     quiet: bool = False
+    profile: str = "embedded"
+    seeds: int = 3
+    workers: int = 1
+    device: str = "cpu"
+    tune: bool | None = None
+
+    @property
+    def kernels(self) -> str | None:
+        """What builds the ARM kernels and runs them counted, if it is installed."""
+        packages = ("ziglang", "unicorn")
+        return " and ".join(packages) if all(map(importlib.util.find_spec, packages)) else None
 
 
 Measured: TypeAlias = Mapping[Place, Cell]

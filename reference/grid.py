@@ -174,6 +174,19 @@ def all_codes(count: int, parameter: Array) -> Array:
     return np.arange(count).reshape(-1, *[1] * np.ndim(parameter))
 
 
+def count_below(x: Array, points: Array) -> Array:
+    """How many `points`, along their first axis, are below each element, int64; NaN has none below.
+
+    >>> count_below(np.array([0.5, 1.0, 2.5]), np.array([0.5, 1.5, 2.0]))
+    array([0, 1, 3])
+    """
+    q = np.zeros(np.broadcast_shapes(x.shape, points.shape[1:]), np.int64)
+    with np.errstate(invalid="ignore"):  # comparing NaN
+        for point in points:
+            q = q + (x > point)
+    return np.asarray(q)
+
+
 def tie_distance(x: npt.ArrayLike) -> Array:
     """Distance of `x` from the nearest half-integer.
 

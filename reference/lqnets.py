@@ -402,12 +402,7 @@ def _sorted(params: Params, dtype: np.dtype) -> tuple[Array, Array]:
 
 def _codes(x: Array, params: Params) -> Array:
     """How many transition points are below `x`; 0 for NaN."""
-    points = thresholds(params, x.dtype)
-    q = np.zeros(np.broadcast_shapes(x.shape, points.shape[1:]), np.int64)
-    with np.errstate(invalid="ignore"):  # comparing NaN
-        for point in points:
-            q = q + (x > point)
-    return np.asarray(q)
+    return grid.count_below(x, thresholds(params, x.dtype))
 
 
 def _pick(table: Array, q: Array) -> Array:

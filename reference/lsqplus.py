@@ -19,8 +19,9 @@ step size of weights at max(|mu - 3 sigma|, |mu + 3 sigma|) / 2^(bits-1), and th
 least squared error (`minimize`). ``public``, as ZouJiu1/LSQplus, multiplies the gradient of beta by 1/sqrt(N p), too;
 counts the whole tensor, all images of it, in N; lets the ends themselves count as inside the range; divides by
 2^bits - 1, which makes the first range of weights half as wide; and starts activations with the range of the first
-batch. That code also rounds ties away from zero and keeps the first batch's N, which neither variant does. IBM's
-differs from it: ties to even, ends clipped as in the paper, and gradients of s and beta without any factor.
+batch. That code also rounds ties away from zero and keeps the first batch's N, which neither variant does. IBM's is no
+variant: it has ties to even, ends clipped as in the paper, gradients of s and beta without any factor, and learns an
+offset for weights, too.
 """
 
 from __future__ import annotations

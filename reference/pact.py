@@ -2,7 +2,7 @@
 
 Source: Choi et al.: PACT: Parameterized Clipping Activation for Quantized Neural Networks, 2018 (formulas from memory
 of the paper). Held against the authors' foundation-model-stack/fms-model-optimizer, IntelLabs/distiller and
-ModelTC/MQBench: the same but for the ends of the range.
+ModelTC/MQBench: values are the same, and so are gradients but for the ends of the range.
 
 The output of a ReLU is clipped at a learned level alpha and rounded to n = 2^bits - 1 steps,
 
@@ -11,10 +11,14 @@ The output of a ReLU is clipped at a learned level alpha and rounded to n = 2^bi
 which is computed as ``round(y / alpha * n) / n * alpha``: the highest level is then alpha itself. The paper names no
 rule for ties; here they go to even, as in torch.round.
 
-Rounding passes the gradient of y: 1 for x where 0 <= x < alpha, and 1 for alpha where x >= alpha. So the paper's cases;
-at x = alpha fms-model-optimizer gives x a gradient of 1 as well (Distiller 0), and at x = 0 Distiller gives it 0 (the
-others 1). That the levels inside move with alpha as well gives no gradient, other than in LSQ. The loss has an L2 term
-of alpha, and alpha starts at 10 whatever the data are (both from memory).
+Rounding passes the gradient of y to x inside the range, and for x >= alpha to alpha. That the levels inside move with
+alpha as well gives no gradient, other than in LSQ. Three variants differ where x is an end of the range:
+
+- ``paper``: x = 0 is inside, x = alpha is not.
+- ``distiller``: neither is: torch's ReLU, which comes first there, has the slope 0 at 0.
+- ``fms-model-optimizer``: both are; at x = alpha x and alpha both have a gradient of 1.
+
+The loss has an L2 term of alpha, and alpha starts at 10 whatever the data are (both from memory).
 """
 
 from __future__ import annotations
@@ -33,7 +37,7 @@ METHOD = Method(
     title="PACT",
     source="Choi et al.: PACT: Parameterized Clipping Activation for Quantized Neural Networks, 2018 (and Distiller)",
     bits={"activation": range(1, 9)},
-    variants=("paper",),
+    variants=("paper", "distiller", "fms-model-optimizer"),
     learnable=("alpha",),
     in_input_units=("alpha",),
 )
@@ -53,8 +57,8 @@ class Params:
         1 to 8.
     role : {"activation"}
         The output of a ReLU.
-    variant : {"paper"}
-        There is one.
+    variant : {"paper", "distiller", "fms-model-optimizer"}
+        Which ends of the range are inside, see the module's text.
     """
 
     alpha: Array
@@ -119,11 +123,12 @@ def threshold_distance(x: npt.ArrayLike, params: Params) -> Array:
 def surrogate(x: npt.ArrayLike, params: Params, *, at: tuple[npt.ArrayLike, Params]) -> Array:
     """What training differentiates at `at`: the clipped x plus what rounding adds, which is held fixed.
 
-    So is which values are clipped.
+    So is which values are clipped, and which move with x.
     """
     x, x0, params0 = grid.as_float(x), grid.as_float(at[0]), at[1]
-    added = forward(x0, params0, training=True) - np.clip(x0, 0, params0.alpha)
-    return np.asarray(np.where(x0 >= params0.alpha, params.alpha, np.where(x0 >= 0, x, 0)) + added)
+    moves, clipped = _receivers(x0, params0)
+    moved = np.where(moves, x - x0, 0) + np.where(clipped, params.alpha - params0.alpha, 0)
+    return np.asarray(forward(x0, params0, training=True) + moved)
 
 
 def penalty(params: Params) -> float:
@@ -136,18 +141,26 @@ def penalty(params: Params) -> float:
 
 
 def vjp(x: npt.ArrayLike, params: Params, grad: npt.ArrayLike) -> tuple[Array, dict[str, Array]]:
-    """Gradients for x and alpha: each element's goes to one of them, or, below 0, to neither.
+    """Gradients for x and alpha: each element's goes to one of them, or, below 0, to neither; at the ends see above.
 
     >>> vjp([-1.0, 0.0, 0.6, 1.5, 9.0], Params(1.5, 2), np.ones(5))
     (array([0., 1., 1., 0., 0.]), {'alpha': array(2.)})
     """
     x = grid.as_float(x)
     grad = np.asarray(grad, x.dtype)
-    above = x >= params.alpha.astype(x.dtype)
+    moves, clipped = _receivers(x, params)
     nothing = x.dtype.type(0)
-    grad_x = grid.keep_nan(x, np.where((x >= 0) & ~above, grad, nothing))
-    by_alpha = grid.keep_nan(x, np.where(above, grad, nothing))
+    grad_x = grid.keep_nan(x, np.where(moves, grad, nothing))
+    by_alpha = grid.keep_nan(x, np.where(clipped, grad, nothing))
     return grid.unbroadcast(grad_x, x.shape), {"alpha": grid.unbroadcast(by_alpha, params.alpha.shape)}
+
+
+def _receivers(x: Array, params: Params) -> tuple[Array, Array]:
+    """Where x, and where alpha has the gradient of the value."""
+    alpha = params.alpha.astype(x.dtype)
+    above = x > 0 if params.variant == "distiller" else x >= 0
+    below = x <= alpha if params.variant == "fms-model-optimizer" else x < alpha
+    return above & below, x >= alpha
 
 
 def _normalized(x: Array, params: Params) -> Array:

@@ -10,8 +10,9 @@ where o, half the sum of all s_i, makes Y symmetric for weights and is 0 for act
 Y. All sigmoids are summed at every x. alpha and beta are learned; T is raised linearly. First values (Section 4.1):
 beta = 5p/(4q), p the largest magnitude in Y and q that of the data, and alpha = 1/beta.
 
-The paper says that the biases b_i are learned too (Eq. 11); its code keeps them constant, and so does this module.
-Eq. 8 as printed is the derivative only if g is alpha s_i sigmoid(...); the paper's definition of g lacks alpha s_i.
+The paper says that the biases b_i are learned too (Eq. 11). Here they are not, in any variant: the authors' code keeps
+them constant, and learned ones may pass one another, where values leave Y if its gaps differ. Eq. 8 as printed is the
+derivative only if g is alpha s_i sigmoid(...); the paper's definition of g lacks alpha s_i.
 
 Three variants:
 
@@ -385,19 +386,17 @@ def _soft_sum(x: Array, params: Params) -> Array:
 
 def _hard_sum(x: Array, params: Params) -> Array:
     u = _scaled(x, params)
-    targets = params.integers.astype(x.dtype)
-    y = np.full_like(u, targets[0])
-    for s, b in zip(np.diff(targets), params.biases.astype(x.dtype), strict=True):
-        y = y + s * (u > b)
-    return grid.keep_nan(u, y)
+    return grid.keep_nan(u, params.integers.astype(x.dtype)[_below(u, params)])
 
 
 def _codes(x: Array, params: Params) -> Array:
     u = _scaled(x, params)
-    q = np.zeros_like(u)
-    for b in params.biases.astype(x.dtype):
-        q = q + (u > b)
-    return grid.keep_nan(u, q)
+    return grid.keep_nan(u, _below(u, params).astype(u.dtype))
+
+
+def _below(u: Array, params: Params) -> Array:
+    """How many biases are below the scaled input."""
+    return grid.count_below(u, params.biases.astype(u.dtype))
 
 
 def _sigmoid(z: Array) -> tuple[Array, Array]:

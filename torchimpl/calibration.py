@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
 
@@ -51,15 +51,13 @@ def calibrate(model: nn.Module, *inputs: Tensor) -> nn.Module:
     True
     """
     parts = [module for module in model.modules() if isinstance(module, Quantizer | QuantizedLayer)]
+    own = {id(part) for part in parts}
     before = [(tensor, tensor.clone()) for tensor in _own_tensors(parts)]
     problem: Exception | None = None
     try:
-        with _all_else_unchanged(model, parts), calibrating(), _named_errors(model, parts):
-            for part in parts:
-                if isinstance(part, QuantizedLayer):
-                    part.check_weights()
+        with all_else_unchanged(model, own), calibrating(), _named_errors(model, own):
             model.train()(*inputs)
-        missing = [name for name, part in model.named_modules() if part in parts and not part.has_first_values]
+        missing = [name for name, part in model.named_modules() if id(part) in own and not part.has_first_values]
         if missing:
             raise grid.refuse("batch", [tuple(x.shape) for x in inputs], f"one that reaches {', '.join(missing)}")
     except Exception as error:
@@ -95,12 +93,12 @@ def _own_tensors(parts: Sequence[nn.Module]) -> list[Tensor]:
 
 
 @contextmanager
-def _named_errors(model: nn.Module, parts: Sequence[nn.Module]) -> Iterator[None]:
-    """Put the name of the part that refuses its first data before what it says."""
+def _named_errors(model: nn.Module, parts: Collection[int]) -> Iterator[None]:
+    """Put the name of the part that refuses its first data before what it says; `parts` are the parts' ids."""
     within: list[str] = []
     hooks = []
     for name, part in model.named_modules():
-        if part in parts:
+        if id(part) in parts:
             hooks.append(part.register_forward_pre_hook(lambda *_, name=name: within.append(name)))
             hooks.append(part.register_forward_hook(lambda *_: within.pop() and None))
     try:
@@ -115,13 +113,13 @@ def _named_errors(model: nn.Module, parts: Sequence[nn.Module]) -> Iterator[None
 
 
 @contextmanager
-def _all_else_unchanged(model: nn.Module, parts: Sequence[nn.Module]) -> Iterator[None]:
-    """Restore modes, random numbers and the buffers of all other modules."""
+def all_else_unchanged(model: nn.Module, parts: Collection[int] = ()) -> Iterator[None]:
+    """Restore modes, random numbers and the buffers of all modules whose ids are not in `parts`."""
     modes = {module: module.training for module in model.modules()}
     buffers = [
         (module, name, buffer, buffer.clone())
         for module in modes
-        if module not in parts
+        if id(module) not in parts
         for name, buffer in module.named_buffers(recurse=False)
     ]
     devices = {p.device for p in model.parameters() if p.is_cuda}

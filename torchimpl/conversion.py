@@ -93,7 +93,7 @@ def quantize_model(
     keep_ends: bool = True,
     keep: Collection[str] = (),
     example: Tensor | None = None,
-    input_role: str = "activation",
+    input_role: str | None = None,
     **options: Any,
 ) -> nn.Module:
     """Replace the convolutions and linear layers of a network by quantized ones, which share their parameters.
@@ -118,9 +118,10 @@ def quantize_model(
     example : Tensor, optional
         A batch to run through the network, in test mode. It tells in which order layers are used, and which inputs
         have negative values and are to be quantized as signed.
-    input_role : {"activation", "signed_activation"}
-        Without `example`, for all inputs, but where the method knows one kind only: IR-Net takes signs, which behind a
-        ReLU are all +. Layers are then in the order in which the network defines them.
+    input_role : {"activation", "signed_activation"}, optional
+        Of all inputs, without `example`, which tells; by default "activation", unless the method knows signed ones
+        only: IR-Net takes signs, which behind a ReLU are all +. Layers are then in the order in which the network
+        defines them.
 
     Returns
     -------
@@ -131,7 +132,8 @@ def quantize_model(
     ------
     ValueError
         If no layer is left to quantize, a name in `keep` is unknown, `example` leaves a layer unused or shows inputs
-        that the method does not know, or a layer pads with other values than zero.
+        that the method does not know, `input_role` is one that it does not know or comes with `example`, or a layer
+        pads with other values than zero.
 
     Examples
     --------
@@ -146,19 +148,25 @@ def quantize_model(
     unknown = sorted(set(keep) - set(layers))
     if unknown:
         raise grid.refuse("keep", unknown, "names of its layers: " + (", ".join(layers) or "it has none"))
-    roles = dict.fromkeys(layers, input_role) if example is None else _roles_by_use(module, layers, example)
+    bits = pair("bits", bits)
+    if input_role is not None and example is not None:
+        raise grid.refuse("input_role", input_role, "None, as `example` tells which inputs are signed")
     for_inputs = registry.method(pair("method", (method, method) if isinstance(method, str) else method)[1])
     only = [role for role in for_inputs.roles if role != "weight"]
+    admitted_roles = only if bits[1] is not None else grid.ROLES[1:]
+    if input_role is None:
+        input_role = "activation" if bits[1] is None else for_inputs.input_role
+    elif input_role not in admitted_roles:
+        raise grid.refuse("input_role", input_role, f"{' or '.join(admitted_roles)} for {for_inputs.title}")
+    roles = dict.fromkeys(layers, input_role) if example is None else _roles_by_use(module, layers, example)
     order = list(roles)
     ends = {order[0], order[-1]} if keep_ends and order else set()
     chosen = [name for name in order if name not in ends and name not in keep]
-    if len(only) == 1 and bits[1] is not None:
-        others = [name for name in chosen if roles[name] != only[0]] if example is not None else []
-        if others:
-            kind = "of both signs (behind Hardtanh, say)" if only == [SIGNED] else "never negative (behind ReLU, say)"
-            admitted = f"{kind}, or kept in full precision (keep=...): {for_inputs.title} knows no others"
-            raise grid.refuse("inputs of layers to quantize", others, admitted)
-        roles = dict.fromkeys(roles, only[0])
+    others = [name for name in chosen if roles[name] not in only] if bits[1] is not None else []
+    if others:
+        kind = "of both signs (behind Hardtanh, say)" if only == [SIGNED] else "never negative (behind ReLU, say)"
+        admitted = f"{kind}, or kept in full precision (keep=...): {for_inputs.title} knows no others"
+        raise grid.refuse("inputs of layers to quantize", others, admitted)
     if not chosen:
         kept = ", ".join(sorted(ends | set(keep))) or "none"
         raise grid.refuse("module", type(module).__name__, f"a network with layers to quantize (kept: {kept})")

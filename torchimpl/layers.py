@@ -22,6 +22,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any, TypeAlias
 
 import torch
@@ -29,7 +30,7 @@ from torch import Tensor, nn
 
 from reference import grid, registry
 from torchimpl.quantizers import build, quantizer_class
-from torchimpl.quantizers.base import Quantizer, check_calibrating, wide
+from torchimpl.quantizers.base import Quantizer, check_calibrating, is_calibrating, named, wide
 from torchimpl.statistics import standardize
 
 Bits: TypeAlias = tuple[int | None, int | None]
@@ -75,6 +76,7 @@ class QuantizedLayer(nn.Module):
     scale: nn.Parameter | None
     scale_initialized: Tensor
     channel_shape: tuple[int, ...]  # of what the output's channels have one each of, beside the output
+    _had_a_batch = False  # in training mode, which looked at the weights
 
     def _add_quantizers(
         self,
@@ -114,12 +116,23 @@ class QuantizedLayer(nn.Module):
             If a quantizer or the scale has no first value, and this is no time for it
             (`torchimpl.quantizers.base.check_calibrating`).
         ValueError
-            If first values are to be taken, and weights that are to be standardised are all equal, the batch is empty
-            or not finite, or a quantizer refuses its first data.
+            If it is the first batch in training mode, and the weights have no levels (`check_weights`), or first values
+            are to be taken, and the batch is empty or not finite, or a quantizer refuses its first data.
         """
         on_integers = self.is_integral and self._scale_ready and not self.training
-        out = self._from_integers(x) if on_integers else self._from_values(x)
+        first = self.training and not torch.compiler.is_compiling() and (is_calibrating() or not self._had_a_batch)
+        if first:
+            out = self._from_first_batch(x)
+        else:
+            out = self._from_integers(x) if on_integers else self._from_values(x)
         return out if self.bias is None else out + self.bias.view(self.channel_shape).to(out.dtype)
+
+    def _from_first_batch(self, x: Tensor) -> Tensor:
+        with named(self):
+            self.check_weights()
+            out = self._from_values(x)
+        self._had_a_batch = True
+        return out
 
     def _from_values(self, x: Tensor) -> Tensor:
         x_q, w_q = self.input_quantizer(x), self.quantized_weight()
@@ -128,12 +141,53 @@ class QuantizedLayer(nn.Module):
         return self._linear_map(x_q, w_q if self.scale is None else w_q * self.scale.abs())
 
     def _from_integers(self, x: Tensor) -> Tensor:
-        w = standardize(self.weight) if self.standardized else self.weight
+        w = self.raw_weight()
         x_unit, w_unit = self.input_quantizer.unit(x), self.weight_quantizer.unit(w)
         sums = self._exact_sums(_integers(self.input_quantizer, x, x_unit), _integers(self.weight_quantizer, w, w_unit))
+        return self._scaled(sums, x, x_unit, w_unit)
+
+    def _scaled(self, sums: Tensor, x: Tensor, x_unit: Tensor | float, w_unit: Tensor | float) -> Tensor:
+        """What sums of the integers of inputs like `x` are worth."""
         factor = self._by_channel(w_unit) * self._by_channel(x_unit)
         scaled = sums.to(wide(x)) * (factor if self.scale is None else factor * self.scale.abs())
         return scaled.to(_computing_type(x))
+
+    @torch.no_grad()
+    def output_of_sums(self, sums: Tensor) -> Tensor:
+        """Return the layer's output in test mode where the sums of products of integers are `sums`.
+
+        Parameters
+        ----------
+        sums : Tensor of float32, or of float64 where they pass 2^24, of the output's shape
+
+        Returns
+        -------
+        Tensor of float32
+
+        Raises
+        ------
+        ValueError
+            If the layer does not compute with integers.
+
+        Examples
+        --------
+        >>> from torchimpl import calibrate
+        >>> layer = calibrate(QuantConv2d(1, 1, 1, method="lsq", bits=(2, 2)), torch.rand(2, 1, 8, 8)).eval()
+        >>> x = torch.rand(1, 1, 2, 2)
+        >>> sums = layer.input_quantizer.integers(x) * layer.weight_quantizer.integers(layer.raw_weight())
+        >>> torch.equal(layer.output_of_sums(sums), layer(x))
+        True
+        """
+        if not (self.is_integral and self._scale_ready):
+            raise grid.refuse("layer", str(self), "one that computes with integers, with first values")
+        like = torch.empty(0, dtype=torch.float32, device=sums.device)
+        w = self.raw_weight()
+        out = self._scaled(sums, like, self.input_quantizer.unit(like), self.weight_quantizer.unit(w))
+        return out if self.bias is None else out + self.bias.view(self.channel_shape)
+
+    def raw_weight(self) -> Tensor:
+        """Return what the weight quantizer is given: the weights, standardised where the method has it."""
+        return standardize(self.weight) if self.standardized else self.weight
 
     def _linear_map(self, x: Tensor, w: Tensor) -> Tensor:
         """Apply the layer's linear map, without bias."""
@@ -141,7 +195,7 @@ class QuantizedLayer(nn.Module):
 
     def quantized_weight(self) -> Tensor:
         """Return the weights on their levels: standardised where the method has it, quantized, not scaled."""
-        return self.weight_quantizer(standardize(self.weight) if self.standardized else self.weight)
+        return self.weight_quantizer(self.raw_weight())
 
     # Integers
 
@@ -173,10 +227,8 @@ class QuantizedLayer(nn.Module):
             kind = kinds[0]
         if x.is_cpu and not _has_onednn():
             kind = torch.float64
-        if torch.is_autocast_enabled(x.device.type):
-            with torch.autocast(x.device.type, enabled=False):
-                sums = self._linear_map(x.to(kind), w.to(kind))
-        else:
+        narrowed = torch.is_autocast_enabled(x.device.type)
+        with torch.autocast(x.device.type, enabled=False) if narrowed else nullcontext():
             sums = self._linear_map(x.to(kind), w.to(kind))
         return sums if x.is_cpu else sums.round()
 
@@ -189,10 +241,16 @@ class QuantizedLayer(nn.Module):
     # First values
 
     def check_weights(self) -> None:
-        """Raise ValueError if the weights' levels depend on statistics that the weights do not have: all zero, say."""
+        """Raise ValueError if the weights' levels depend on statistics that the weights do not have: all zero, say.
+
+        Quantizers that take first values from the weights look at them by themselves.
+        """
         quantizer = self.weight_quantizer
-        if isinstance(quantizer, Quantizer) and quantizer.ready_at_once() and not self.standardized:
-            quantizer.initialize(self.weight)
+        if self.standardized:
+            check_weights(self.weight, standardized=True)
+        elif isinstance(quantizer, Quantizer) and quantizer.ready_at_once():
+            with named(quantizer):
+                quantizer.initialize(self.weight)
 
     @torch.no_grad()
     def _initialize_scale(self, x: Tensor, x_q: Tensor, w_q: Tensor) -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import getpass
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,12 +17,25 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from reference import registry
+from torchimpl import files
 from torchimpl.layers import Bits
 from torchimpl.models import resnet20
 from torchimpl.quantizers import quantizer_class
 from torchimpl.quantizers.base import Quantizer
 
 Run = Callable[[], object]
+QUIET = Path(tempfile.gettempdir()) / f"quantgap-timing-{getpass.getuser()}.lock"
+
+
+def quiet() -> AbstractContextManager[None]:
+    """Let the suite's long computations in other processes pause, as they call `wait_for_quiet`."""
+    return files.locked(QUIET)
+
+
+def wait_for_quiet() -> None:
+    """Wait while another process of this machine times something."""
+    while files.is_locked(QUIET):
+        time.sleep(0.2)
 
 
 def medians(runs: Mapping[str, Run], *, rounds: int = 11, warmup: int = 2) -> dict[str, float]:
@@ -30,17 +47,23 @@ def medians(runs: Mapping[str, Run], *, rounds: int = 11, warmup: int = 2) -> di
     >>> sorted(medians({"a": lambda: 1, "b": lambda: 2}, rounds=3))
     ['a', 'b']
     """
+    return {name: statistics.median(times) for name, times in by_turns(runs, rounds=rounds, warmup=warmup).items()}
+
+
+def by_turns(runs: Mapping[str, Run], *, rounds: int = 11, warmup: int = 2) -> dict[str, list[float]]:
+    """Wall-clock seconds of each run in each round, in ascending order: see `medians`."""
     found: dict[str, list[float]] = {name: [] for name in runs}
     names = list(runs)
     shuffled = np.random.default_rng(0)
-    for _ in range(warmup + rounds):
-        for i in shuffled.permutation(len(names)):
-            name, run = names[i], runs[names[i]]
-            run()
-            start = time.perf_counter()
-            run()
-            found[name].append(time.perf_counter() - start)
-    return {name: statistics.median(times[warmup:]) for name, times in found.items()}
+    with quiet():
+        for _ in range(warmup + rounds):
+            for i in shuffled.permutation(len(names)):
+                name, run = names[i], runs[names[i]]
+                run()
+                start = time.perf_counter()
+                run()
+                found[name].append(time.perf_counter() - start)
+    return {name: sorted(times[warmup:]) for name, times in found.items()}
 
 
 def activation_quantizer(method: str, sample: Tensor, **options: object) -> Quantizer:

@@ -3,8 +3,6 @@
 import dataclasses
 import json
 import math
-import os
-import time
 
 import pytest
 from hypothesis import given
@@ -80,33 +78,6 @@ def test_not_a_number_is_refused(tmp_path):
     with pytest.raises(ValueError, match="JSON"):
         cells.write(tmp_path, [dataclasses.replace(SOME, measured=float("nan"))])
     assert list(tmp_path.rglob("*.json")) == []
-
-
-def test_an_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
-    path = tmp_path / "report.md"
-    cells.write_atomic(path, "old")
-
-    def interrupted(*_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(cells.os, "replace", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        cells.write_atomic(path, "new")
-    assert [file.name for file in tmp_path.iterdir()] == ["report.md"]
-    assert path.read_text() == "old"
-
-
-def test_temporary_files_of_killed_processes_go_and_those_being_written_stay(tmp_path, monkeypatch):
-    left = []
-    monkeypatch.setattr(cells.os, "replace", lambda temporary, path: left.append(temporary))  # as if killed before
-    cells.write_atomic(tmp_path / "a.json", "{}")
-    cells.write_atomic(tmp_path / "b.json", "{}")
-    (tmp_path / ".mine.tmp").write_text("")
-    os.utime(left[0], (time.time() - 3600,) * 2)
-    os.utime(tmp_path / ".mine.tmp", (0, 0))
-    cells.sweep(tmp_path)
-    assert sorted(map(str, tmp_path.iterdir())) == sorted([left[1], str(tmp_path / ".mine.tmp")])
-    cells.sweep(tmp_path / "no such folder")
 
 
 def damaged(**changes):

@@ -6,6 +6,7 @@ import torch
 
 from paper_tables import cells, checkpoint, cli
 from paper_tables.cells import Cell
+from torchimpl import files
 from torchimpl.checkpoints import NORMALIZATIONS
 from torchimpl.data import cifar10
 from torchimpl.evaluation import normalize
@@ -130,6 +131,6 @@ def test_abandoned_files_are_swept(run, tmp_path, monkeypatch):
     old = tmp_path / "out" / "checkpoint" / ".file.json.abcdefgh.tmp"
     old.parent.mkdir(parents=True)
     old.write_text("")
-    monkeypatch.setattr(cells, "ABANDONED", -1.0)
+    monkeypatch.setattr(files, "ABANDONED", -1.0)
     run("cifar10", "--normalize", "cifar10")
     assert not old.exists()

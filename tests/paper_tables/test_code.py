@@ -15,7 +15,7 @@ from paper_tables.tables import Options
 def computed(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cells, "RESULTS", tmp_path_factory.mktemp("results"))
-        (table,) = jobs.regenerate([code], Options(out=tmp_path_factory.mktemp("out")))
+        (table,), _ = jobs.regenerate([code], Options(out=tmp_path_factory.mktemp("out")))
     return {cell.row: cell for cell in table.cells}
 
 

@@ -28,7 +28,7 @@ def table(out):
         patch.setattr(timing, "medians", lambda turns, **how: medians(turns, **(ONCE if "full" in turns else how)))
         patch.setattr(timing, "time", SimpleNamespace(perf_counter=time.process_time))  # others cannot take it
         patch.setattr(cells, "RESULTS", out / "results")
-        yield jobs.regenerate([cost], Options(out=out, record=True, quiet=True))[0]
+        yield jobs.regenerate([cost], Options(out=out, record=True, quiet=True))[0][0]
 
 
 def test_every_method_and_the_literal_computation(table):

@@ -61,11 +61,22 @@ def test_every_gradient_goes_to_x_or_to_alpha(data, dtype, bits, alpha):
     assert float(grads["alpha"]) == of_alpha, f"gradient of alpha={alpha} at {x!r}"
 
 
-def test_the_ends_of_the_clip_range():
-    below = np.nextafter(1.5, 0)
-    grad_x, grads = pact.vjp([-0.0, 0.0, below, 1.5], pact.Params(1.5, 2), np.ones(4))
-    assert grad_x.tolist() == [1, 1, 1, 0]
-    assert grads["alpha"] == 1
+@pytest.mark.parametrize(
+    ("variant", "want", "of_alpha"),
+    [
+        ("paper", [0, 1, 1, 1, 0, 0], 2),
+        ("distiller", [0, 0, 0, 1, 0, 0], 2),
+        ("fms-model-optimizer", [0, 1, 1, 1, 1, 0], 2),
+    ],
+)
+def test_the_ends_of_the_clip_range(variant, want, of_alpha):
+    """Each public code by itself: torch's ReLU in Distiller, comparisons in fms-model-optimizer."""
+    x = [np.nextafter(0, -1), -0.0, 0.0, np.nextafter(1.5, 0), 1.5, np.nextafter(1.5, 2)]
+    params = pact.Params(1.5, 2, variant=variant)
+    grad_x, grads = pact.vjp(x, params, np.ones(6))
+    assert grad_x.tolist() == want
+    assert grads["alpha"] == of_alpha
+    check_same("values", pact.forward(x, params, training=True), pact.forward(x, pact.Params(1.5, 2), training=True))
 
 
 def test_one_alpha_a_channel():

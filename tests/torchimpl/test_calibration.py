@@ -140,8 +140,10 @@ def test_weights_without_levels_are_refused(method):
     model = network(method)
     with torch.no_grad():
         model[7].weight.fill_(0)
-    with pytest.raises(ValueError, match=r"weights.* must be"):
+    with pytest.raises(ValueError, match=r"^7: .*weights.* must be"):
         calibrate(model, IMAGES)
+    with pytest.raises(ValueError, match=r"^QuantConv2d\(6, 4, .*\): (DoReFa|IRNet)\(.*\): .*weights.* must be"):
+        model.train()(IMAGES)
     layer = nn.Linear(3, 2)
     with torch.no_grad():
         layer.weight.fill_(0)

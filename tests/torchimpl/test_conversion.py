@@ -142,6 +142,28 @@ def test_a_method_for_one_kind_of_inputs_needs_no_role():
 
 
 @pytest.mark.parametrize(
+    ("method", "bits", "role", "other"),
+    [
+        ("irnet", (1, 1), "signed_activation", "activation"),
+        ("dorefa", (2, 2), "activation", "signed_activation"),
+        (("lsq", "pact"), (2, 2), "activation", "signed_activation"),
+    ],
+)
+def test_a_role_that_the_method_does_not_know_is_refused(method, bits, role, other):
+    """It says so; it doesn't take the other one without a word."""
+    for given in (None, role):
+        net = quantize_model(nn.Sequential(nn.Linear(4, 4)), method, bits, keep_ends=False, input_role=given)
+        assert net[0].input_quantizer.role == role
+    net = nn.Sequential(nn.Linear(4, 4))
+    for wrong in (other, "relu", "weight"):
+        with pytest.raises(ValueError, match=rf"input_role must be {role} for .*, got '{wrong}'"):
+            quantize_model(net, method, bits, keep_ends=False, input_role=wrong)
+    assert type(net[0]) is nn.Linear
+    weights_only = quantize_model(net, method, (bits[0], None), keep_ends=False, input_role=other)
+    assert isinstance(weights_only[0].input_quantizer, nn.Identity)
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"bits": 4}, "bits must be a pair: for weights, and for inputs, got 4"),
@@ -151,6 +173,8 @@ def test_a_method_for_one_kind_of_inputs_needs_no_role():
         ({"keep": ["nothing"]}, r"keep must be names of its layers: twice, last, signed, first, got \['nothing'\]"),
         ({"keep": ["last", "signed"]}, r"module must be a network with layers to quantize \(kept: first, last, "),
         ({"method": "?"}, "method must be one of daq"),
+        ({"input_role": "relu"}, "input_role must be activation or signed_activation for DAQ, got 'relu'"),
+        ({"input_role": "activation", "example": torch.randn(2, 3, 8, 8)}, "input_role must be None, as `example` "),
         ({"bits": (9, 1)}, "bits must be a whole number from 1 to 8"),
         ({"method": "dsq", "channelwise": True}, "channelwise must be False for DSQ, .*, got True"),
     ],

@@ -76,3 +76,17 @@ def test_progress_anneals_the_temperature_of_those_built_for_it():
     for ours in (fixed, annealed):
         with pytest.raises(ValueError, match="progress must be a number from 0 to 1"):
             ours.set_progress(1.5)
+
+
+@pytest.mark.parametrize("variant", ["kernel", "soft_argmax", "combined_ste", "combined_ste_adaptive"])
+@pytest.mark.parametrize("role", ["weight", "activation"])
+def test_literal_and_closed_form_train_alike(role, variant):
+    x = np.linspace(-1.2, 1.2, 98)
+    ours, literal = (quantizer("dasr", 2, role, variant=variant, beta=8.0, literal=form) for form in (False, True))
+    ours.train(), literal.train()
+    outputs = [q(torch.from_numpy(x)).detach().numpy() for q in (ours, literal)]
+    check_near(f"{literal}", outputs[1], outputs[0], 1e-13 * np.ones_like(x))
+    want, got = (gradients(q, x, cotangents(x)) for q in (ours, literal))
+    for name, value in want.items():
+        check_near(f"{literal}: gradient of {name}", got[name], value, 1e-12 * (1 + np.abs(value)))
+    check_same("test mode", *(q.eval()(torch.from_numpy(x)).detach().numpy() for q in (ours, literal)))

@@ -178,8 +178,9 @@ def divergence(old, new):
 
 
 def test_shifts_are_those_of_a_layers_own_weights():
-    """Inputs are what they are after the update."""
+    """Inputs are what they are after the update, as in training: normalised by the batch, with values dropped."""
     model, (images, _) = network(), batch()
+    model[2] = nn.Sequential(model[2], nn.Dropout(0.3))
     train(model, 1)
     before = quantized_weights(model)
     assert list(before) == ["3", "5", "7"], "layers with quantized weights, in their order"
@@ -189,26 +190,44 @@ def test_shifts_are_those_of_a_layers_own_weights():
     model[1].eval()
     modes = [m.training for m in model.modules()]
     state = {name: value.clone() for name, value in model.state_dict().items()}
+    torch.manual_seed(7)
+    random = torch.get_rng_state()
     got = shifts_of(model, images, before)
+    assert torch.equal(torch.get_rng_state(), random)
     assert list(got) == list(before)
     assert [m.training for m in model.modules()] == modes
     assert not any(m._forward_hooks for m in model.modules())
     for name, value in model.state_dict().items():
         check_same(name, value.numpy(), state[name].numpy())
+    model.train()
+    for place in (3, 5, 7):
+        model[place].eval()
+
+    def inputs_of(place):
+        torch.manual_seed(7)
+        return model[place].input_quantizer(model[:place](images))
+
     with torch.no_grad():
-        model.eval()
-        x = model[5].input_quantizer(model[:5](images))
+        x = inputs_of(5)
         old, new = (
             nn.functional.conv2d(x, w, model[5].bias).permute(1, 0, 2, 3).reshape(5, -1)
             for w in (before["5"], model[5].quantized_weight())
         )
         check_near("shift of 5", got["5"], divergence(old, new), 1e-6)
-        x = model[7].input_quantizer(model[:7](images))
+        x = inputs_of(7)
         old, new = (nn.functional.linear(x, w, model[7].bias).T for w in (before["7"], model[7].quantized_weight()))
         check_near("shift of 7", got["7"], divergence(old, new), 1e-6)
     assert got["5"] > 1e-3
     assert got["7"] > 1e-3
     assert set(shifts_of(model, images, quantized_weights(model)).values()) == {0.0}
+
+
+def test_shifts_need_first_values():
+    """Measuring takes none, although it is in training mode."""
+    model, (images, _) = network(), batch()
+    with pytest.raises(RuntimeError, match="has no first values"):
+        output_statistics(model, images, {"3": torch.zeros(4, 4, 3, 3)})
+    assert not any(q.has_first_values for q in (model[3].weight_quantizer, model[3].input_quantizer))
 
 
 def test_constant_outputs_have_no_shift():

@@ -5,6 +5,7 @@ import copy
 import inspect
 import io
 import math
+import re
 
 import numpy as np
 import pytest
@@ -15,7 +16,8 @@ from torch import nn
 
 from reference import grid, registry
 from tests.oracles import check_near, check_same
-from tests.torchimpl.modules import PAIRS, every_method, fit, input_role, tensor
+from tests.torchimpl.modules import PAIRS, every_method, every_variant, fit, input_role, tensor
+from torchimpl import calibrate
 from torchimpl.layers import QuantConv2d, QuantLinear, standardize
 
 geometries = st.fixed_dictionaries(
@@ -217,6 +219,55 @@ def test_weights_that_are_all_equal_are_refused_at_the_first_batch():
     with pytest.raises(ValueError, match=r"standard deviation of the weights must be positive: .*, got 0\.0"):
         layer.train()(x)
     assert not bool(layer.scale_initialized)
+
+
+@every_variant
+@pytest.mark.parametrize("standardized", [None, True])
+def test_a_first_batch_with_weights_of_zeros_is_refused_or_means_something(method, variant, standardized):
+    """It never makes NaN of them, and what it says has the layer's shape, and which of its quantizers it is."""
+    options = {"weight_options": {"variant": variant}} if "weight" in registry.method(method).bits else {}
+    bits = fit(method, (2, 2))
+    layer = QuantConv2d(3, 2, 3, method=PAIRS[method], bits=bits, input_role=input_role(method),
+                        standardized=standardized, **options)  # fmt: skip
+    with torch.no_grad():
+        layer.weight.fill_(0)
+    x = torch.rand(2, 3, 5, 5)
+    try:
+        out = layer.train()(x)
+    except ValueError as error:
+        of_quantizer = rf"{type(layer.weight_quantizer).__name__}\(bits={bits[0]}, role=weight, .*\): "
+        whose = "" if layer.standardized else of_quantizer
+        want = rf"QuantConv2d\(3, 2, kernel_size=\(3, 3\), .*\): {whose}.* must be .*, got"
+        assert re.match(want, str(error))  # noqa: PT017 - either answer will do
+        with torch.no_grad():
+            layer.weight[0, 0, 0] = torch.tensor([1.0, -2.0, 0.5])
+            layer.weight[1, 0, 0] = torch.tensor([0.1, -0.3, 0.2])
+        out = layer(x)
+    assert out.isfinite().all()
+
+
+def test_weights_are_looked_at_in_the_first_batch_only_and_nothing_is_set_again():
+    layer = QuantConv2d(3, 2, 3, method=("daq", "dorefa"), bits=(2, 2), standardized=False).train()
+    with torch.no_grad():
+        layer.weight_quantizer.upper.fill_(0.25)
+    layer(torch.rand(2, 3, 5, 5))
+    assert layer.weight_quantizer.upper.item() == 0.25
+    calibrate(layer, torch.rand(2, 3, 5, 5))
+    assert layer.weight_quantizer.upper.item() == 0.25
+    layer = QuantConv2d(3, 2, 3, method="dorefa", bits=(2, 2)).train()
+    layer(torch.rand(2, 3, 5, 5))
+    with torch.no_grad():
+        layer.weight.fill_(0)
+    assert layer(torch.rand(2, 3, 5, 5)).isnan().all()
+
+
+def test_inputs_that_do_not_do_are_said_with_the_layer_and_the_quantizer():
+    layer = QuantLinear(3, 2, method="lsq", bits=(2, 4)).train()
+    want = r"^QuantLinear\(in_features=3, out_features=2, bias=True\): LSQ\(bits=4, role=activation, variant=paper\): "
+    with pytest.raises(ValueError, match=want + "mean magnitude of the first batch must be"):
+        layer(torch.zeros(4, 3))
+    with pytest.raises(ValueError, match=r"^mean magnitude"):
+        layer.input_quantizer.initialize(torch.zeros(4))
 
 
 @pytest.mark.parametrize("x", [torch.full((1, 4, 6, 5), math.nan), torch.zeros(0, 4, 6, 5)])

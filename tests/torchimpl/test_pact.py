@@ -1,5 +1,6 @@
 """PACT's module: alpha is learned from the first batch on. What all methods share is in test_contract.py."""
 
+import contextlib
 import math
 
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.oracles import check_same
 from tests.strategies import bit_widths, dtypes, finite_inputs
-from tests.torchimpl.modules import tensor
+from tests.torchimpl.modules import tensor, without_loops
 from torchimpl.quantizers.pact import PACT
 
 alphas = st.floats(2.0**-5, 20, width=32)
@@ -39,6 +40,41 @@ def test_gradients_are_whole_on_and_next_to_the_ends(data, dtype, bits, alpha):
     want = [float(0 <= v < dtype(alpha)) for v in x]
     check_same(f"gradient of {x!r}, alpha={alpha}", leaf.grad.numpy(), np.array(want, dtype))
     assert module.alpha.grad.item() == sum(v >= dtype(alpha) for v in x)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("variant", "want"),
+    [("paper", [0, 1, 1, 1, 0, 0]), ("distiller", [0, 0, 0, 1, 0, 0]), ("fms-model-optimizer", [0, 1, 1, 1, 1, 0])],
+)
+def test_the_ends_of_the_clip_range(variant, want, dtype):
+    """By the compiled loops as by torch's operations."""
+    module = PACT(2, variant=variant).train()
+    with torch.no_grad():
+        module.alpha.fill_(1.5)
+    x = torch.tensor([-0.25, -0.0, 0.0, 0.75, 1.5, 1.75], dtype=dtype)
+    for setting in (contextlib.nullcontext, without_loops):
+        module.zero_grad()
+        leaf = x.clone().requires_grad_()
+        with setting():
+            module(leaf).sum().backward()
+        assert leaf.grad.tolist() == want
+        assert module.alpha.grad.item() == 2
+
+
+@given(st.data(), dtypes, alphas)
+def test_distiller_is_relu_and_where_as_autograd_has_them(data, dtype, alpha):
+    x = data.draw(finite_inputs(0.0, alpha, 2, dtype))
+    module = PACT(2, variant="distiller")
+    with torch.no_grad():
+        module.alpha.fill_(alpha)
+    ours, theirs = tensor(x).requires_grad_(), tensor(x).requires_grad_()
+    top = torch.tensor(alpha, dtype=theirs.dtype, requires_grad=True)
+    module(ours).sum().backward()
+    ramp = torch.nn.functional.relu(theirs)
+    torch.where(ramp < top, ramp, top).sum().backward()
+    check_same(f"gradient of {x!r}, alpha={alpha}", ours.grad.numpy(), theirs.grad.numpy())
+    assert module.alpha.grad.item() == top.grad.item()
 
 
 def test_the_penalty_is_alpha_squared():

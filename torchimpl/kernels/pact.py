@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from torchimpl.kernels import ROW, Loop, Loops, load, reciprocal, store, unpack
@@ -19,7 +21,7 @@ def _forward(_grad, x, out, _sums, numbers):  # type: ignore[no-untyped-def]  # 
 
 
 def _backward(grad, x, grad_x, sums, numbers):  # type: ignore[no-untyped-def]  # pragma: no cover - compiled
-    (alpha,) = unpack(numbers, 1)
+    alpha, at_zero, at_alpha = unpack(numbers, 3)
     zero = np.float32(0)
     for row in range(len(sums)):
         total = zero
@@ -28,20 +30,33 @@ def _backward(grad, x, grad_x, sums, numbers):  # type: ignore[no-untyped-def]  
             v = load(x, i)
             g = load(grad, i)
             g = v if v != v else g  # NaN passes both comparisons
-            passed = zero if (v < zero) | (v >= alpha) else g
+            closed = ((v == zero) & (at_zero == zero)) | ((v == alpha) & (at_alpha == zero))
+            passed = zero if (v < zero) | (v > alpha) | closed else g
             total += zero if v < alpha else g
             store(grad_x, i, passed)
         sums[row, 0] = total
+
+
+def _numbers(alpha: float, n: int, at_zero: bool, at_alpha: bool) -> tuple[Any, ...]:
+    return positive_number(alpha), np.float32(n), *reciprocal(n), positive_number(alpha)
+
+
+def _integer_numbers(alpha: float, n: int, at_zero: bool, at_alpha: bool) -> tuple[Any, ...]:
+    return positive_number(alpha), np.float32(n), *reciprocal(1), np.float32(1)
+
+
+def _backward_numbers(alpha: float, n: int, at_zero: bool, at_alpha: bool) -> tuple[Any, ...]:
+    return positive_number(alpha), np.float32(at_zero), np.float32(at_alpha)
 
 
 LOOPS = {
     "pact": Loops(
         forward=Loop(_forward, exact=True),
         backward=Loop(_backward, exact=False),
-        numbers=lambda alpha, n: (positive_number(alpha), np.float32(n), *reciprocal(n), positive_number(alpha)),
-        integer_numbers=lambda alpha, n: (positive_number(alpha), np.float32(n), *reciprocal(1), np.float32(1)),
-        backward_numbers=lambda alpha, n: (positive_number(alpha),),
+        numbers=_numbers,
+        integer_numbers=_integer_numbers,
+        backward_numbers=_backward_numbers,
         sums=1,
-        gradients=lambda sums, alpha, n: (sums[0],),
+        gradients=lambda sums, *_: (sums[0],),
     )
 }

@@ -1,4 +1,4 @@
-"""ResNet-20 for CIFAR-10, as published and as DAQ's authors released it.
+"""ResNets for small images: ResNet-20 for CIFAR-10, as published and as DAQ's authors released it, and a smaller one.
 
 Source: He et al.: Deep Residual Learning for Image Recognition, CVPR 2016, Section 4.2; and the code released with
 DAQ, whose network differs in two places (see `resnet20_released`).
@@ -61,12 +61,14 @@ class BasicBlock(nn.Module):
 
 
 class ResNet(nn.Module):
-    """ResNet for 32x32 images: three stages of 16, 32 and 64 channels.
+    """ResNet for small images: three stages of 16, 32 and 64 channels.
 
     Parameters
     ----------
     blocks : int
         Blocks a stage: 3 for ResNet-20.
+    in_channels : int
+        Of the images: 3 for colours.
     classes : int
         Outputs.
     shortcut : {"A", "B"}
@@ -80,11 +82,18 @@ class ResNet(nn.Module):
     """
 
     def __init__(
-        self, blocks: int, classes: int, shortcut: Shortcut, released: bool, conv: MakeConv, activation: Function
+        self,
+        blocks: int,
+        classes: int,
+        shortcut: Shortcut,
+        released: bool,
+        conv: MakeConv,
+        activation: Function,
+        in_channels: int = 3,
     ) -> None:
         super().__init__()
         self.activation = activation
-        self.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=False)
+        self.conv1 = nn.Conv2d(in_channels, 16, 3, padding=1, bias=False)
         self.bn1 = nn.Identity() if released else nn.BatchNorm2d(16)
         channels = [16, *[16] * blocks, *[32] * blocks, *[64] * blocks]
         stages = []
@@ -105,7 +114,7 @@ class ResNet(nn.Module):
         self.linear = nn.Linear(64, classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map images (N, 3, H, W) to logits (N, classes)."""
+        """Map images (N, in_channels, H, W) to logits (N, classes)."""
         x = self.activation(self.bn1(self.conv1(x)))
         x = self.layer3(self.layer2(self.layer1(x)))
         return self.linear(self.bn2(x.mean((2, 3))))
@@ -125,6 +134,10 @@ def needs_signs(method: Methods, bits: tuple[int | None, int | None]) -> bool:
         return False
     for_inputs = registry.method(method if isinstance(method, str) else method[1])
     return "signed_activation" in for_inputs.roles and "activation" not in for_inputs.roles
+
+
+def _activation(method: Methods, bits: tuple[int | None, int | None]) -> Function:
+    return F.hardtanh if needs_signs(method, bits) else F.relu
 
 
 def resnet20(
@@ -147,9 +160,26 @@ def resnet20(
     >>> resnet20("daq", (1, 1))(torch.rand(2, 3, 32, 32)).shape
     torch.Size([2, 10])
     """
-    if activation is None:
-        activation = F.hardtanh if needs_signs(method, bits) else F.relu
+    activation = activation or _activation(method, bits)
     return ResNet(3, classes, shortcut, released=False, conv=_conv(method, bits, options), activation=activation)
+
+
+def resnet8(
+    method: Methods = None,
+    bits: tuple[int | None, int | None] = (None, None),
+    *,
+    classes: int = 10,
+    activation: Function | None = None,
+    **options: Any,
+) -> ResNet:
+    """ResNet-20 with one block a stage, for grey images such as 8x8 digits; 6 convolutions are quantized.
+
+    >>> sum(p.numel() for p in resnet8().parameters())
+    75002
+    """
+    activation = activation or _activation(method, bits)
+    conv = _conv(method, bits, options)
+    return ResNet(1, classes, "A", released=False, conv=conv, activation=activation, in_channels=1)
 
 
 def resnet20_released(

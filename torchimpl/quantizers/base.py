@@ -101,10 +101,13 @@ class Quantizer(nn.Module):
         ------
         RuntimeError
             If this is no time for it; see `check_calibrating`.
+        ValueError
+            If `x` does not do.
         """
         if not self._ready:
             check_calibrating(self)
-            self.initialize(x.detach())
+            with named(self):
+                self.initialize(x.detach())
 
     def forward(self, x: Tensor) -> Tensor:
         """Quantize `x`; shape, dtype and device are kept. If training drives parameters out of range, that gives NaN.
@@ -117,7 +120,7 @@ class Quantizer(nn.Module):
         RuntimeError
             If the parameters were never set, and this is no time for it.
         ValueError
-            If `x` is not a floating-point tensor.
+            If `x` is not a floating-point tensor, or first values are to be taken and it does not do.
         """
         check_input(x)
         self.require_first_values(x)
@@ -255,6 +258,20 @@ def check_calibrating(module: nn.Module) -> None:
 def is_calibrating() -> bool:
     """Whether this is within `calibrating`."""
     return _calibrating
+
+
+@contextmanager
+def named(module: nn.Module) -> Iterator[None]:
+    """Put before what a module refuses what it is, with bits, role or shape; not within `calibrating`.
+
+    A module does not know its name in the network; whoever calibrates does.
+    """
+    try:
+        yield
+    except ValueError as error:
+        if _calibrating:
+            raise
+        raise ValueError(f"{type(module).__name__}({module.extra_repr()}): {error}") from None
 
 
 def ranks() -> int:

@@ -9,6 +9,7 @@ and costs what the paper's computation costs.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -46,6 +47,37 @@ def daq_closed_form(x: Tensor, lower: Tensor, upper: Tensor, n: int, is_weight: 
     return scale_output(round_half_down(normalize(x, lower, upper, n)), n, is_weight)
 
 
+def normalize_literally(x: Tensor, lower: Tensor, upper: Tensor, n: int) -> Tensor:
+    """Eq. 1 as it stands, differentiated by autograd; NaN keeps its gradient."""
+    clipped = torch.where(x.isnan(), x, torch.clamp(x, lower, upper))  # clamp would give NaN the gradient 0
+    return n * (clipped - lower) / (upper - lower)
+
+
+def assign_literally(x: Tensor, kappa: float, temperature: Callable[[Tensor], Tensor | float]) -> Tensor:
+    """Return phi(x; beta) by Eq. 4 to 6 and 8 as they stand, differentiated by autograd.
+
+    Parameters
+    ----------
+    x : Tensor
+        Normalised values.
+    kappa : float
+        The kernel at the farther level; it is 1 at the nearer.
+    temperature : callable
+        Gives beta for the scores of both levels, of shape (2, *x.shape). It is not differentiated: beta is a
+        hyperparameter in both passes (Section 3.3).
+    """
+    q_f = torch.floor(x).detach()
+    levels = torch.stack([q_f, q_f + 1])
+    # |x - q|, with the derivative at x = q taken from the right; torch.abs would have 0 there.
+    distance = torch.where(x >= levels, x - levels, levels - x)
+    d = torch.exp(-distance)  # Eq. 4
+    at_floor = (x - q_f <= 0.5).detach()
+    k = torch.where(torch.stack([at_floor, ~at_floor]), 1.0, torch.full_like(levels, kappa))  # in the dtype of x
+    s = k * d  # Eq. 8
+    m = torch.softmax(temperature(s.detach()) * s, dim=0)  # Eq. 6; softmax subtracts each input's maximum
+    return (m * levels).sum(0)  # Eq. 5
+
+
 def daq_literal(x: Tensor, lower: Tensor, upper: Tensor, n: int, is_weight: bool, gamma: float, kappa: float) -> Tensor:
     """Quantize by Eq. 1, 4 to 8, 10 and 2 as they stand, differentiated by autograd.
 
@@ -64,20 +96,9 @@ def daq_literal(x: Tensor, lower: Tensor, upper: Tensor, n: int, is_weight: bool
     kappa : float
         The kernel at the farther level; it is 1 at the nearer.
     """
-    clipped = torch.where(x.isnan(), x, torch.clamp(x, lower, upper))  # clamp would give NaN the gradient 0
-    x = n * (clipped - lower) / (upper - lower)  # Eq. 1
-    q_f = torch.floor(x).detach()
-    levels = torch.stack([q_f, q_f + 1])
-    # |x - q|, with the derivative at x = q taken from the right; torch.abs would have 0 there.
-    distance = torch.where(x >= levels, x - levels, levels - x)
-    d = torch.exp(-distance)  # Eq. 4
-    at_floor = (x - q_f <= 0.5).detach()
-    k = torch.where(torch.stack([at_floor, ~at_floor]), 1.0, torch.full_like(levels, kappa))  # in the dtype of x
-    s = k * d  # Eq. 8
-    beta = (gamma / (s[0] - s[1]).abs()).detach()  # Eq. 7, a hyperparameter in both passes (Section 3.3)
-    m = torch.softmax(beta * s, dim=0)  # Eq. 6; softmax subtracts the maximum of each input, not of the tensor
-    phi = (m * levels).sum(0)  # Eq. 5
-    q_t = q_f + 0.5
+    x = normalize_literally(x, lower, upper, n)
+    phi = assign_literally(x, kappa, lambda s: gamma / (s[0] - s[1]).abs())  # Eq. 7
+    q_t = torch.floor(x).detach() + 0.5
     lambda_ = 1 / (math.exp(min(gamma, 700.0)) + 1)  # beyond, 0 within double precision
     return scale_output((phi - q_t) / (1 - 2 * lambda_) + q_t, n, is_weight)  # Eq. 10, Eq. 2
 

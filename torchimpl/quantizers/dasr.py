@@ -14,6 +14,7 @@ from torch import Tensor
 from reference import daq, grid
 from reference import dasr as names
 from torchimpl.operators import operator
+from torchimpl.quantizers.daq import assign_literally, normalize_literally
 from torchimpl.quantizers.uniform import (
     UniformQuantizer,
     clip_range_backward,
@@ -107,6 +108,8 @@ class DASR(UniformQuantizer):
         Formula of the kernel.
     annealed : bool
         Whether `set_progress` raises the temperature in training, as in Table 7's "annealed".
+    literal : bool
+        In training, compute scores, softmax and expectation through autograd, as DAQ's option of this name does.
 
     >>> quantizer = DASR(bits=1, role="weight", beta=4.0)
     >>> quantizer(torch.tensor([-3.0, 3.0])).detach()
@@ -130,12 +133,14 @@ class DASR(UniformQuantizer):
         sigma: float | None = None,
         kernel: str = "paper",
         annealed: bool = False,
+        literal: bool = False,
     ) -> None:
         super().__init__(bits, role, variant=variant)
         self.gamma = daq.check_gamma(gamma)
         self.sigma = daq.check_sigma(daq.SIGMA[self.role] if sigma is None else sigma)
         self.kernel = daq.check_variant(kernel)
         self.annealed = annealed
+        self.literal = literal
         self.register_buffer("beta", torch.tensor(0.0))
         self.set_beta(beta)
 
@@ -162,6 +167,16 @@ class DASR(UniformQuantizer):
         gamma = self.gamma if self.variant == "combined_ste_adaptive" else 0.0
         soft = self.training and self.variant in names.SOFT
         return self.lower, self.upper, self.beta, self.n, self.is_weight, math.exp(-exponent), gamma, soft
+
+    def quantize(self, x: Tensor) -> Tensor:
+        """Quantize with clip range and temperature as they stand."""
+        if not (self.literal and self.training):
+            return super().quantize(x)
+        lower, upper, beta, n, is_weight, kappa, gamma, soft = self.arguments(x)
+        x = normalize_literally(x, lower.to(x.dtype), upper.to(x.dtype), n)
+        phi = assign_literally(x, kappa, lambda s: gamma / (s[0] - s[1]).abs() if gamma else beta.to(x.dtype))
+        q = phi if soft else phi + (round_half_down(x) - phi).detach()
+        return scale_output(q, n, is_weight)
 
     def extra_repr(self) -> str:
         """Show what the quantizer was built with."""

@@ -75,7 +75,8 @@ class DoReFa(Quantizer):
     """DoReFa-Net (Zhou et al., 2016).
 
     Weights have levels in [-1, 1] or, at 1 bit, -E|w| and E|w|; activations in [0, 1]. The maximum and the mean are
-    those of the weights that are quantized; if all of them are zero, that gives NaN.
+    those of the weights that are quantized; if all of them are zero, that gives NaN. (A layer refuses such weights in
+    its first batch.)
 
     Parameters
     ----------

@@ -66,7 +66,13 @@ class DuQ(Quantizer):
     bits, role, variant
         See `Quantizer`. Variants are "released" and "paper" (see `reference.duq`).
     shape : tuple of int
-        Of the raw parameters a and c: () for one, (C, 1, ...) for one a channel.
+        Of a and c: () for one, (C, 1, ...) for one a channel.
+
+    Attributes
+    ----------
+    a, c : Parameter
+        Raw values, of any sign: the ends of the clip range are at plus and minus log(1 + e^a) (softplus, the paper's
+        and the code's way to keep a scale positive), and the output's scale is log(1 + e^c).
 
     >>> quantizer = DuQ(2, "weight")
     >>> quantizer(torch.tensor([-10.0, -1.0, 0.1, 6.5])).detach()  # both scales start at 0.9 max|x| = 9

@@ -18,23 +18,28 @@ from torchimpl.quantizers.base import (
 )
 
 
-def _backward(grad: Tensor, x: Tensor, alpha: Tensor, n: int):  # type: ignore[no-untyped-def]
-    above = x >= positive_or_nan(alpha, x.dtype)
+def _backward(grad: Tensor, x: Tensor, alpha: Tensor, n: int, at_zero: bool, at_alpha: bool):  # type: ignore[no-untyped-def]
+    own = positive_or_nan(alpha, x.dtype)
+    clipped = x >= own
+    outside = (x < 0 if at_zero else x <= 0) | (x > own if at_alpha else clipped)
     return (
-        reduce_to(keep_nan(x, torch.where((x >= 0) & ~above, grad, 0.0)), x),
-        reduce_to(keep_nan(x, torch.where(above, grad, 0.0)), alpha),
+        reduce_to(keep_nan(x, torch.where(outside, 0.0, grad)), x),
+        reduce_to(keep_nan(x, torch.where(clipped, grad, 0.0)), alpha),
     )
 
 
-def _integers(x: Tensor, alpha: Tensor, n: int) -> Tensor:
+def _integers(x: Tensor, alpha: Tensor, n: int, at_zero: bool, at_alpha: bool) -> Tensor:
     alpha = positive_or_nan(alpha, x.dtype)
     return torch.round(torch.minimum(torch.clamp(x, min=0), alpha) / alpha * n) + 0.0
 
 
 @operator("pact", integers=_integers, backward=_backward)
-def pact_quantize(x: Tensor, alpha: Tensor, n: int) -> Tensor:
-    """Quantize to ``round(clip(x, 0, alpha) / alpha * n) / n * alpha``."""
-    return _integers(x, alpha, n) / n * positive_or_nan(alpha, x.dtype)
+def pact_quantize(x: Tensor, alpha: Tensor, n: int, at_zero: bool, at_alpha: bool) -> Tensor:
+    """Quantize to ``round(clip(x, 0, alpha) / alpha * n) / n * alpha``.
+
+    The gradient is that of the clip; `at_zero` and `at_alpha` tell whether x gets any at these ends.
+    """
+    return _integers(x, alpha, n, at_zero, at_alpha) / n * positive_or_nan(alpha, x.dtype)
 
 
 class PACT(Quantizer):
@@ -43,7 +48,8 @@ class PACT(Quantizer):
     Parameters
     ----------
     bits, role, variant
-        See `Quantizer`; for activations after a ReLU only.
+        See `Quantizer`; for activations after a ReLU only. Variants are "paper", "distiller" and "fms-model-optimizer",
+        which differ in the gradients at both ends of the range (see `reference.pact`).
     shape : tuple of int
         Of alpha: () for one, (C, 1, ...) for one a channel.
 
@@ -78,9 +84,9 @@ class PACT(Quantizer):
         self.alpha.fill_(ALPHA)
         self.mark_initialized()
 
-    def arguments(self, x: Tensor) -> tuple[Tensor, int]:
-        """Return alpha and 2^bits - 1."""
-        return self.alpha, self.n
+    def arguments(self, x: Tensor) -> tuple[Tensor, int, bool, bool]:
+        """Return alpha, 2^bits - 1, and whether x has a gradient at 0 and at alpha."""
+        return self.alpha, self.n, self.variant != "distiller", self.variant == "fms-model-optimizer"
 
     def check_parameters(self, x: Tensor) -> None:
         """Raise ValueError unless alpha is positive."""

@@ -127,7 +127,8 @@ class QNet(Quantizer):
     alpha, beta : Parameter, of shape ()
         Scales of the output and of the input.
     biases : Tensor, of shape (n,)
-        Where the steps are, in units of beta x: constants from the first data; saved.
+        Where the steps are, in units of beta x: constants from the first data; saved. The paper learns them (Eq. 11),
+        its code does not, and no variant here does.
     temperature : Tensor, of shape ()
         Saved, too.
 

@@ -25,7 +25,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from reference import grid
-from torchimpl.layers import QuantConv2d, QuantLinear
+from torchimpl.calibration import all_else_unchanged
+from torchimpl.layers import QuantConv2d, QuantizedLayer, QuantLinear
 from torchimpl.quantizers.base import Quantizer
 
 Statistics: TypeAlias = tuple[grid.Array, grid.Array, grid.Array, grid.Array]
@@ -49,8 +50,9 @@ def output_statistics(model: nn.Module, images: Tensor, before: Mapping[str, Ten
     """Mean and variance of each layer's outputs: with its quantized weights from `before`, and with those it has now.
 
     Both outputs are of the same inputs, those that the layer has now; so the other layers' updates don't count. The
-    model is run once, in test mode (the code: in training mode), and then has its modes again. Of a layer that runs
-    several times, the last run counts.
+    model is run once, as the code runs it: in training mode, so that batch normalisations take the statistics of the
+    batch. Quantized layers are in test mode, on their levels. Afterwards modes, running statistics and random numbers
+    are what they were. Of a layer that runs several times, the last run counts.
 
     Parameters
     ----------
@@ -85,7 +87,11 @@ def output_statistics(model: nn.Module, images: Tensor, before: Mapping[str, Ten
 
     hooks = [layer.register_forward_hook(hook_of(name)) for name, layer in layers.items()]
     try:
-        with _test_mode(model):
+        with all_else_unchanged(model):
+            model.train()
+            for layer in model.modules():
+                if isinstance(layer, QuantizedLayer | Quantizer):
+                    layer.eval()
             model(images)
     finally:
         for handle in hooks:

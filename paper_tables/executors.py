@@ -1,0 +1,77 @@
+"""How jobs are executed: one after the other, or in several processes of this machine."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import queue
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from functools import partial
+from typing import Any, TypeAlias
+
+import torch
+
+from paper_tables.cells import Measurement, Place
+
+Report: TypeAlias = Callable[[Place, float], None]
+Task: TypeAlias = Callable[[Callable[[float], None]], Measurement | None]
+Executor: TypeAlias = Callable[[Mapping[Place, Task], Report], Iterator[tuple[Place, Measurement | None]]]
+
+
+def in_turn(tasks: Mapping[Place, Task], report: Report) -> Iterator[tuple[Place, Measurement | None]]:
+    """Run one task after the other in this process. Executors yield results in any order, each as it ends."""
+    for place, task in tasks.items():
+        yield place, task(partial(report, place))
+
+
+def beside(workers: int) -> Executor:
+    """Run tasks in processes side by side, each on one thread; with one worker, in this process."""
+    return partial(_in_processes, workers) if workers > 1 else in_turn
+
+
+NICE = 10  # how much a worker stands back for whatever else the machine does
+_reports: Any = None  # in a worker: where it reports to
+
+
+def _begin(reports: Any) -> None:
+    global _reports
+    _reports = reports
+    torch.set_num_threads(1)
+    os.nice(NICE)
+
+
+def _execute(place: Place, task: Task) -> Measurement | None:
+    def report(share: float) -> None:
+        parent = multiprocessing.parent_process()
+        if parent is not None and not parent.is_alive():  # it was killed: nobody waits for the result
+            os._exit(1)
+        _reports.put((place, share))
+
+    return task(report)
+
+
+def _in_processes(
+    workers: int, tasks: Mapping[Place, Task], report: Report
+) -> Iterator[tuple[Place, Measurement | None]]:
+    if not tasks:
+        return
+    context = multiprocessing.get_context("spawn")
+    reports = context.Queue()
+    with ProcessPoolExecutor(min(workers, len(tasks)), context, _begin, (reports,)) as pool:
+        running = {pool.submit(_execute, place, task): place for place, task in tasks.items()}
+        try:
+            while running:
+                done, _ = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
+                while True:
+                    try:
+                        report(*reports.get_nowait())
+                    except queue.Empty:
+                        break
+                for future in done:
+                    yield running.pop(future), future.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in multiprocessing.active_children():
+                process.terminate()
+            raise

@@ -1,0 +1,78 @@
+"""DAQ's Figure 6: test accuracy during training, for the ways round the quantizer gap that Table 7 compares."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from paper_tables import figures, runs, trained
+from paper_tables.figures import BLUE, GREEN, GREY, ORANGE, PURPLE
+from paper_tables.jobs import Job
+from paper_tables.runs import Contender
+from paper_tables.tables import Measured, Options
+
+TITLE = "Test accuracy during training"
+CAPTION = (
+    "After the paper's caption: accuracy on the test images after each epoch, tested by rounding, 1/1-bit networks. A "
+    "panel for each protocol that was run: lines are means over seeds, shaded from the least to the greatest. The "
+    "paper gives no temperature for the combined STE; drawn are one in the middle of Table 6's, and beta*, where each "
+    "slope is the controller's over 1.313."
+)
+LINES: dict[Contender, tuple[str, str]] = {
+    runs.DAQ: (BLUE, "controller (DAQ)"),
+    runs.COMBINED_ADAPTIVE: (ORANGE, "combined STE, beta*"),
+    runs.COMBINED[12]: (GREEN, "combined STE, beta = 12"),
+    runs.ANNEALED: (PURPLE, "annealing"),
+    runs.STE: (GREY, "STE"),
+}
+
+
+def jobs(options: Options) -> list[Job]:
+    """Return a job for each run that is drawn, and for the full-precision networks that they start from."""
+    return runs.jobs(options, (runs.FULL_PRECISION, *LINES))
+
+
+def curves(options: Options, measured: Measured) -> dict[str, dict[Contender, np.ndarray]]:
+    """Accuracy after each epoch, by profile and contender: arrays of shape (seeds, epochs)."""
+    found: dict[str, dict[Contender, np.ndarray]] = {}
+    for profile in dict.fromkeys([options.profile, *runs.LONG]):
+        for contender in LINES:
+            cells = runs.found(measured, contender, "1/1", profile, range(options.seeds))
+            lines = [np.asarray(cell.detail["accuracy"]) for cell in cells]
+            if lines:
+                longest = max(len(line) for line in lines)
+                padded = [np.pad(line, (0, longest - len(line)), constant_values=np.nan) for line in lines]
+                found.setdefault(profile, {})[contender] = np.stack(padded)
+    return found
+
+
+@figures.styled
+def draw(options: Options, measured: Measured) -> Figure:
+    """Draw a panel for each profile that has runs."""
+    found = curves(options, measured)
+    figure = Figure(figsize=(9, 4.6), layout="constrained")
+    if not found:
+        figure.text(0.5, 0.5, "no run is recorded", ha="center")
+        return figure
+    panels = figure.subplots(1, len(found), squeeze=False)[0]
+    for axes, (profile, by_contender) in zip(panels, found.items(), strict=True):
+        _panel(axes, profile, by_contender)
+    panels[0].set_ylabel("test accuracy (%)")
+    figures.legend_below(panels[0], columns=2)
+    return figure
+
+
+def _panel(axes: Axes, profile: str, by_contender: dict[Contender, np.ndarray]) -> None:
+    axes.set_title(trained.LABELS[profile])
+    axes.set_xlabel("epoch")
+    for contender, accuracy in by_contender.items():
+        color, label = LINES[contender]
+        epochs = np.arange(1, accuracy.shape[1] + 1)
+        axes.plot(epochs, np.nanmean(accuracy, axis=0), color=color, label=label)
+        axes.fill_between(epochs, np.nanmin(accuracy, axis=0), np.nanmax(accuracy, axis=0), color=color, alpha=0.15)
+    axes.set_xlim(1, None)
+
+
+if __name__ == "__main__":
+    raise SystemExit(figures.main_for("6"))

@@ -1,0 +1,273 @@
+"""Networks that the suite trains: who takes part, and what a run leaves, a measurement each in the table "training".
+
+Tables 5 to 7 and Figure 6 show what these runs say. Every contender has the same network, start, schedule and seeds;
+its rates were chosen, from the same grid for all, on images held out of training (`paper_tables.tuning`).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from paper_tables import cells, keys, verdicts
+from paper_tables.cells import Cell, Detail, Measurement, Place
+from paper_tables.jobs import Job
+from paper_tables.tables import InputError, Measured, Options
+from torchimpl.checkpoints import CheckpointError
+from torchimpl.data import cifar10, digits
+from torchimpl.data.cifar10 import DataError
+from torchimpl.training import batches, store, trainer
+from torchimpl.training.recipe import Recipe, recipe
+from torchimpl.training.trainer import State
+
+TABLE = "training"
+LONG = ("cifar10-short", "cifar10")  # profiles that need CIFAR-10, whose runs are recorded
+BITS = dict[str, tuple[int | None, int | None]]
+WIDTHS: BITS = {"FP": (None, None), "1/1": (1, 1), "1/32": (1, None), "2/2": (2, 2)}
+
+
+@dataclass(frozen=True)
+class Contender:
+    """Who takes part, at some bit-widths.
+
+    Attributes
+    ----------
+    name : str
+        As the tables show it.
+    method : str or None
+        In the registry; None for full precision.
+    widths : tuple of str
+        Among `WIDTHS`.
+    options : mapping
+        Of its quantizers.
+    activation : {"relu", "hardtanh"}
+        Of the network at 1/1, and of the full-precision network that it starts from.
+    rates : str
+        Whose tuned rates it has: its own, or for a variation on DAQ those of DAQ, since a row of an ablation changes
+        one thing.
+    """
+
+    name: str
+    method: str | None
+    widths: tuple[str, ...]
+    options: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    activation: str = "relu"
+    rates: str = ""
+
+    def recipe(self, profile: str, width: str, seed: int) -> Recipe:
+        """Return the recipe of a run: the profile's, with the rates that were found on images held out."""
+        return recipe(
+            profile,
+            method=self.method,
+            bits=WIDTHS[width],
+            options=self.options,
+            activation=self.activation if width in ("FP", "1/1") else "relu",
+            seed=seed,
+            **tuned_rates(self.rates or self.name, profile),
+        )
+
+
+FULL_PRECISION = Contender("full precision", None, ("FP",))
+FULL_PRECISION_HARDTANH = Contender(
+    "full precision, Hardtanh", None, ("FP",), activation="hardtanh", rates=FULL_PRECISION.name
+)
+DAQ = Contender("DAQ", "daq", ("1/1", "1/32", "2/2"), {"variant": "paper"})
+DAQ_RELEASED = Contender("DAQ, released kernel", "daq", ("1/1", "1/32"), {"variant": "released"})
+STE = Contender("STE", "ste", ("1/1", "1/32", "2/2"), {"variant": "half_down"})
+DOREFA = Contender("DoReFa", "dorefa", ("1/1", "1/32"))
+LQNETS = Contender("LQ-Nets", "lqnets", ("1/32",))
+DSQ = Contender("DSQ", "dsq", ("1/1", "1/32"))
+IRNET = Contender("IR-Net", "irnet", ("1/1", "1/32"), activation="hardtanh")
+LSQ = Contender("LSQ", "lsq", ("2/2",))
+MAIN = (FULL_PRECISION, FULL_PRECISION_HARDTANH, DAQ, DAQ_RELEASED, STE, DOREFA, LQNETS, DSQ, IRNET, LSQ)
+
+
+def _dasr(name: str, variant: str, **options: Any) -> Contender:
+    return Contender(name, "dasr", ("1/1",), {"variant": variant, **options}, rates=DAQ.name)
+
+
+SOFT_ARGMAX = {beta: _dasr(f"soft argmax, beta = {beta}", "soft_argmax", beta=beta) for beta in (10, 20, 60, 150)}
+KERNEL = {beta: _dasr(f"kernel soft argmax, beta = {beta}", "kernel", beta=beta) for beta in (4, 8, 12, 24)}
+ANNEALED = _dasr("annealing, beta from 2 to 48", "kernel", annealed=True)
+COMBINED = {beta: _dasr(f"combined STE, beta = {beta}", "combined_ste", beta=beta) for beta in (4, 12, 24)}
+COMBINED_ADAPTIVE = _dasr("combined STE, beta*", "combined_ste_adaptive")
+CONTENDERS = (*MAIN, *SOFT_ARGMAX.values(), *KERNEL.values(), ANNEALED, *COMBINED.values(), COMBINED_ADAPTIVE)
+
+
+def first_of(made: Recipe) -> Recipe | None:
+    """Return the recipe of the full-precision network that a run starts from, of the same profile and seed."""
+    if made.method is None:
+        return None
+    contender = FULL_PRECISION if made.activation == "relu" else FULL_PRECISION_HARDTANH
+    return contender.recipe(made.profile, "FP", made.seed)
+
+
+def tuned_place(name: str, profile: str) -> Place:
+    """Where the tuned rates of a contender stand."""
+    return Place("DAQ", "tuning", name, profile)
+
+
+def tuned_rates(name: str, profile: str) -> dict[str, float]:
+    """Return the rates recorded for a contender, and none where none were sought."""
+    place = tuned_place(name, profile)
+    try:
+        found = cells.read(cells.RESULTS / place.table / place.filename, Measurement)
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise InputError(f"{error}; restore it from the repository") from None
+    return {field: float(found.detail[field]) for field in ("rate", "quantizer_rate")}  # type: ignore[arg-type]
+
+
+def place(contender: Contender, width: str, profile: str, seed: int) -> Place:
+    """Where the measurement of a run stands."""
+    return Place("DAQ", TABLE, f"{contender.name}, {width}", f"{profile}, seed {seed}")
+
+
+def key_of(made: Recipe) -> str:
+    """Hash what shapes a run: the harness, the method, the recipe, the images."""
+    first = first_of(made)
+    return keys.key(
+        ["torchimpl.training.trainer", *keys.method_modules(made.method)],
+        recipe=made.as_json(),
+        start=first and first.as_json(),
+        images=(cifar10 if made.images == "cifar10" else digits).SHA256,
+    )
+
+
+def jobs(options: Options, contenders: Iterable[Contender]) -> list[Job]:
+    """Return a job for each run of the profiles: the one asked for, and those that take long and may be recorded."""
+    return [
+        _job(options, contender, width, profile, seed)
+        for profile in dict.fromkeys([options.profile, *LONG])
+        for contender in contenders
+        for width in contender.widths
+        for seed in range(options.seeds)
+    ]
+
+
+def _job(options: Options, contender: Contender, width: str, profile: str, seed: int) -> Job:
+    made = contender.recipe(profile, width, seed)
+    return Job(
+        place(contender, width, profile, seed),
+        "percent",
+        key_of(made),
+        f"python -m paper_tables --table 5 6 7 --profile {profile}" + (" --data DIR" if profile in LONG else ""),
+        partial(_measure, made, options.data, options.out / TABLE, options.device),
+        needs=("data",) if made.images == "cifar10" else (),
+        profile=profile,
+        parallel=True,
+        rehearse=partial(_rehearse, made, options.data),
+    )
+
+
+@cache
+def _splits(images: str, data: Path | None) -> tuple[cifar10.Split, cifar10.Split]:
+    try:
+        return batches.splits(images, data)
+    except DataError as error:
+        raise InputError(str(error)) from None
+
+
+def _measure(
+    made: Recipe, data: Path | None, folder: Path, device: str, progress: Callable[[float], None]
+) -> dict[str, Any]:
+    """Train, and say what came of it."""
+    training, test = _splits(made.images, data)
+    try:
+        state = _trained(made, folder, training, test, device, progress)
+    except CheckpointError as error:
+        raise InputError(str(error)) from None
+    images = len(test.labels)
+    correct = state.correct[-1]
+    return {
+        "measured": float(verdicts.accuracy(correct, images)),
+        "ci95": verdicts.accuracy_interval(correct, images),
+        "runs": 1,
+        "seeds": (made.seed,),
+        "images": images,
+        "selection": "last",
+        "protocol": protocol(made),
+        "detail": {
+            "best on test": float(verdicts.accuracy(max(state.correct), images)),
+            "accuracy": tuple(float(verdicts.accuracy(c, images)) for c in state.correct),
+            "loss": tuple(loss for loss in state.loss if math.isfinite(loss)),
+            "undefined": float(state.undefined[-1]),
+            "diverged": state.diverged,
+            "as in training": _as_in_training(made, state, test),
+            "recipe": json.dumps(made.as_json(), sort_keys=True),
+            "weights": trainer.digest(state.model),
+            "threads": float(torch.get_num_threads()),
+            "device": device,
+            **(rehearsal(made, training, test) if made.images == "cifar10" else {}),  # what is recorded
+        },
+    }
+
+
+def _trained(
+    made: Recipe,
+    folder: Path,
+    training: cifar10.Split,
+    test: cifar10.Split,
+    device: str,
+    progress: Callable[[float], None] = lambda share: None,
+) -> State:
+    """Train a network, and before it the one that it starts from."""
+    first = first_of(made)
+
+    def start() -> Mapping[str, Any]:
+        assert first is not None
+        return _trained(first, folder, training, test, device).model
+
+    return store.run(
+        made, folder, training, test, start=start if first else None, key_of=key_of, device=device, progress=progress
+    )[0]  # fmt: skip
+
+
+def rehearsal(made: Recipe, training: cifar10.Split, test: cifar10.Split) -> dict[str, Detail]:
+    """Rehearse a run on the CPU; what came of it is recorded beside the run."""
+    digest, loss, correct = trainer.rehearsal(made, training, test)
+    return {"rehearsal": digest, "rehearsal loss": loss, "rehearsal correct": float(correct)}
+
+
+def _rehearse(made: Recipe, data: Path | None, found: Measurement) -> str:
+    """Rehearse a run that was recorded with other sources; return why it still stands, or an empty string."""
+    if found.detail.get("recipe") != json.dumps(made.as_json(), sort_keys=True):
+        return ""
+    now = rehearsal(made, *_splits(made.images, data))
+    if now["rehearsal"] == found.detail.get("rehearsal"):
+        return "with other sources; the first steps, made again, give the same bits"
+    return ""
+
+
+def _as_in_training(made: Recipe, state: State, test: cifar10.Split) -> float:
+    """Accuracy where quantizers compute what they do in training; -1 for full precision."""
+    if made.method is None:
+        return -1.0
+    model = trainer.build(made)
+    model.load_state_dict(state.model)
+    correct, _ = trainer.test_accuracy(trainer.AsInTraining(model), test, made)
+    return float(verdicts.accuracy(correct, len(test.labels)))
+
+
+def protocol(made: Recipe) -> str:
+    """Say in words how a run was made."""
+    start = " from the full-precision network of the same seed" if made.method else ""
+    images = {"cifar10": "CIFAR-10", "digits": "scikit-learn's digits"}[made.images]
+    return (
+        f"{made.network} ({made.activation}) on {images}, {made.epochs} epochs{start}, batch {made.batch}, SGD "
+        f"{made.rate:g}, Adam {made.quantizer_rate:g} for quantizers, {made.precision}, last epoch"
+    )
+
+
+def found(measured: Measured, contender: Contender, width: str, profile: str, seeds: Sequence[int]) -> list[Cell]:
+    """Return the runs that there are, by seed."""
+    runs = [measured.get(place(contender, width, profile, seed)) for seed in seeds]
+    return [cell for cell in runs if cell is not None and cell.measured is not None and cell.value_verdict != "stale"]

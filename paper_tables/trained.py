@@ -1,0 +1,339 @@
+"""What training runs say: accuracies with intervals beside the printed ones, and orderings that may be chance or not.
+
+Runs of one protocol and bit-width share one standard deviation, pooled over their contenders: three runs alone say
+little of theirs. An ordering compares two contenders seed by seed, since a seed gives both the same first weights and
+the same images in the same order. The orderings of a table are a family, named in its script before anything was
+measured; Holm's procedure keeps the chance of one false verdict among them at 5 %.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats
+
+from paper_tables import runs
+from paper_tables.cells import Cell
+from paper_tables.reported import Printed, ReportedTable, printed_decimals
+from paper_tables.runs import Contender
+from paper_tables.tables import Measured, Options, printed_text
+
+LEVEL = 0.05
+PRECISE = 0.5  # points: half an interval that is wider than this cannot reproduce a printed number
+DEGREES = 10  # of freedom that a pooled deviation must have
+FULL = "cifar10"  # the papers' protocol
+SEEDS = 3  # fewest runs a verdict on a number takes
+MOST_SEEDS = 1000
+LABELS = {
+    "smoke": "digits, 1 epoch",
+    "embedded": "digits, 10 epochs",
+    "cifar10-short": "CIFAR-10, 6 epochs",
+    "cifar10": "CIFAR-10, 400 epochs",
+}
+
+
+class Entry(NamedTuple):
+    """A number of a table that runs give.
+
+    Attributes
+    ----------
+    contender : Contender
+    width : str
+    column : str
+        Of the table.
+    measure : {"last", "as in training", "drop"}
+        Accuracy after the last epoch; the same with the training function at test time; the difference of the two.
+    printed_row : str
+        Row of the table that prints it; empty if none does.
+    """
+
+    contender: Contender
+    width: str
+    column: str
+    measure: str = "last"
+    printed_row: str = ""
+
+    def values(self, measured: Measured, profile: str, seeds: int) -> dict[int, float]:
+        """Return what each run gives, by seed."""
+        cells = runs.found(measured, self.contender, self.width, profile, range(seeds))
+        return {cell.seeds[0]: _value(cell, self.measure) for cell in cells if cell.seeds}
+
+
+def _value(cell: Cell, measure: str) -> float:
+    last, trained = float(cell.measured or 0.0), float(cell.detail["as in training"])  # type: ignore[arg-type]
+    return {"last": last, "as in training": trained, "drop": trained - last}[measure]
+
+
+@dataclass(frozen=True)
+class Ordering:
+    """A comparison that a paper's sentence makes: one entry has more of its measure than another.
+
+    Attributes
+    ----------
+    row : str
+        In a few words, for the table.
+    more, less : Entry
+    claims : tuple of str
+        Of the sentences, in `paper_tables.reported`.
+    """
+
+    row: str
+    more: Entry
+    less: Entry
+    claims: tuple[str, ...] = ()
+
+
+class Pooled(NamedTuple):
+    """A standard deviation and its degrees of freedom."""
+
+    deviation: float
+    degrees: int
+
+
+def pooled(groups: Iterable[Sequence[float]]) -> Pooled:
+    """Pool the standard deviation of groups that have means of their own.
+
+    >>> pooled([[1.0, 3.0], [10.0, 10.0]])
+    Pooled(deviation=1.0, degrees=2)
+    """
+    kept = [np.asarray(group, float) for group in groups if len(group) > 1]
+    degrees = sum(len(group) - 1 for group in kept)
+    squares = sum(float(((group - group.mean()) ** 2).sum()) for group in kept)
+    return Pooled(math.sqrt(squares / degrees) if degrees else math.nan, degrees)
+
+
+def half_width(spread: Pooled, count: int, *, of_one_run: bool = False) -> float:
+    """Half the 95 % interval of a mean of `count` runs; or of what one more run would give.
+
+    >>> round(half_width(Pooled(1.0, 10), 4), 3)
+    1.114
+    """
+    if not spread.degrees:
+        return math.inf
+    return float(stats.t.ppf(1 - LEVEL / 2, spread.degrees)) * spread.deviation * math.sqrt(of_one_run + 1 / count)
+
+
+def judge(last: Sequence[float], best: Sequence[float], spread: Pooled, printed: Decimal) -> tuple[str | None, str]:
+    """Judge a printed accuracy by runs of the full protocol: would one more run give it?
+
+    Returns
+    -------
+    verdict : {"reproduced", "contradicted", "undecided"} or None
+    reason : str
+
+    >>> judge([85.7, 85.9, 85.8], [85.9, 86.0, 85.9], Pooled(0.1, 12), Decimal("85.8"))[0]
+    'reproduced'
+    """
+    count = len(last)
+    if count < SEEDS or spread.degrees < DEGREES:
+        return None, f"no verdict with {count} runs and {spread.degrees} degrees of freedom of the deviation"
+    half_unit = float(Decimal(1).scaleb(-printed_decimals(printed)) / 2)
+    half = half_width(spread, count, of_one_run=True) + half_unit
+    off = {name: abs(float(np.mean(some)) - float(printed)) for name, some in (("last", last), ("best", best))}
+    said = f"one more run would give {np.mean(last):.2f} ± {half:.2f} % (95 %, pooled deviation {spread.deviation:.2f})"
+    if min(off.values()) > half:
+        return "contradicted", f"{said}, and neither this nor the best epoch on test images includes {printed}"
+    if off["last"] <= half <= PRECISE:
+        return "reproduced", said
+    enough = (n for n in range(SEEDS, MOST_SEEDS) if half_width(spread, n, of_one_run=True) + half_unit <= PRECISE)
+    seeds = next(enough, None)
+    takes = f"it would take {seeds} seeds" if seeds else "no number of seeds would make it precise enough"
+    return "undecided", f"{said}; {takes}"
+
+
+class Compared(NamedTuple):
+    """An ordering as found: the mean difference in points, its interval, its p-value and the verdict."""
+
+    ordering: Ordering
+    difference: float
+    interval: tuple[float, float] | None
+    verdict: str
+    reason: str
+    seeds: tuple[int, ...]
+
+
+def compare(family: Sequence[Ordering], measured: Measured, profile: str, seeds: int) -> list[Compared]:
+    """Judge a family of orderings by the runs of a profile; those without runs of both sides are left out."""
+    differences: dict[Ordering, dict[int, float]] = {}
+    for ordering in family:
+        more, less = (entry.values(measured, profile, seeds) for entry in (ordering.more, ordering.less))
+        if both := sorted(more.keys() & less.keys()):
+            differences[ordering] = {seed: more[seed] - less[seed] for seed in both}
+    spread = pooled([list(by_seed.values()) for by_seed in differences.values()])
+    chances = {o: chance(list(by_seed.values()), spread) for o, by_seed in differences.items()}
+    adjusted = holm(chances)
+    return [
+        _compared(o, by_seed, spread, chances[o], adjusted[o], len(differences)) for o, by_seed in differences.items()
+    ]
+
+
+def chance(values: Sequence[float], spread: Pooled) -> float:
+    """Return the two-sided probability of a mean as far from 0, were the true one 0; 1 where no deviation is known."""
+    if not spread.degrees:
+        return 1.0
+    mean = abs(float(np.mean(values)))
+    if not spread.deviation:
+        return 0.0 if mean else 1.0
+    return 2 * float(stats.t.sf(mean * math.sqrt(len(values)) / spread.deviation, spread.degrees))
+
+
+def holm(chances: Mapping[Ordering, float]) -> dict[Ordering, float]:
+    """Adjust probabilities for how many there are, by Holm's step-down procedure.
+
+    >>> holm({"a": 0.01, "b": 0.04, "c": 0.03})
+    {'a': 0.03, 'c': 0.06, 'b': 0.06}
+    """
+    found: dict[Ordering, float] = {}
+    largest = 0.0
+    for i, (ordering, p) in enumerate(sorted(chances.items(), key=lambda item: item[1])):
+        largest = max(largest, min(1.0, (len(chances) - i) * p))
+        found[ordering] = largest
+    return found
+
+
+def _compared(
+    ordering: Ordering, by_seed: Mapping[int, float], spread: Pooled, p: float, adjusted: float, count: int
+) -> Compared:
+    values = list(by_seed.values())
+    mean = float(np.mean(values))
+    half = half_width(spread, len(values))
+    seeds = tuple(by_seed)
+    runs_of = f"{len(values)} pairs of runs" if len(values) != 1 else "one pair of runs"
+    if not spread.degrees:
+        return Compared(ordering, mean, None, "undecided", f"{runs_of}: no deviation is known", seeds)
+    verdict = "undecided" if adjusted > LEVEL else "holds" if mean > 0 else "fails"
+    reason = (
+        f"{runs_of}, deviation of a difference {spread.deviation:.2f} points ({spread.degrees} degrees of freedom), "
+        f"p = {p:.2g}, among {count} comparisons {adjusted:.2g}"
+    )
+    if verdict == "undecided" and mean:
+        quantile = float(stats.norm.ppf(1 - LEVEL / (2 * count)))
+        reason += (
+            f"; about {max(len(values) + 1, math.ceil((quantile * spread.deviation / mean) ** 2))} seeds would tell"
+        )
+    return Compared(ordering, mean, (mean - half, mean + half), verdict, reason, seeds)
+
+
+def cells(
+    table: ReportedTable, entries: Sequence[Entry], family: Sequence[Ordering], options: Options, measured: Measured
+) -> list[Cell]:
+    """Return a table's rows that come of training: accuracies of each contender, and its orderings, by profile."""
+    found: list[Cell] = []
+    for profile in dict.fromkeys([options.profile, *runs.LONG]):
+        found += _accuracies(table, entries, profile, options, measured)
+        found += [_ordering_cell(table, one, profile) for one in compare(family, measured, profile, options.seeds)]
+    return found
+
+
+def _accuracies(
+    table: ReportedTable, entries: Sequence[Entry], profile: str, options: Options, measured: Measured
+) -> list[Cell]:
+    by_width: dict[tuple[str, str], list[list[float]]] = {}
+    for entry in entries:
+        values = list(entry.values(measured, profile, options.seeds).values())
+        by_width.setdefault((entry.width, entry.measure), []).append(values)
+    found = []
+    for entry in entries:
+        runs_found = runs.found(measured, entry.contender, entry.width, profile, range(options.seeds))
+        if runs_found:
+            spread = pooled(by_width[entry.width, entry.measure])
+            found.append(_accuracy_cell(table, entry, profile, runs_found, spread))
+    return found
+
+
+def _accuracy_cell(table: ReportedTable, entry: Entry, profile: str, found: Sequence[Cell], spread: Pooled) -> Cell:
+    values = [_value(cell, entry.measure) for cell in found]
+    mean, half = float(np.mean(values)), half_width(spread, len(values))
+    printed = _printed(table, entry) if profile in runs.LONG else None
+    verdict: str | None = None
+    reason = f"{len(values)} run{'s' * (len(values) != 1)}"
+    if spread.degrees:
+        reason += f", deviation {spread.deviation:.2f} points ({spread.degrees} degrees of freedom)"
+    if printed is not None and isinstance(printed.value, Decimal):
+        if profile == FULL:
+            best = [float(cell.detail["best on test"]) for cell in found]  # type: ignore[arg-type]
+            verdict, reason = judge(values, best, spread, printed.value)
+        else:
+            reason += f"; {LABELS[profile]} are not the paper's protocol, hence no verdict on its number"
+    stopped = {str(cell.detail["diverged"]) for cell in found if cell.detail["diverged"]}
+    if stopped:
+        reason += f"; ended early: {'; '.join(sorted(stopped))}"
+    vouched = [cell for cell in found if "vouched" in cell.detail]
+    if vouched:
+        reason += f"; {len(vouched)} recorded {vouched[0].detail['vouched']}"
+    first = found[0]
+    return Cell(
+        paper=table.paper,
+        table=table.table,
+        row=f"{entry.contender.name} ({LABELS[profile]})",
+        column=entry.column,
+        unit=table.unit_of(entry.column),
+        reported=printed_text(printed) if printed else None,
+        measured=round(mean, 4),
+        ci95=(mean - half, mean + half) if math.isfinite(half) else None,
+        runs=len(values),
+        seeds=tuple(seed for cell in found for seed in cell.seeds or ()),
+        images=first.images,
+        selection=first.selection,
+        protocol=first.protocol,
+        recorded=all(cell.recorded for cell in found),
+        value_verdict=verdict,
+        reason=reason,
+        command=first.command,
+        seconds=round(sum(cell.seconds or 0.0 for cell in found), 3),
+        hardware=first.hardware,
+        versions=first.versions,
+    )
+
+
+def _printed(table: ReportedTable, entry: Entry) -> Printed | None:
+    if not entry.printed_row:
+        return None
+    return table.row(entry.printed_row).values.get(entry.column)
+
+
+def _ordering_cell(table: ReportedTable, one: Compared, profile: str) -> Cell:
+    return Cell(
+        paper=table.paper,
+        table=table.table,
+        row=f"{one.ordering.row} ({LABELS[profile]})",
+        column=one.ordering.more.column,
+        unit="points",
+        measured=round(one.difference, 4),
+        ci95=one.interval,
+        runs=len(one.seeds),
+        seeds=one.seeds,
+        claim_verdict=one.verdict,
+        reason=one.reason,
+        protocol=LABELS[profile],
+    )
+
+
+def findings(entries: Sequence[Entry], options: Options, measured: Measured) -> tuple[str, ...]:
+    """Say what seeds vary, how much the choice of test images moves a difference, and what was not run."""
+    said, missing = [], []
+    for profile in dict.fromkeys([options.profile, *runs.LONG]):
+        cells_found = [
+            cell for e in entries for cell in runs.found(measured, e.contender, e.width, profile, range(options.seeds))
+        ]
+        if cells_found:
+            share = float(np.median([cell.measured or 0.0 for cell in cells_found])) / 100
+            images = cells_found[0].images or 1
+            noise = 100 * 1.96 * math.sqrt(2 * share * (1 - share) / images)
+            said.append(f"{noise:.1f} points for {LABELS[profile]} ({images:,} images)")
+        wanted = len({(e.contender, e.width) for e in entries}) * options.seeds
+        have = len({cell.place for cell in cells_found})
+        if have < wanted:
+            data = " --data DIR" if profile in runs.LONG else ""
+            command = f"python -m paper_tables --table 5 6 7 --profile {profile}{data}"
+            missing.append(f"{LABELS[profile]}: {have} of {wanted} runs are there; the others: {command}")
+    noise_of_images = (
+        "Verdicts on orderings are on these test images; seeds vary first weights, order and crops. Other images of "
+        f"the same kind would move a difference of two independent networks by up to {', '.join(said)}."
+    )
+    return (*([noise_of_images] if said else []), *missing)

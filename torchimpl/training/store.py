@@ -1,0 +1,126 @@
+"""Where runs are kept: one file a run, written after each epoch, so that a run that was killed goes on where it was."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import json
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchimpl import checkpoints, files, timing
+from torchimpl.data.cifar10 import Split
+from torchimpl.training import trainer
+from torchimpl.training.recipe import Recipe
+from torchimpl.training.trainer import State
+
+SCHEMA = 1
+
+
+def identify(recipe: Recipe) -> str:
+    """Return a hash of a recipe and of torch's version; `paper_tables` adds the sources."""
+    text = json.dumps([recipe.as_json(), torch.__version__], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def path_of(folder: Path, recipe: Recipe, key: str) -> Path:
+    """Return the file of a run: readable, and another for every key."""
+    options = " ".join(f"{name} {value}" for name, value in recipe.options.items())
+    bits = "-".join("32" if b is None else str(b) for b in recipe.bits)
+    words = f"{recipe.profile} {recipe.method or recipe.activation} {bits} {options} seed {recipe.seed}"
+    slug = re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-")
+    return folder / f"{slug[:80]}.{key[:12]}.pt"
+
+
+def run(
+    recipe: Recipe,
+    folder: Path,
+    training: Split,
+    test: Split,
+    *,
+    start: Callable[[], Mapping[str, Tensor]] | None = None,
+    key_of: Callable[[Recipe], str] = identify,
+    device: str = "cpu",
+    progress: Callable[[float], None] = lambda share: None,
+) -> tuple[State, Path]:
+    """Train a network, go on with its training, or read it if it has ended.
+
+    Two processes that want the same run train it once: one waits for the other.
+
+    Parameters
+    ----------
+    recipe : Recipe
+    folder : Path
+        Where runs are kept.
+    training, test : Split
+    start : callable, optional
+        Returns the state of the full-precision network to start from; called only if the run has not begun. By
+        default weights are new.
+    key_of : callable
+        Names what a run rests on; a file with another key is another run's.
+    device : str
+    progress : callable
+        Is told the share of the run that is done.
+
+    Returns
+    -------
+    State, Path
+        The end of the run, and its file.
+
+    Raises
+    ------
+    CheckpointError
+        If the file of this run is damaged, or another's.
+    OSError
+        If it cannot be written.
+    """
+    key = key_of(recipe)
+    path = path_of(folder, recipe, key)
+    with files.locked(path.with_suffix(".lock")):
+        files.sweep(folder)
+        state = read(path, key) if path.exists() else State()
+        if state.epochs == recipe.epochs or state.diverged:
+            return state, path
+        weights = start() if start and not state.epochs else None
+
+        def keep(now: State) -> None:
+            write(path, key, now)
+
+        ended = trainer.train(
+            recipe, training, test, start=weights, state=state, device=device, keep=keep, progress=progress,
+            pause=timing.wait_for_quiet,
+        )  # fmt: skip
+        return ended, path
+
+
+def write(path: Path, key: str, state: State) -> None:
+    """Write a run's file, whole or not at all."""
+    content = io.BytesIO()
+    fields = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
+    torch.save({"schema": SCHEMA, "key": key, **fields}, content)
+    files.write_atomic(path, content.getvalue())
+
+
+def read(path: Path, key: str) -> State:
+    """Read a run's file.
+
+    Raises
+    ------
+    CheckpointError
+        If it is damaged, of another version or another run's; it says that the file can be deleted.
+    """
+    content: Any
+    content, _ = checkpoints.read_content(path)
+    remedy = "delete it, to train again"
+    names = {field.name for field in dataclasses.fields(State)}
+    if not isinstance(content, dict) or content.keys() != names | {"schema", "key"} or content["schema"] != SCHEMA:
+        raise checkpoints.CheckpointError(f"{path}: no state of a run in the format {SCHEMA}; {remedy}")
+    if content["key"] != key:
+        raise checkpoints.CheckpointError(f"{path}: holds another run; {remedy}")
+    return State(**{name: content[name] for name in names})

@@ -1,0 +1,338 @@
+"""One harness for every table: trains a network by a recipe, and says what came of each epoch.
+
+It reads from top to bottom: `train` builds the network, gives quantizers their first values, and makes steps. What is
+left to the caller is where images come from and where the state is kept (`torchimpl.training.store`).
+
+A seed fixes a run to the bit on one machine, device and number of threads, whether it was interrupted or not: all that
+chance decides in an epoch depends on the seed and the epoch's number only.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
+
+from torchimpl.calibration import calibrate
+from torchimpl.checkpoints import NORMALIZATIONS
+from torchimpl.data.cifar10 import Split
+from torchimpl.evaluation import Count, count_correct
+from torchimpl.layers import QuantizedLayer
+from torchimpl.models import NETWORKS
+from torchimpl.quantizers.base import Quantizer, ranks
+from torchimpl.training.batches import Batches
+from torchimpl.training.recipe import Recipe
+
+FUNCTIONS = {"relu": F.relu, "hardtanh": F.hardtanh}
+
+
+@dataclass
+class State:
+    """Where a run stands after an epoch: everything that the next ones depend on, and what was found so far.
+
+    Attributes
+    ----------
+    epochs : int
+        That are done.
+    model : mapping of str to Tensor
+        State of the network.
+    optimizers : list of mapping
+        States of the two optimizers.
+    loss : list of float
+        Mean training loss of each epoch.
+    correct, undefined : list of int
+        Test images that were right after each epoch, and those without an answer (a logit was NaN or infinite).
+    diverged : str
+        Why the run ended early, else empty.
+    """
+
+    epochs: int = 0
+    model: Mapping[str, Any] = field(default_factory=dict)
+    optimizers: list[Any] = field(default_factory=list)
+    loss: list[float] = field(default_factory=list)
+    correct: list[int] = field(default_factory=list)
+    undefined: list[int] = field(default_factory=list)
+    diverged: str = ""
+
+
+def build(recipe: Recipe, start: Mapping[str, Tensor] | None = None) -> nn.Module:
+    """Build a recipe's network: with first weights by its seed, or those of a full-precision network.
+
+    Parameters
+    ----------
+    recipe : Recipe
+    start : mapping of str to Tensor, optional
+        State of the full-precision network of the same shape.
+
+    Raises
+    ------
+    ValueError
+        If `start` is of another network.
+
+    Examples
+    --------
+    >>> from torchimpl.training.recipe import recipe
+    >>> type(build(recipe("embedded", method="daq", bits=(1, 1))).layer1[0].conv1).__name__
+    'QuantConv2d'
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        if recipe.network in NETWORKS:
+            own: dict[str, Any] = (
+                {} if recipe.network == "resnet20_released" else {"activation": FUNCTIONS[recipe.activation]}
+            )
+            model: nn.Module = NETWORKS[recipe.network](recipe.method, recipe.bits, **own, **recipe.options)
+        else:
+            module, _, function = recipe.network.partition(":")
+            model = getattr(importlib.import_module(module), function)(**recipe.options)
+    if start is not None:
+        missing, unexpected = model.load_state_dict(start, strict=False)
+        other = [*unexpected, *(name for name in missing if name.endswith(("weight", "bias", "running_mean")))]
+        if other:
+            raise ValueError(f"the full-precision network is another: only one of the two has {', '.join(other[:3])}")
+    return model
+
+
+def channels_last(model: nn.Module) -> nn.Module:
+    """Lay convolutions out with channels last, which is faster; inputs must be, too."""
+    for part in model.modules():
+        if isinstance(part, nn.Conv2d):
+            part.weight.data = part.weight.data.contiguous(memory_format=torch.channels_last)
+    return model
+
+
+def parameter_groups(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """Return the parameters of the network (weights, biases, normalisations), and those of quantizers and scales."""
+    parts = list(model.modules())
+    own = {id(parameter) for part in parts if isinstance(part, Quantizer) for parameter in part.parameters()}
+    own |= {id(part.scale) for part in parts if isinstance(part, QuantizedLayer)}
+    found: tuple[list[nn.Parameter], list[nn.Parameter]] = ([], [])
+    for parameter in model.parameters():
+        found[id(parameter) in own].append(parameter)
+    return found
+
+
+def optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
+    """SGD for the network, Adam without weight decay for quantizers and scales, if there are any."""
+    network, quantizers = parameter_groups(model)
+    found: list[torch.optim.Optimizer] = [
+        torch.optim.SGD(network, recipe.rate, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
+    ]
+    if quantizers:
+        found.append(torch.optim.Adam(quantizers, recipe.quantizer_rate))
+    return found
+
+
+def train(
+    recipe: Recipe,
+    training: Split,
+    test: Split,
+    *,
+    start: Mapping[str, Tensor] | None = None,
+    state: State | None = None,
+    device: str | torch.device = "cpu",
+    accumulate: int = 1,
+    keep: Callable[[State], None] = lambda state: None,
+    progress: Callable[[float], None] = lambda share: None,
+    pause: Callable[[], None] = lambda: None,
+) -> State:
+    """Train a network and test it after each epoch.
+
+    Parameters
+    ----------
+    recipe : Recipe
+    training, test : Split
+    start : mapping of str to Tensor, optional
+        State of a full-precision network to start from; by default weights are new.
+    state : State, optional
+        Of the same run, to be gone on with.
+    device : device
+    accumulate : int
+        Parts of a batch whose gradients are added up, for less memory. Normalisations see the parts.
+    keep : callable
+        Is given the state after each epoch.
+    progress : callable
+        Is told the share of the run that is done.
+    pause : callable
+        Called before each step; it may wait.
+
+    Returns
+    -------
+    State
+        At the end. A run whose loss is not finite ends there, and says so: it is a result.
+    """
+    device = torch.device(device)
+    state = State() if state is None else state
+    rank = torch.distributed.get_rank() if ranks() > 1 else 0
+    batches = Batches(training, recipe, device, rank, ranks())
+    model = channels_last(build(recipe, start).to(device))
+    if state.model:
+        model.load_state_dict(state.model)
+    else:
+        calibrate(model, next(batches.epoch(0))[0])
+    optimize = optimizers(model, recipe)
+    for optimizer, kept in zip(optimize, state.optimizers, strict=bool(state.optimizers)):
+        optimizer.load_state_dict(kept)
+    whole = DistributedDataParallel(model) if ranks() > 1 else model
+    steps = recipe.epochs * len(batches)
+    while state.epochs < recipe.epochs and not state.diverged:
+        torch.manual_seed(recipe.seed * 100_003 + state.epochs)  # for networks that draw numbers themselves
+        model.train()
+        losses = []
+        for i, (images, labels) in enumerate(batches.epoch(state.epochs)):
+            pause()
+            done = state.epochs * len(batches) + i
+            schedule(model, optimize, recipe, done / steps)
+            losses.append(step(whole, model, optimize, recipe, images, labels, accumulate))
+            progress(done / steps)
+        loss = float(torch.stack(losses).mean())
+        set_progress(model, (state.epochs + 1) / recipe.epochs)
+        correct, undefined = test_accuracy(model, test, recipe)
+        if not math.isfinite(loss):
+            first = next(i for i, each in enumerate(losses) if not bool(each.isfinite()))
+            state.diverged = f"the loss is {float(losses[first])} at step {first + 1} of epoch {state.epochs + 1}"
+        state.epochs += 1
+        state.loss.append(loss)
+        state.correct.append(correct)
+        state.undefined.append(undefined)
+        state.model = model.state_dict()
+        state.optimizers = [optimizer.state_dict() for optimizer in optimize]
+        if rank == 0:
+            keep(state)
+    progress(1.0)
+    return state
+
+
+def step(
+    whole: nn.Module,
+    model: nn.Module,
+    optimize: list[torch.optim.Optimizer],
+    recipe: Recipe,
+    images: Tensor,
+    labels: Tensor,
+    accumulate: int = 1,
+) -> Tensor:
+    """Make one step: forward, backward, update. Returns the loss, which is not waited for."""
+    for optimizer in optimize:
+        optimizer.zero_grad(set_to_none=True)
+    total = torch.zeros((), device=images.device)
+    for x, y in zip(images.chunk(accumulate), labels.chunk(accumulate), strict=True):
+        with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=recipe.precision == "bfloat16"):
+            logits = whole(x)
+        loss = F.cross_entropy(logits.float(), y) * (len(x) / len(images))
+        if recipe.penalty:
+            loss = loss + recipe.penalty / accumulate * penalty(model)
+        loss.backward()  # type: ignore[no-untyped-call]
+        total += loss.detach()
+    for optimizer in optimize:
+        optimizer.step()
+    return total
+
+
+def penalty(model: nn.Module) -> Tensor:
+    """Sum of the terms that the quantizers add to the loss."""
+    return torch.stack([part.penalty() for part in model.modules() if isinstance(part, Quantizer)]).sum()
+
+
+def schedule(model: nn.Module, optimize: list[torch.optim.Optimizer], recipe: Recipe, share: float) -> None:
+    """Set rates by a cosine that ends at 0 (Section 4.1), and tell the quantizers how much of the training is over."""
+    factor = (1 + math.cos(math.pi * share)) / 2
+    for optimizer, rate in zip(optimize, (recipe.rate, recipe.quantizer_rate), strict=False):
+        for group in optimizer.param_groups:
+            group["lr"] = rate * factor
+    set_progress(model, share)
+
+
+def set_progress(model: nn.Module, share: float) -> None:
+    """Tell the quantizers how much of the training is over."""
+    for part in model.modules():
+        if isinstance(part, Quantizer):
+            part.set_progress(share)
+
+
+def test_accuracy(model: nn.Module, test: Split, recipe: Recipe) -> Count:
+    """Test a network: quantizers round."""
+    mean, std = NORMALIZATIONS[recipe.normalize]
+    channels = test.images.shape[1]
+    return count_correct(model, test.images, test.labels, mean=mean[:channels], std=std[:channels])
+
+
+class AsInTraining(nn.Module):
+    """A network whose quantizers compute in test mode what they do in training: Table 6's column "DASR"."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def train(self, mode: bool = True) -> AsInTraining:
+        """Put all but the quantizers and their layers into a mode; `eval` comes here, too."""
+        super().train(mode)
+        for part in self.model.modules():
+            if isinstance(part, Quantizer | QuantizedLayer):
+                part.training = True
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Call the network."""
+        return self.model(x)
+
+
+REHEARSED = 20  # steps
+REHEARSED_IMAGES = 512
+
+
+def rehearsal(recipe: Recipe, training: Split, test: Split) -> tuple[str, float, int]:
+    """Make a run's first steps, from new weights, with the whole schedule compressed into them.
+
+    It takes seconds, goes through all the code that the run goes through, and tells whether that still computes the
+    same.
+
+    Returns
+    -------
+    digest : str
+        sha256 of all parameters, statistics and states of optimizers at the end.
+    loss : float
+        Mean over the steps.
+    correct : int
+        Of the first 512 test images.
+    """
+    short = dataclasses.replace(recipe, epochs=1)
+    count = REHEARSED * recipe.batch
+    few = Split(training.images[:count], training.labels[:count], training.sha256)
+    state = train(short, few, Split(test.images[:REHEARSED_IMAGES], test.labels[:REHEARSED_IMAGES], test.sha256))
+    return digest([state.model, state.optimizers]), state.loss[-1], state.correct[-1]
+
+
+def digest(content: Any) -> str:
+    """Return the sha256 of nested mappings and sequences of tensors and plain values, by their bits."""
+    found = hashlib.sha256()
+
+    def add(value: Any) -> None:
+        if isinstance(value, Tensor):
+            found.update(f"{value.dtype} {tuple(value.shape)} ".encode())
+            found.update(
+                value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
+                if value.dim()
+                else repr(value.item()).encode()
+            )
+        elif isinstance(value, Mapping):
+            for key in sorted(value, key=str):
+                found.update(f"{key}: ".encode())
+                add(value[key])
+        elif isinstance(value, list | tuple):
+            for each in value:
+                add(each)
+        else:
+            found.update(f"{value!r} ".encode())
+
+    add(content)
+    return found.hexdigest()
