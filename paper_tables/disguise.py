@@ -22,10 +22,10 @@ TITLE = "DAQ's weights as straight-through weights in disguise"
 NEEDS = "--tune (it takes minutes)"
 INTRO = (
     "Schoenbauer et al. (arXiv 2405.05171): weights with a slope train, to first order in the rate, as "
-    "straight-through weights M(w) at the rate times alpha. For DAQ, M and alpha are closed forms. A ResNet-8 at 1/1 on digits, plain "
-    "gradient descent, all but the weights frozen; the same batches for all. Distances are root mean squares over "
-    "weights, in their deviations, after equal rate times steps: what the theorem neglects must shrink with the rate, "
-    "until single codes differ, after which runs part as those do that begin 1e-6 beside each other."
+    "straight-through weights M(w) at the rate times alpha. For DAQ, M and alpha are closed forms. A ResNet-8 at 1/1 "
+    "on digits, plain gradient descent, all but the weights frozen; the same batches for all. Distances are root mean "
+    "squares over weights, in their deviations, after equal rate times steps: what the theorem neglects must shrink "
+    "with the rate, until single codes differ, after which runs part as those do that begin 1e-6 beside each other."
 )
 STEPS = 10  # at the first of the rates
 OTHERS_RATE = 0.02
