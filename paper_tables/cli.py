@@ -87,6 +87,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument(
         "--workers", metavar="N", type=_count, default=os.cpu_count() or 1, help="runs at once (default: one a core)"
     )
+    result.add_argument("--ray", metavar="ADDRESS", help="train on a Ray cluster: its address, auto, or local")
     result.add_argument("--device", default="cpu", help="where networks are trained: cpu (default), cuda, cuda:1, ...")
     result.add_argument("--tune", action="store_true", help="with --table tuning: try the profile's grid of rates")
     result.add_argument("--out", metavar="DIR", default="out", help="where results go (default: out)")
@@ -123,6 +124,7 @@ def run(arguments: argparse.Namespace) -> int:
         profile=arguments.profile,
         seeds=arguments.seeds,
         workers=arguments.workers,
+        ray=arguments.ray,
         device=arguments.device,
         tune=arguments.tune or None,
     )

@@ -1,10 +1,11 @@
-"""How jobs are executed: one after the other, or in several processes of this machine."""
+"""How jobs are executed: one after the other, in several processes of this machine, or on a Ray cluster."""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
 import queue
+import socket
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from functools import partial
@@ -13,6 +14,7 @@ from typing import Any, TypeAlias
 import torch
 
 from paper_tables.cells import Measurement, Place
+from paper_tables.tables import InputError
 
 Report: TypeAlias = Callable[[Place, float], None]
 Task: TypeAlias = Callable[[Callable[[float], None]], Measurement | None]
@@ -75,3 +77,55 @@ def _in_processes(
             for process in multiprocessing.active_children():
                 process.terminate()
             raise
+
+
+def on_ray(address: str) -> Executor:
+    """Run tasks on a Ray cluster, each on one core.
+
+    Its machines have this checkout, the data and the folder of results at the same paths: what a task computes comes
+    back to the caller, who writes it; networks that are trained stay in the folder.
+
+    Parameters
+    ----------
+    address : str
+        Of a running cluster, "auto" for the one of this machine, or "local" to start one here.
+
+    Raises
+    ------
+    InputError
+        If Ray is not installed, or there is no such cluster.
+    """
+    return partial(_on_ray, address)
+
+
+def _alone(task: Task) -> Measurement | None:
+    torch.set_num_threads(1)
+    return task(lambda share: None)
+
+
+def _on_ray(address: str, tasks: Mapping[Place, Task], report: Report) -> Iterator[tuple[Place, Measurement | None]]:
+    if not tasks:
+        return
+    try:
+        import ray
+    except ImportError:
+        raise InputError("--ray needs the package ray: pip install ray") from None
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    try:
+        if colon:  # Ray itself would try for minutes
+            socket.create_connection((host, int(port)), timeout=10).close()
+        ray.init(address=address, log_to_driver=False, include_dashboard=False if address == "local" else None)
+    except (OSError, OverflowError, ValueError, RuntimeError) as error:
+        raise InputError(f"--ray {address}: no such cluster: {' '.join(str(error).split())[:200]}") from None
+    try:
+        remote = ray.remote(num_cpus=1, max_retries=2)(_alone)
+        running = {remote.remote(task): place for place, task in tasks.items()}
+        while running:
+            (done,), _ = ray.wait(list(running), num_returns=1)
+            try:
+                found = ray.get(done)
+            except ray.exceptions.RayTaskError as error:
+                raise error.cause from None
+            yield running.pop(done), found
+    finally:
+        ray.shutdown()

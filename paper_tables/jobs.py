@@ -159,8 +159,9 @@ def _executed(
     """Execute tasks, those first that must be alone, and yield each result as it ends."""
     alone = {place: task for place, task in tasks.items() if not jobs[place].parallel}
     beside = {place: task for place, task in tasks.items() if jobs[place].parallel}
+    spread = executors.on_ray(options.ray) if options.ray else executors.beside(options.workers)
     with Bars(len(tasks), options.quiet, words) as bars:
-        for execute, some in ((executors.in_turn, alone), (executors.beside(options.workers), beside)):
+        for execute, some in ((executors.in_turn, alone), (spread, beside)):
             for place, measurement in execute(some, bars.report):
                 bars.ended(place)
                 yield place, measurement
