@@ -68,8 +68,8 @@ class Contender:
     network: str = ""
     rates: str = ""
 
-    def recipe(self, profile: str, width: str, seed: int) -> Recipe:
-        """Return the recipe of a run: the profile's, with the rates that were found on images held out."""
+    def recipe(self, profile: str, width: str, seed: int, *, tuned: bool = True) -> Recipe:
+        """Return the recipe of a run: the profile's, if `tuned` with the rates that were found on images held out."""
         fields: dict[str, Any] = {"method": self.method, "bits": WIDTHS[width], "options": self.options}
         if self.network:
             own = {"network": recipe(profile).network, "method": self.method, **self.options}
@@ -79,7 +79,7 @@ class Contender:
             **fields,
             activation=self.activation if width in ("FP", "1/1") else "relu",
             seed=seed,
-            **tuned_rates(self.rates or self.name, profile),
+            **(tuned_rates(self.rates or self.name, profile) if tuned else {}),
         )
 
 
@@ -124,12 +124,12 @@ CONTENDERS = (
 )
 
 
-def first_of(made: Recipe) -> Recipe | None:
+def first_of(made: Recipe, *, tuned: bool = True) -> Recipe | None:
     """Return the recipe of the full-precision network that a run starts from, of the same profile and seed."""
     if made.method is None and ":" not in made.network:
         return None
     contender = FULL_PRECISION if made.activation == "relu" else FULL_PRECISION_HARDTANH
-    return contender.recipe(made.profile, "FP", made.seed)
+    return contender.recipe(made.profile, "FP", made.seed, tuned=tuned)
 
 
 def tuned_place(name: str, profile: str) -> Place:

@@ -40,11 +40,11 @@ def jobs(options: Options) -> list[Job]:
             if contender.rates:
                 continue
             made = dataclasses.replace(
-                contender.recipe(profile, contender.widths[0], SEED), rate=0.0, quantizer_rate=0.0
+                contender.recipe(profile, contender.widths[0], SEED, tuned=False), rate=0.0, quantizer_rate=0.0
             )
             epochs = made.epochs if made.method is None or profile == "embedded" else 1
             made = dataclasses.replace(made, epochs=epochs)
-            first = runs.first_of(made)
+            first = runs.first_of(made, tuned=False)  # so that rates can be sought in any order
             key = keys.key(
                 ["torchimpl.training.trainer", *keys.method_modules(made.method)],
                 recipe=made.as_json(),
