@@ -9,11 +9,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from rich.markup import escape
 from rich.table import Table as RichTable
 
 from paper_tables import cells, figures, jobs, render, tables
-from paper_tables.tables import SCRIPTS, Options, Output, folder, guarded, writing
+from paper_tables.tables import SCRIPTS, InputError, Options, Output, folder, guarded, writing
 from reference import registry
 from torchimpl import files
 from torchimpl.training import recipe
@@ -106,6 +107,15 @@ def _count(text: str) -> int:
     return int(text)
 
 
+def _device(text: str) -> str:
+    """Return a device's name; raises InputError if there is none of it here."""
+    try:
+        torch.empty(0, device=text)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"--device {text}: {str(error).splitlines()[0]}") from None
+    return text
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Regenerate the chosen tables and figures; write them, then show them."""
     out = Output()
@@ -123,7 +133,7 @@ def run(arguments: argparse.Namespace) -> int:
         profile=arguments.profile,
         seeds=arguments.seeds,
         workers=arguments.workers,
-        device=arguments.device,
+        device=_device(arguments.device),
         tune=arguments.tune or None,
     )
     everything = not (arguments.table or arguments.figure)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 import queue
+import signal
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from functools import partial
@@ -39,13 +41,20 @@ def _begin(reports: Any) -> None:
     _reports = reports
     torch.set_num_threads(1)
     os.nice(NICE)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends its workers
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    threading.Thread(target=_end_after, args=(parent,), daemon=True).start()
+
+
+def _end_after(parent: Any) -> None:
+    """End this process when its parent has ended, killed or not: nobody waits for a result."""
+    parent.join()
+    os._exit(1)
 
 
 def _execute(place: Place, task: Task) -> Measurement | None:
     def report(share: float) -> None:
-        parent = multiprocessing.parent_process()
-        if parent is not None and not parent.is_alive():  # it was killed: nobody waits for the result
-            os._exit(1)
         _reports.put((place, share))
 
     return task(report)

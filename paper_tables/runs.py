@@ -19,7 +19,7 @@ import torch
 from paper_tables import cells, keys, verdicts
 from paper_tables.cells import Cell, Detail, Measurement, Place
 from paper_tables.jobs import Job
-from paper_tables.tables import InputError, Measured, Options
+from paper_tables.tables import InputError, Measured, Options, writing
 from torchimpl.checkpoints import CheckpointError
 from torchimpl.data import cifar10, digits
 from torchimpl.data.cifar10 import DataError
@@ -182,7 +182,8 @@ def _measure(
     """Train, and say what came of it."""
     training, test = _splits(made.images, data)
     try:
-        state = _trained(made, folder, training, test, device, progress)
+        with writing(folder):
+            state = _trained(made, folder, training, test, device, progress)
     except CheckpointError as error:
         raise InputError(str(error)) from None
     images = len(test.labels)

@@ -117,6 +117,8 @@ BAD = [
     (["--table", "8"], "table must be one of"),
     (["--table", "2", "--data", "/no/such/folder"], "--data /no/such/folder: no such folder"),
     (["--table", "2", "--checkpoints", "/no/such/folder"], "no such folder"),
+    (["--table", "2", "--device", "gpu"], "--device gpu: "),
+    (["--table", "2", "--device", "cuda:99"], "--device cuda:99: "),
     (["checkpoint", "--arch", "resnet20", "--weights", "x", "--claim", "101"], "--claim must be"),
     (["checkpoint", "--arch", "resnet20", "--weights", "x", "--claim", "nan"], "--claim must be"),
     (["checkpoint", "--arch", "resnet20", "--weights", "x", "--bits", "1/1"], "go together"),

@@ -115,9 +115,12 @@ def read(path: Path, key: str) -> State:
     CheckpointError
         If it is damaged, of another version or another run's; it says that the file can be deleted.
     """
-    content: Any
-    content, _ = checkpoints.read_content(path)
     remedy = "delete it, to train again"
+    content: Any
+    try:
+        content, _ = checkpoints.read_content(path)
+    except checkpoints.CheckpointError as error:
+        raise checkpoints.CheckpointError(f"{error}; {remedy}") from None
     names = {field.name for field in dataclasses.fields(State)}
     if not isinstance(content, dict) or content.keys() != names | {"schema", "key"} or content["schema"] != SCHEMA:
         raise checkpoints.CheckpointError(f"{path}: no state of a run in the format {SCHEMA}; {remedy}")
