@@ -322,8 +322,9 @@ def test_a_start_of_another_network_is_refused():
         trainer.build(small(), {"0.weight": torch.zeros(4, 1, 3, 3)})
 
 
-def test_parameters_of_quantizers_and_scales_go_to_adam_without_decay():
-    made = recipe("embedded", method="lsqplus", bits=(2, 2), weight_decay=0.25)
+@pytest.mark.parametrize("method", ["lsqplus", "daq"])
+def test_parameters_of_quantizers_and_scales_go_to_adam_without_decay(method):
+    made = recipe("embedded", method=method, bits=(2, 2), weight_decay=0.25)
     model = trainer.build(made)
     sgd, adam = trainer.optimizers(model, made)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
@@ -331,6 +332,7 @@ def test_parameters_of_quantizers_and_scales_go_to_adam_without_decay():
     assert of[0] | of[1] == set(names.values())
     assert not of[0] & of[1]
     assert of[1] == {name for name in names.values() if "quantizer" in name or name.endswith("scale")}
+    assert any(name.endswith("conv1.scale") for name in of[1]) is (method == "daq")  # of a layer's outputs
     assert {type(sgd), type(adam)} == {torch.optim.SGD, torch.optim.Adam}
     assert [g["weight_decay"] for each in (sgd, adam) for g in each.param_groups] == [0.25, 0]
     assert len(trainer.optimizers(trainer.build(recipe("embedded")), made)) == 1
