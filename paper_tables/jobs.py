@@ -22,8 +22,9 @@ from torchimpl import files
 
 NEEDED = {
     "data": "--data (CIFAR-10)",
+    "tune": "--tune (it takes long)",
     "checkpoints": "--checkpoints (the files DAQ's authors released)",
-    "tune": "--tune",
+    "kernels": "ziglang and unicorn (pip install quantgap[arm])",
 }
 SPEED_OVER = 3600.0  # seconds; the time left is told from the speed of the last hour
 
@@ -45,7 +46,8 @@ class Job:
         ``measure(progress)`` returns `measured`, `protocol` and what else it knows of the fields of a `Measurement`;
         it calls ``progress`` with the part of its work that is done, from 0 to 1. It can be pickled.
     needs : tuple of str
-        The options that it needs; what needs none is this machine's, and stays out of ``results/``.
+        The fields and properties of `Options` that it needs; what needs none is this machine's, and stays out of
+        ``results/``.
     profile : str or None
         It is measured only if this profile of training was asked for; None: whichever was.
     parallel : bool

@@ -252,6 +252,7 @@ measuring takes long, a hash of the sources and data that shaped it.
   below the accuracy of the computation it is compared with. ✗ *contradicted*: not so.
 - ✓ *holds*, ✗ *fails*: a claim in words. ? *undecided*: within chance. ∅ *vacuous*: there is nothing to compare with.
   – *not testable*: the reason says what it would take.
+- ~ *modelled*: instructions counted under emulation, or computed from such counts; no time of any machine.
 - A printed number alone, or ·, is *not run*: the section of that name says why, and the command that would.
   \\* *recorded*: measured earlier, with the sources and data as they are now. *stale*: measured earlier, with
   others.""".splitlines()

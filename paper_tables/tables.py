@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import importlib.util
 import os
 import re
 import sys
@@ -38,6 +39,7 @@ SCRIPTS = {
     "claims": "paper_tables.audit.claims",
     "code": "paper_tables.audit.code",
     "cost": "paper_tables.cost",
+    "arm": "paper_tables.arm_speed",
     "tuning": "paper_tables.tuning",
 }
 
@@ -98,6 +100,12 @@ class Options:
     workers: int = 1
     device: str = "cpu"
     tune: bool | None = None
+
+    @property
+    def kernels(self) -> str | None:
+        """What builds the ARM kernels and runs them counted, if it is installed."""
+        packages = ("ziglang", "unicorn")
+        return " and ".join(packages) if all(map(importlib.util.find_spec, packages)) else None
 
 
 Measured: TypeAlias = Mapping[Place, Cell]

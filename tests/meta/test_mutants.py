@@ -27,7 +27,7 @@ def tree(tmp_path_factory) -> Path:
     """A copy of the sources and their tests."""
     copy = tmp_path_factory.mktemp("mutants") / "tree"
     copy.mkdir()
-    for folder in ("reference", "torchimpl", "paper_tables", "tests"):
+    for folder in ("reference", "torchimpl", "paper_tables", "arm", "tests"):
         shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__", "meta"))
     shutil.copy(ROOT / "pyproject.toml", copy)
     return copy

@@ -23,9 +23,9 @@ from torchimpl.training.trainer import State
 SCHEMA = 1
 
 
-def identify(recipe: Recipe) -> str:
-    """Return a hash of a recipe and of torch's version; `paper_tables` adds the sources."""
-    text = json.dumps([recipe.as_json(), torch.__version__], sort_keys=True)
+def identify(recipe: Recipe, start: Recipe | None = None) -> str:
+    """Return a hash of a recipe, of that of its start, and of torch's version; `paper_tables` adds the sources."""
+    text = json.dumps([recipe.as_json(), start and start.as_json(), torch.__version__], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -1,0 +1,154 @@
+"""Train one network from the command line: a method of the suite by a profile's recipe, or a network of your own."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import dataclasses
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from torchimpl.checkpoints import CheckpointError, parse_bits
+from torchimpl.data.cifar10 import DataError
+from torchimpl.training import batches, store
+from torchimpl.training.recipe import Recipe, profiles, recipe
+
+EPILOG = """\
+A quantized network starts from the full-precision one of the same profile and seed, which is trained first. Each epoch
+is written to OUT: a run that was stopped goes on where it was, and one that has ended is only read.
+
+  python -m torchimpl.training --method daq --bits 1/1
+  python -m torchimpl.training --method dasr --bits 1/1 --option variant=kernel --option beta=12
+  python -m torchimpl.training --profile cifar10-short --method lsq --bits 2/2 --data DIR
+  python -m torchimpl.training --network my_package.models:make      a function without arguments that returns a Module
+
+Exit status: 0 done; 2 bad input.
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """Build the parser."""
+    result = argparse.ArgumentParser(
+        prog="python -m torchimpl.training",
+        description="Train one network, and test it after each epoch.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    result.add_argument("--profile", choices=profiles(), default="embedded", help="default: embedded, on digits")
+    result.add_argument("--method", help="of the quantizers (python -m paper_tables --list-methods); default: none")
+    result.add_argument("--bits", metavar="W/A", default="1/1", help="of weights and activations (default: 1/1)")
+    result.add_argument(
+        "--option", metavar="NAME=VALUE", action="append", default=[], help="of the quantizers; may be repeated"
+    )
+    result.add_argument("--network", help="instead of the profile's: its name, or package.module:function")
+    result.add_argument("--activation", choices=("relu", "hardtanh"), help="of the profile's network")
+    for name, kind in (("epochs", int), ("batch", int), ("rate", float), ("quantizer-rate", float), ("seed", int)):
+        result.add_argument(f"--{name}", type=kind, help="instead of the profile's" if name != "seed" else "default: 0")
+    result.add_argument("--scratch", action="store_true", help="start a quantized network from new weights")
+    result.add_argument("--data", metavar="DIR", help="folder with CIFAR-10, or QUANTGAP_DATA")
+    result.add_argument("--out", metavar="DIR", default="out/training", help="where runs go (default: out/training)")
+    result.add_argument("--device", default="cpu", help="cpu (default), cuda, ...")
+    result.add_argument("--quiet", action="store_true", help="no progress bar")
+    return result
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    given = parser().parse_args(arguments)
+    try:
+        made = _recipe(given)
+        run(made, given)
+    except (ValueError, DataError, CheckpointError, ImportError, AttributeError) as error:
+        return _refuse(str(error))
+    except OSError as error:
+        return _refuse(f"{error.filename or given.out}: {error.strerror}")
+    except KeyboardInterrupt:
+        return _refuse("interrupted; the same command goes on where it was", status=130)
+    return 0
+
+
+def _refuse(message: str, status: int = 2) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return status
+
+
+def _recipe(given: argparse.Namespace) -> Recipe:
+    fields: dict[str, Any] = {"options": dict(map(_option, given.option))}
+    for name in ("epochs", "batch", "rate", "quantizer_rate", "seed", "network", "activation"):
+        if getattr(given, name) is not None:
+            fields[name] = getattr(given, name)
+    if given.method is not None:
+        fields |= {"method": given.method, "bits": parse_bits(given.bits)}
+    return recipe(given.profile, **fields)
+
+
+def _option(text: str) -> tuple[str, Any]:
+    """Parse NAME=VALUE, where VALUE is a Python literal or a word.
+
+    >>> _option("beta=12"), _option("variant=kernel")
+    (('beta', 12), ('variant', 'kernel'))
+    """
+    name, equals, value = text.partition("=")
+    if not (name.isidentifier() and equals):
+        raise ValueError(f"--option must be NAME=VALUE, got {text!r}")
+    try:
+        return name, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return name, value
+
+
+def run(made: Recipe, given: argparse.Namespace) -> None:
+    """Train, and print what came of each epoch."""
+    data = given.data or os.environ.get("QUANTGAP_DATA")
+    training, test = batches.splits(made.images, Path(data) if data else None)
+    folder = Path(given.out)
+
+    def ended(wanted: Recipe, start: Recipe | None) -> Mapping[str, Any]:
+        words = "full precision" if wanted.method is None else f"{wanted.method} {given.bits}"
+        with _bar(given.quiet) as bar:
+            task = bar.add_task(words, total=1.0)
+
+            def weights() -> Mapping[str, Any]:
+                assert start is not None
+                return ended(start, None)
+
+            state, path = store.run(
+                wanted,
+                folder,
+                training,
+                test,
+                start=weights if start else None,
+                key_of=partial(store.identify, start=start),
+                device=given.device,
+                progress=lambda share: bar.update(task, completed=share),
+            )
+        for epoch, (loss, correct) in enumerate(zip(state.loss, state.correct, strict=True), 1):
+            print(f"{words}: epoch {epoch}, loss {loss:.4f}, test accuracy {100 * correct / len(test.labels):.2f} %")
+        if state.diverged:
+            print(f"{words}: ended early, {state.diverged}")
+        print(f"{words}: {path}")
+        return state.model
+
+    first = None
+    if made.method is not None and not given.scratch:
+        first = dataclasses.replace(
+            recipe(made.profile), network=made.network, activation=made.activation, seed=made.seed
+        )
+    ended(made, first)
+
+
+def _bar(quiet: bool) -> Progress:
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
