@@ -9,7 +9,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from rich.markup import escape
 from rich.table import Table as RichTable
 
@@ -17,7 +16,7 @@ from paper_tables import cells, figures, jobs, render, tables
 from paper_tables.tables import SCRIPTS, InputError, Options, Output, folder, guarded, writing
 from reference import registry
 from torchimpl import files
-from torchimpl.training import recipe
+from torchimpl.training import recipe, store
 
 SUBCOMMANDS = {"checkpoint": "paper_tables.checkpoint", "claim": "paper_tables.claim"}
 
@@ -107,13 +106,11 @@ def _count(text: str) -> int:
     return int(text)
 
 
-def _device(text: str) -> str:
-    """Return a device's name; raises InputError if there is none of it here."""
+def _device(name: str) -> str:
     try:
-        torch.empty(0, device=text)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"--device {text}: {str(error).splitlines()[0]}") from None
-    return text
+        return store.check_device(name)
+    except ValueError as error:
+        raise InputError(str(error)) from None
 
 
 def run(arguments: argparse.Namespace) -> int:

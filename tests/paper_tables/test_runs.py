@@ -308,3 +308,27 @@ def test_the_command_line_trains_all_that_tables_and_the_figure_show(tmp_path, m
     assert (tmp_path / "figures" / "figure6.png").stat().st_size > 10_000
     monkeypatch.setattr(runs.store, "run", lambda *_, **__: pytest.fail("trained again"))
     assert cli.main([*command, "--quiet"]) == 0
+
+
+HERE = {"hardware": {"processor": "this"}, "versions": {"torch": "1"}}
+
+
+@pytest.mark.parametrize(
+    ("there", "loss", "correct", "stands"),
+    [
+        (HERE, 1.5, 100.0, False),  # the bits should be the same
+        ({**HERE, "hardware": {"processor": "another"}}, 1.5, 100.0, True),
+        ({**HERE, "versions": {"torch": "2"}}, 1.5 + 0.019, 100.0 - 40, True),
+        ({**HERE, "versions": {"torch": "2"}}, 1.5 - 0.021, 100.0, False),
+        ({**HERE, "versions": {"torch": "2"}}, 1.5, 100.0 + 41, False),
+    ],
+)
+def test_elsewhere_a_rehearsal_may_differ_within_the_bounds(there, loss, correct, stands, monkeypatch):
+    monkeypatch.setattr(cells, "hardware", lambda: HERE["hardware"])
+    monkeypatch.setattr(cells, "versions", lambda: HERE["versions"])
+    detail = {"rehearsal": "bits", "rehearsal loss": 1.5, "rehearsal correct": 100.0}
+    found = Measurement(paper="P", table="t", row="r", column="c", unit="percent", detail=detail, **there)
+    now = {"rehearsal": "other bits", "rehearsal loss": loss, "rehearsal correct": correct}
+    assert bool(runs.stands(found, now)) is stands
+    assert runs.stands(found, detail)
+    assert not runs.stands(dataclasses.replace(found, detail={}), now)

@@ -29,6 +29,21 @@ def identify(recipe: Recipe, start: Recipe | None = None) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def check_device(name: str) -> str:
+    """Return the name of a device that is here.
+
+    Raises
+    ------
+    ValueError
+        If it is none, or is not here.
+    """
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:  # the latter where torch was built without it
+        raise ValueError(f"--device {name}: {str(error).splitlines()[0]}") from None
+    return name
+
+
 def path_of(folder: Path, recipe: Recipe, key: str) -> Path:
     """Return the file of a run: readable, and another for every key."""
     options = " ".join(f"{name} {value}" for name, value in recipe.options.items())
