@@ -172,25 +172,84 @@ def test_planted_orderings_are_found():
     assert verdicts([AB, BC, AC], found) == {"a over b": "fails", "b over c": "undecided", "a over c": "fails"}
 
 
+def residuals(table):
+    """What is left of values by entry and seed, without the means of both: lists of lists."""
+    rows = [statistics.fmean(row) for row in table]
+    columns = [statistics.fmean(column) for column in zip(*table, strict=True)]
+    grand = statistics.fmean(rows)
+    return [
+        [value - row - column + grand for value, column in zip(values, columns, strict=True)]
+        for values, row in zip(table, rows, strict=True)
+    ]
+
+
+@given(st.data(), st.integers(2, 5), st.integers(2, 5))
+def test_the_deviation_of_a_difference_is_what_entry_and_seed_leave(data, entries, seeds):
+    row = st.lists(ACCURACIES, min_size=seeds, max_size=seeds)
+    table = data.draw(st.lists(row, min_size=entries, max_size=entries))
+    found = trained.spread_of_differences([dict(enumerate(values)) for values in table])
+    degrees = (entries - 1) * (seeds - 1)
+    squares = sum(value**2 for values in residuals(table) for value in values)
+    assert found.degrees == degrees
+    assert found.deviation == pytest.approx(math.sqrt(2 * squares / degrees), abs=1e-8)
+    if entries == 2:
+        assert found.deviation == pytest.approx(statistics.stdev(a - b for a, b in zip(*table, strict=True)), abs=1e-8)
+
+
+def test_a_seed_that_one_entry_has_alone_tells_nothing():
+    one, other = {0: 1.0, 1: 2.5, 2: 3.0}, {0: 0.0, 1: 2.0, 2: 1.0}
+    plain = trained.spread_of_differences([one, other])
+    assert plain == pytest.approx(trained.spread_of_differences([one, {**other, 3: 50.0}]))
+    assert trained.spread_of_differences([{0: 1.0}, {0: 2.0}]).degrees == 0
+    assert trained.spread_of_differences([{0: 1.0, 1: 2.0}]).degrees == 0
+
+
+@pytest.mark.parametrize("script", [table5, table6, table7])
+def test_of_runs_that_are_all_alike_no_more_than_one_family_in_twenty_has_a_verdict(script):
+    """Within three deviations of what 200 families would show."""
+    random, wrong = np.random.default_rng(0), 0
+    wanted = {(one.contender, one.width) for one in script.ENTRIES.values()}
+    for _ in range(200):
+        cells = [
+            made_up.run(contender, width, "embedded", seed, last, detail={"as in training": trained_as})
+            for contender, width in sorted(wanted, key=str)
+            for seed, (last, trained_as) in enumerate(random.normal(80, 1, (3, 2)).tolist())
+        ]
+        found = trained.compare(script.ORDERINGS, made_up.by_place(cells), "embedded", 3)
+        wrong += any(one.verdict != "undecided" for one in found)
+    assert wrong <= 200 * (0.05 + 3 * math.sqrt(0.05 * 0.95 / 200))
+
+
 def test_an_ordering_is_paired_by_seed_with_its_mean_interval_and_probability():
     differences = {AB: [1.0, 2.0, 3.0], AC: [0.5, -0.5, 0.3]}
-    found = measured(
-        {
-            A: SEEDS,
-            B: [v - d for v, d in zip(SEEDS, differences[AB], strict=True)],
-            C: [v - d for v, d in zip(SEEDS, differences[AC], strict=True)],
-        }
-    )
-    deviation = math.sqrt(sum(2 * statistics.variance(d) for d in differences.values()) / 4)
-    for one in trained.compare([AB, AC], found, "embedded", 3):
-        values = differences[one.ordering]
+    values = {
+        A: SEEDS,
+        B: [v - d for v, d in zip(SEEDS, differences[AB], strict=True)],
+        C: [v - d for v, d in zip(SEEDS, differences[AC], strict=True)],
+    }
+    deviation = math.sqrt(2 * sum(v**2 for row in residuals(list(values.values())) for v in row) / 4)
+    for one in trained.compare([AB, AC], measured(values), "embedded", 3):
+        own = differences[one.ordering]
         half = special.stdtrit(4, 0.975) * deviation / math.sqrt(3)
-        assert one.difference == pytest.approx(statistics.fmean(values))
-        mean = statistics.fmean(values)
+        mean = statistics.fmean(own)
+        assert one.difference == pytest.approx(mean)
         assert one.interval == pytest.approx((mean - half, mean + half))
         p = 2 * special.stdtr(4, -abs(mean) * math.sqrt(3) / deviation)
         assert f"p = {p:.2g}, among 2 comparisons" in one.reason
         assert one.seeds == (0, 1, 2)
+
+
+def test_measures_and_bit_widths_have_deviations_of_their_own():
+    drops = Ordering("drop", entry(A, "drop"), entry(B, "drop"))
+    cells = [
+        made_up.run(one, "1/1", "embedded", seed, last, detail={"as in training": last + drop})
+        for one, by_seed in ((A, ((60, 9), (61, 1), (62, 5))), (B, ((50, 2), (51, 8), (52.3, 5))))
+        for seed, (last, drop) in enumerate(by_seed)
+    ]
+    found = {one.ordering.row: one for one in trained.compare([AB, drops], made_up.by_place(cells), "embedded", 3)}
+    assert (found["a over b"].verdict, found["drop"].verdict) == ("holds", "undecided")
+    assert found["a over b"].interval[1] - found["a over b"].interval[0] < 2
+    assert found["drop"].interval[1] - found["drop"].interval[0] > 20
 
 
 def test_only_seeds_that_both_have_count():
@@ -216,21 +275,21 @@ def test_equal_runs_are_undecided():
 
 
 def test_a_larger_family_takes_stronger_evidence():
-    """0.7 and 1.3 beside 1: alone it holds, among many that are chance it does not."""
-    few = measured({A: [61.0, 71.4, 60.6], B: [60.0, 70.0, 60.0]})
-    assert verdicts([AB], few) == {"a over b": "holds"} or verdicts([AB], few) == {"a over b": "undecided"}
-    p = trained.chance([1.0, 1.4, 0.6], trained.pooled([[1.0, 1.4, 0.6]]))
-    assert (p <= 0.05) is (verdicts([AB], few) == {"a over b": "holds"})
-    family, values = [AB], {A: [61.0, 71.4, 60.6], B: [60.0, 70.0, 60.0]}
-    for i in range(60):
+    """p = 0.03 holds alone; among 20 others that are chance it does not."""
+    noise = [0.0, 0.5, -0.5]
+    values = {A: [61.0, 71.0, 61.0], B: [60.0 - 0.3, 70.0, 60.0 + 0.3]}
+    (alone,) = trained.compare([AB], measured(values), "embedded", 3)
+    assert (alone.verdict, alone.difference) == ("holds", pytest.approx(1.0))
+    family = [AB]
+    for i in range(20):
         other = runs.Contender(f"other {i}", "ste", ("1/1",))
-        values[other] = [60.0 + 0.4 * (-1) ** i, 70.0 - 0.4 * (-1) ** i, 60.0]
+        values[other] = [v + noise[(i + j) % 3] for j, v in enumerate(SEEDS)]
         family.append(Ordering(f"b over {i}", entry(B), entry(other)))
+    values[A], values[B] = ([v + up for v in SEEDS] for up in (1.0, 0.0))
     found = trained.compare(family, measured(values), "embedded", 3)
-    spread = trained.pooled([[1.0, 1.4, 0.6], *([[0.4, -0.4, 0.0]] * 60)])
-    alone = trained.chance([1.0, 1.4, 0.6], spread)
-    assert found[0].verdict == ("holds" if 61 * alone <= 0.05 else "undecided")
-    assert {one.verdict for one in found[1:]} == {"undecided"}
+    p = float(re.search(r"p = ([\d.e-]+),", found[0].reason).group(1))
+    assert 0.05 / 21 < p < 0.05
+    assert {one.verdict for one in found} == {"undecided"}
 
 
 def test_stale_runs_are_left_out_and_diverged_ones_are_results():
