@@ -199,6 +199,7 @@ def rehearsed(monkeypatch, few):
 def record(folder, wanted, key="of other sources", **detail):
     made = wanted.measure.args[0]
     found = {"recipe": json.dumps(made.as_json(), sort_keys=True), "rehearsal": "bits", "diverged": "", **detail}
+    found = {name: value for name, value in found.items() if value is not None}
     given = {"measured": 80.0, "seeds": (made.seed,), "images": 10_000, "detail": found}
     cells.write(folder, [Measurement(**wanted.place._asdict(), unit="percent", key=key, **given)])
 
@@ -245,16 +246,37 @@ def test_a_run_of_other_sources_stands_if_its_rehearsal_has_the_same_bits(
 
 
 @pytest.mark.parametrize(
-    "detail", [{"rehearsal": "other bits"}, {"rehearsal": ""}, {"recipe": "{}"}], ids=["bits", "none", "another recipe"]
+    "detail",
+    [{"rehearsal": "other bits"}, {"rehearsal": None}, {"recipe": "{}"}],
+    ids=["bits", "none", "another recipe"],
 )
 def test_a_run_of_other_sources_is_stale_or_trained_again_otherwise(detail, wanted, results, rehearsed, tmp_path):
     record(results, wanted, **detail)
     cell, trained = shown(wanted, Options(data=tmp_path, out=tmp_path, profile="embedded"))
     assert (cell.measured, cell.value_verdict, trained) == (80.0, "stale", False)
     assert runs.found({wanted.place: cell}, CONTENDER, "1/1", "cifar10-short", range(3)) == []
-    assert len(rehearsed) == ("recipe" not in detail)
+    assert len(rehearsed) == (detail.get("rehearsal") is not None)  # made only where there is something to compare
     cell, trained = shown(wanted, Options(data=tmp_path, out=tmp_path, profile="cifar10-short"))
     assert (cell.measured, cell.value_verdict, trained) == (1.0, None, True)
+
+
+def test_a_rehearsal_is_made_with_as_many_threads_as_the_run(wanted, results, few, monkeypatch, tmp_path):
+    threads, before = [], torch.get_num_threads()
+    monkeypatch.setattr(
+        runs.trainer, "rehearsal", lambda *_: threads.append(torch.get_num_threads()) or ("bits", 1.5, 7)
+    )
+    record(results, wanted, threads=3.0)
+    cell, _ = shown(wanted, Options(data=tmp_path, out=tmp_path, profile="embedded"))
+    assert (threads, torch.get_num_threads(), cell.value_verdict) == ([3], before, None)
+
+
+@pytest.mark.usefixtures("few")
+def test_a_rehearsal_that_diverges_can_be_written(monkeypatch, tmp_path):
+    made_up_state(monkeypatch)
+    monkeypatch.setattr(runs.trainer, "rehearsal", lambda *_: ("bits", float("nan"), 0))
+    found = job(Options(profile="cifar10", data=tmp_path, out=tmp_path), profile="cifar10").run(lambda share: None)
+    cells.write(tmp_path, [found])
+    assert runs._rehearse(CONTENDER.recipe("cifar10", "1/1", 0), None, found)
 
 
 def test_without_data_a_run_of_other_sources_is_stale(wanted, results, rehearsed, tmp_path):
