@@ -9,12 +9,14 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from typing import Any, TypeAlias
 
 import torch
 
 from paper_tables.cells import Measurement, Place
+from paper_tables.tables import InputError
 
 Report: TypeAlias = Callable[[Place, float], None]
 Task: TypeAlias = Callable[[Callable[[float], None]], Measurement | None]
@@ -32,6 +34,10 @@ def beside(workers: int) -> Executor:
     return partial(_in_processes, workers) if workers > 1 else in_turn
 
 
+KILLED = (
+    "a worker was killed, perhaps for want of memory: try fewer --workers; what had ended is kept, and the same command "
+    "goes on"
+)
 NICE = 10  # how much a worker stands back for whatever else the machine does
 _reports: Any = None  # in a worker: where it reports to
 
@@ -78,7 +84,11 @@ def _in_processes(
                     except queue.Empty:
                         break
                 for future in done:
-                    yield running.pop(future), future.result()
+                    try:
+                        found = future.result()
+                    except BrokenProcessPool:
+                        raise InputError(KILLED) from None
+                    yield running.pop(future), found
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             for process in multiprocessing.active_children():

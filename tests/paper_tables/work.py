@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from functools import partial
 from pathlib import Path
@@ -29,6 +30,11 @@ def measure(name: str, progress: Any) -> Measurement:
 
 def refuse(name: str, progress: Any) -> Measurement:
     raise InputError(f"{name}: cannot be used")
+
+
+def be_killed(name: str, progress: Any) -> None:
+    """End as a process does that took too much memory."""
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def stay(folder: Path, name: str, seconds: float, progress: Any) -> None:
