@@ -35,8 +35,8 @@ def beside(workers: int) -> Executor:
 
 
 KILLED = (
-    "a worker was killed, perhaps for want of memory: try fewer --workers; what had ended is kept, and the same command "
-    "goes on"
+    "a worker was killed, perhaps for want of memory: try fewer --workers; what had ended is kept, and the same "
+    "command goes on"
 )
 NICE = 10  # how much a worker stands back for whatever else the machine does
 _reports: Any = None  # in a worker: where it reports to

@@ -59,7 +59,7 @@ def test_an_error_in_a_worker_is_the_users():
 
 @pytest.mark.usefixtures("quick")
 def test_a_worker_that_was_killed_is_one_line():
-    with pytest.raises(InputError, match="a worker was killed.*--workers"):
+    with pytest.raises(InputError, match=r"a worker was killed.*--workers"):
         list(executors.beside(2)(tasks("a", work.be_killed), lambda *report: None))
 
 
