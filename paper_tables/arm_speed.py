@@ -281,7 +281,7 @@ def _shown(cell: Cell) -> Cell:
         return cell
     if cell.row == WALL:
         return dataclasses.replace(cell, reason="this machine's; no verdict on another")
-    detail = {name: float(amount) for name, amount in cell.detail.items() if isinstance(amount, float)}
+    detail = {name: float(amount) for name, amount in cell.detail.items() if isinstance(amount, int | float)}
     reason = (
         f"{detail['neon'] / 1e6:.2f} M of them NEON operations on data, {detail['requantization'] / 1e6:.2f} M for "
         f"requantization; at least {detail['cycles'] / 1e6:.2f} M A53 cycles; {detail['weight bytes']:,.0f} bytes of "

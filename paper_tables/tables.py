@@ -41,6 +41,8 @@ SCRIPTS = {
     "cost": "paper_tables.cost",
     "arm": "paper_tables.arm_speed",
     "tuning": "paper_tables.tuning",
+    "depth": "paper_tables.depth",
+    "disguise": "paper_tables.disguise",
 }
 
 

@@ -158,10 +158,10 @@ def test_measurements_can_be_recorded(tmp_path, results, equipped, monkeypatch):
     monkeypatch.setattr(count, "count_layer", count_layer)
     monkeypatch.setattr(build, "on_arm", lambda: False)
     options = Options(out=tmp_path / "out", record=True, quiet=True)
-    (table,) = jobs.regenerate([arm_speed], options)
+    (table,), _ = jobs.regenerate([arm_speed], options)
     assert len(asked) == len(list((results / "arm").iterdir())) == len(SHAPES) * len(WIDTHS)
     assert by_place(table)["layer1.0.conv1 x4", "3/3"].measured == 3.0 + 0.001  # 500 instructions, rounded to thousands
-    (again,) = jobs.regenerate([arm_speed], dataclasses.replace(options, out=tmp_path / "other"))
+    (again,), _ = jobs.regenerate([arm_speed], dataclasses.replace(options, out=tmp_path / "other"))
     assert len(asked) == len(SHAPES) * len(WIDTHS)
     assert all(cell.recorded for cell in again.cells if cell.key)
 
@@ -263,7 +263,7 @@ def test_fewer_bits_take_less_if_every_width_does(own, lower, verdict):
 def test_without_the_packages_nothing_is_run_and_nothing_judged(tmp_path, results, monkeypatch):
     monkeypatch.setattr(tables.importlib.util, "find_spec", lambda name: None)
     monkeypatch.setattr(build, "on_arm", lambda: False)
-    (table,) = jobs.regenerate([arm_speed], Options(out=tmp_path / "out", quiet=True))
+    (table,), _ = jobs.regenerate([arm_speed], Options(out=tmp_path / "out", quiet=True))
     assert {cell.value_verdict for cell in table.cells} == {"not run"}
     assert all("pip install quantgap[arm]" in cell.reason and cell.command == arm_speed.COMMAND for cell in table.cells)
     assert table.findings == (arm_speed.ON_OTHER_CORES,)

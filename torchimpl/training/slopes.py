@@ -82,6 +82,33 @@ def with_slopes(network: str, shape: str, factor: float, bits: int = 1) -> nn.Mo
     return model
 
 
+def with_gain(network: str, method: str, gain: float, **options: Any) -> nn.Module:
+    """Build a 1/1-bit network whose quantizers' gradients, for inputs and clip ranges alike, are multiplied by `gain`.
+
+    DASR with rounding forward and its slope at beta* backward, with the gain coth(gamma/2), is DAQ.
+
+    Parameters
+    ----------
+    network : str
+        In `torchimpl.models.NETWORKS`.
+    method, **options
+        Of the quantizers.
+    gain : float
+
+    Examples
+    --------
+    >>> model = with_gain("resnet8", "dasr", 1.313, variant="combined_ste_adaptive")
+    >>> type(model.layer1[0].conv1.weight_quantizer).__name__
+    'DASR'
+    """
+    gain = grid.check_scalar("gain", gain, 1e-6, 1e6)
+    model = NETWORKS[network](method, (1, 1), **options)
+    for part in model.modules():
+        if isinstance(part, Quantizer):
+            part.register_forward_hook(lambda _, __, output: _ScaledGradient.apply(output, gain))  # type: ignore[no-untyped-call]
+    return model
+
+
 def gradient_norms(model: nn.Module, images: Tensor, labels: Tensor) -> list[float]:
     """Return the norm of the loss's gradient for the weights of each quantized layer, in order, in training mode."""
     model.train()
