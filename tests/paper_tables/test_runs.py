@@ -76,14 +76,17 @@ def test_one_network_schedule_and_start_for_all_but_what_a_row_is_about():
                 made = one.recipe(profile, width, 3)
                 own = {"method", "bits", "options", "penalty"}
                 own |= {"activation"} if one in (runs.IRNET, runs.FULL_PRECISION_HARDTANH) else set()
+                if one.network:  # that of the profile, with another gradient
+                    own |= {"network"}
+                    assert made.options["network"] == base.network
                 changed = {name for name, value in made.as_json().items() if value != base.as_json()[name]}
                 assert changed <= own, f"{one.name} at {width}"
-                if made.method is None:
+                if width == "FP":
                     assert runs.first_of(made) is None
                     continue
                 first = runs.first_of(made)
                 assert (first.method, first.seed, first.profile) == (None, 3, profile)
-                assert (first.activation, first.network, first.epochs) == (made.activation, made.network, made.epochs)
+                assert (first.activation, first.network, first.epochs) == (made.activation, base.network, made.epochs)
     assert runs.IRNET.recipe("embedded", "1/1", 0).activation == "hardtanh"
     assert runs.IRNET.recipe("embedded", "1/32", 0).activation == "relu"
     assert runs.DSQ.recipe("embedded", "1/1", 0).penalty > 0
