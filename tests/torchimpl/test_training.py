@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from reference import dasr as dasr_names
 from reference import registry
+from tests.strategies import NIGHTLY
 from tests.torchimpl import networks
 from tests.torchimpl.networks import images, small
 from torchimpl.checkpoints import NORMALIZATIONS
@@ -425,7 +426,7 @@ def test_a_run_goes_on_from_any_epoch_to_the_same_bits():
         assert networks.fingerprint(trained(made, state=state)) == networks.fingerprint(whole)
 
 
-KILLS = 20 if os.environ.get("HYPOTHESIS_PROFILE") == "nightly" else 3
+KILLS = 20 if NIGHTLY else 3
 
 
 def test_a_run_that_is_killed_and_started_again_ends_with_the_same_bits(tmp_path, forks):
