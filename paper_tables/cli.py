@@ -13,10 +13,10 @@ from rich.markup import escape
 from rich.table import Table as RichTable
 
 from paper_tables import cells, figures, jobs, render, tables
-from paper_tables.tables import SCRIPTS, Options, Output, folder, guarded, writing
+from paper_tables.tables import SCRIPTS, InputError, Options, Output, folder, guarded, writing
 from reference import registry
 from torchimpl import files
-from torchimpl.training import recipe
+from torchimpl.training import recipe, store
 
 SUBCOMMANDS = {"checkpoint": "paper_tables.checkpoint", "claim": "paper_tables.claim"}
 
@@ -107,6 +107,13 @@ def _count(text: str) -> int:
     return int(text)
 
 
+def _device(name: str) -> str:
+    try:
+        return store.check_device(name)
+    except ValueError as error:
+        raise InputError(str(error)) from None
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Regenerate the chosen tables and figures; write them, then show them."""
     out = Output()
@@ -125,7 +132,7 @@ def run(arguments: argparse.Namespace) -> int:
         seeds=arguments.seeds,
         workers=arguments.workers,
         ray=arguments.ray,
-        device=arguments.device,
+        device=_device(arguments.device),
         tune=arguments.tune or None,
     )
     everything = not (arguments.table or arguments.figure)

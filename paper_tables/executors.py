@@ -5,9 +5,12 @@ from __future__ import annotations
 import multiprocessing
 import os
 import queue
+import signal
 import socket
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -32,6 +35,10 @@ def beside(workers: int) -> Executor:
     return partial(_in_processes, workers) if workers > 1 else in_turn
 
 
+KILLED = (
+    "a worker was killed, perhaps for want of memory: try fewer --workers; what had ended is kept, and the same "
+    "command goes on"
+)
 NICE = 10  # how much a worker stands back for whatever else the machine does
 _reports: Any = None  # in a worker: where it reports to
 
@@ -41,13 +48,20 @@ def _begin(reports: Any) -> None:
     _reports = reports
     torch.set_num_threads(1)
     os.nice(NICE)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends its workers
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    threading.Thread(target=_end_after, args=(parent,), daemon=True).start()
+
+
+def _end_after(parent: Any) -> None:
+    """End this process when its parent has ended, killed or not: nobody waits for a result."""
+    parent.join()
+    os._exit(1)
 
 
 def _execute(place: Place, task: Task) -> Measurement | None:
     def report(share: float) -> None:
-        parent = multiprocessing.parent_process()
-        if parent is not None and not parent.is_alive():  # it was killed: nobody waits for the result
-            os._exit(1)
         _reports.put((place, share))
 
     return task(report)
@@ -71,7 +85,11 @@ def _in_processes(
                     except queue.Empty:
                         break
                 for future in done:
-                    yield running.pop(future), future.result()
+                    try:
+                        found = future.result()
+                    except BrokenProcessPool:
+                        raise InputError(KILLED) from None
+                    yield running.pop(future), found
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             for process in multiprocessing.active_children():

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from paper_tables import figures, runs, trained
-from paper_tables.figures import BLUE, GREEN, GREY, ORANGE, PURPLE
+from paper_tables.figures import BLUE, DASH_DOT, DASH_DOT_DOT, DASHED, DOTTED, GREEN, GREY, ORANGE, PURPLE, Dashes
 from paper_tables.jobs import Job
 from paper_tables.runs import Contender
 from paper_tables.tables import Measured, Options
@@ -19,12 +19,12 @@ CAPTION = (
     "paper gives no temperature for the combined STE; drawn are one in the middle of Table 6's, and beta*, where each "
     "slope is the controller's over 1.313."
 )
-LINES: dict[Contender, tuple[str, str]] = {
-    runs.DAQ: (BLUE, "controller (DAQ)"),
-    runs.COMBINED_ADAPTIVE: (ORANGE, "combined STE, beta*"),
-    runs.COMBINED[12]: (GREEN, "combined STE, beta = 12"),
-    runs.ANNEALED: (PURPLE, "annealing"),
-    runs.STE: (GREY, "STE"),
+LINES: dict[Contender, tuple[str, Dashes, str]] = {
+    runs.DAQ: (BLUE, "-", "controller (DAQ)"),
+    runs.COMBINED_ADAPTIVE: (ORANGE, DASHED, "combined STE, beta*"),
+    runs.COMBINED[12]: (GREEN, DASH_DOT, "combined STE, beta = 12"),
+    runs.ANNEALED: (PURPLE, DASH_DOT_DOT, "annealing"),
+    runs.STE: (GREY, DOTTED, "STE"),
 }
 
 
@@ -67,9 +67,9 @@ def _panel(axes: Axes, profile: str, by_contender: dict[Contender, np.ndarray]) 
     axes.set_title(trained.LABELS[profile])
     axes.set_xlabel("epoch")
     for contender, accuracy in by_contender.items():
-        color, label = LINES[contender]
+        color, dashes, label = LINES[contender]
         epochs = np.arange(1, accuracy.shape[1] + 1)
-        axes.plot(epochs, np.nanmean(accuracy, axis=0), color=color, label=label)
+        axes.plot(epochs, np.nanmean(accuracy, axis=0), color=color, linestyle=dashes, label=label)
         axes.fill_between(epochs, np.nanmin(accuracy, axis=0), np.nanmax(accuracy, axis=0), color=color, alpha=0.15)
     axes.set_xlim(1, None)
 

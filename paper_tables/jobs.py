@@ -228,7 +228,8 @@ def missing(job: Job, options: Options) -> list[str]:
 
 def shown(job: Job, found: Measurement | None, *, recorded: bool) -> Cell:
     """Join a job with what was found; the table adds what is printed, and the verdict on what was measured."""
-    needs = f"needs {' and '.join(NEEDED[name] for name in job.needs)}; see README"
+    asked = [NEEDED[name] for name in job.needs] or [f"--profile {job.profile}"]
+    needs = f"needs {' and '.join(asked)}; see README"
     if found is None:
         return Cell(
             **job.place._asdict(),

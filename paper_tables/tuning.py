@@ -16,7 +16,8 @@ from typing import Any
 from paper_tables import keys, runs, verdicts
 from paper_tables.jobs import Job
 from paper_tables.runs import MAIN
-from paper_tables.tables import InputError, Measured, Options, Table
+from paper_tables.tables import InputError, Measured, Options, Table, writing
+from torchimpl.checkpoints import CheckpointError
 from torchimpl.data.cifar10 import DataError, Split
 from torchimpl.training import batches, store, trainer
 from torchimpl.training.recipe import Recipe
@@ -93,9 +94,22 @@ def _measure(
 ) -> dict[str, Any]:
     """Try the grid, and more of it while the best lies at an edge."""
     try:
-        training, held_out = batches.splits(made.images, data, held_out=True)
-    except DataError as error:
+        with writing(folder):
+            return _sought(made, first, images, data, folder, device, progress)
+    except (DataError, CheckpointError) as error:
         raise InputError(str(error)) from None
+
+
+def _sought(
+    made: Recipe,
+    first: Recipe | None,
+    images: int,
+    data: Path | None,
+    folder: Path,
+    device: str,
+    progress: Callable[[float], None],
+) -> dict[str, Any]:
+    training, held_out = batches.splits(made.images, data, held_out=True)
     start: Callable[[], Mapping[str, Any]] | None = None
     if first is not None:
         weights = store.run(first, folder, training, held_out, key_of=_key, device=device)[0].model

@@ -111,7 +111,7 @@ def test_measured_lines_are_judged_when_shown(row, value, detail, verdict, says)
 
 def test_released_checkpoints(cifar10_root, checkpoint_root, tmp_path, monkeypatch):
     monkeypatch.setattr(cells, "RESULTS", tmp_path / "results")
-    (table,) = jobs.regenerate(
+    (table,), _ = jobs.regenerate(
         [code], Options(data=cifar10_root, checkpoints=checkpoint_root, out=tmp_path, quiet=True)
     )
     found = {cell.row: cell for cell in table.cells}

@@ -36,7 +36,7 @@ def table(out):
 
 
 def test_every_method_and_the_literal_computation(table):
-    rows = [cell.row for cell in table.cells if not cell.row.startswith("Table 7")]
+    rows = [cell.row for cell in table.cells]
     assert set(rows) == {*registry.methods(), cost.LITERAL}
     for row, found in itertools.groupby(rows):
         assert len(list(found)) == len(cost.COLUMNS), row
@@ -59,12 +59,8 @@ def test_what_is_kept_is_the_input_where_a_method_has_kernels(table):
     assert kept[cost.LITERAL] > 20
 
 
-def test_the_printed_times_as_ratios(table):
-    """296.9 ms over 286.2 and over 287.8."""
-    printed = {cell.row: cell.reported for cell in table.cells if cell.reported}
-    assert sorted(printed.values()) == ["1.032", "1.032", "1.037", "1.037"]
-    assert all("RTX 2080Ti" in cell.reason for cell in table.cells if cell.reported)
-    assert not any(cell.value_verdict or cell.claim_verdict for cell in table.cells)
+def test_nothing_is_printed_of_it_and_nothing_judged(table):
+    assert not any(cell.reported or cell.value_verdict or cell.claim_verdict for cell in table.cells)
 
 
 def test_findings_are_computed(table):

@@ -46,7 +46,9 @@ def measured(job, correct, images=IMAGES, **more):
 
 @pytest.fixture
 def results(tmp_path, monkeypatch):
+    """An empty ``results/``, and no training: the rows of training runs are tested in test_trained.py."""
     monkeypatch.setattr(cells, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(table5.runs, "jobs", lambda options, contenders: [])
     return tmp_path / "results"
 
 
