@@ -153,18 +153,26 @@ def epoch(split, made, number=0, rank=0, ranks=1):
     number=st.integers(0, 5),
 )
 def test_each_image_comes_once_an_epoch_and_ranks_share_each_batch(count, batch, ranks, seed, number):
+    batch *= ranks
     split, made = numbered(count), recipe("smoke", batch=batch, seed=seed)
     whole = epoch(split, made, number)
     assert len(whole) == len(Batches(split, made, CPU)) == math.ceil(count / batch)
     assert sorted(int(label) for _, labels in whole for label in labels) == list(range(count))
     assert all(len(labels) == batch for _, labels in whole[:-1])
     parts = [epoch(split, made, number, rank, ranks) for rank in range(ranks)]
-    for i, (pixels, labels) in enumerate(whole):
-        own = [part[i] for part in parts]
-        assert max(len(y) for _, y in own) - min(len(y) for _, y in own) <= 1
+    used = count - count % batch % ranks
+    assert {len(part) for part in parts} == {len(Batches(split, made, CPU, 0, ranks))} == {math.ceil(used / batch)}
+    for (pixels, labels), *own in zip(whole, *parts, strict=False):
+        assert len({len(y) for _, y in own}) == 1
         found = {int(y): x for xs, ys in own for x, y in zip(xs, ys, strict=True)}
-        assert sorted(found) == sorted(labels.tolist())
-        assert all(torch.equal(found[int(y)], x) for x, y in zip(pixels, labels, strict=True))
+        assert len(found) == len(labels) - len(labels) % ranks
+        assert set(found) <= set(labels.tolist())
+        assert all(torch.equal(found[int(y)], x) for x, y in zip(pixels, labels, strict=True) if int(y) in found)
+
+
+def test_ranks_must_divide_the_batch():
+    with pytest.raises(ValueError, match="batch must be a multiple of the 3 ranks, got 4"):
+        Batches(numbered(8), recipe("smoke", batch=4), CPU, 0, 3)
 
 
 def windows(image, crop):
@@ -433,20 +441,22 @@ def test_a_run_that_is_killed_and_started_again_ends_with_the_same_bits(tmp_path
     moment = random.Random()
     epochs = max(8, KILLS)
     made = small(method="lsq", options={"bits": (2, 2)}, epochs=epochs)
+    killed = 0
     for _ in range(KILLS):
         receive, send = forks.Pipe(duplex=False)
         process = forks.Process(target=networks.run, args=(made, tmp_path, send))
         process.start()
         send.close()
-        wanted = moment.uniform(0, 0.95)
+        wanted = moment.uniform(0, 0.7)
         try:
             while receive.recv() < wanted:
                 pass
-            process.join(moment.uniform(0, 0.02))
+            process.join(moment.uniform(0, 0.005))
         finally:
             os.kill(process.pid, signal.SIGKILL)
             process.join()
-        assert process.exitcode == -signal.SIGKILL
+        killed += process.exitcode == -signal.SIGKILL  # it may have been faster
+    assert killed
     ended = networks.run(made, tmp_path)
     assert ended == networks.run(made, tmp_path / "another")
     assert ended == networks.run(made, tmp_path)  # read

@@ -95,7 +95,7 @@ def run(
     OSError
         If it cannot be written.
     """
-    key = key_of(recipe)
+    key = key_of(recipe) + ("" if device == "cpu" else f" {device.partition(':')[0]}")
     path = path_of(folder, recipe, key)
     with files.locked(path.with_suffix(".lock")):
         files.sweep(folder)
