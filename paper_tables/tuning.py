@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from paper_tables import keys, runs, verdicts
+from paper_tables.cells import Measurement
 from paper_tables.jobs import Job
 from paper_tables.runs import MAIN
 from paper_tables.tables import InputError, Measured, Options, Table, writing
@@ -53,11 +54,12 @@ def jobs(options: Options) -> list[Job]:
                 grid=[RATES, QUANTIZER_RATES, LIMIT],
                 images=images,
             )
+            rehearse = partial(_rehearse, made, options.data)
             measure = partial(_measure, made, first, images, options.data, options.out / "tuning", options.device)
             command = f"python -m paper_tables --table tuning --profile {profile} --tune --record"
             place = runs.tuned_place(contender.name, profile)
             needs = ("tune", "data") if made.images == "cifar10" else ("tune",)
-            found.append(Job(place, "percent", key, command, measure, needs, profile=profile, parallel=True))
+            found.append(Job(place, "percent", key, command, measure, needs, profile, parallel=True, rehearse=rehearse))
     return found
 
 
@@ -145,8 +147,18 @@ def _sought(
             "rates": tuple(pair[0] for pair in pairs),
             "quantizer_rates": tuple(pair[1] for pair in pairs),
             "accuracies": tuple(tried[pair] for pair in pairs),
+            **runs.rehearsal(dataclasses.replace(made, rate=best[0], quantizer_rate=best[1]), training, held_out),
         },
     }
+
+
+def _rehearse(made: Recipe, data: Path | None, found: Measurement) -> str:
+    """Rehearse the best attempt that was recorded with other sources; return why it still stands, or nothing."""
+    if "rehearsal" not in found.detail:
+        return ""
+    training, held_out = batches.splits(made.images, data, held_out=True)
+    rates: dict[str, Any] = {name: float(found.detail[name]) for name in ("rate", "quantizer_rate")}  # type: ignore[arg-type]
+    return runs.stands(found, runs.rehearsal(dataclasses.replace(made, **rates), training, held_out))
 
 
 def _key(made: Recipe, **more: Any) -> str:
