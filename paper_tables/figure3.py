@@ -139,7 +139,9 @@ def _labels(panels: np.ndarray, found: Curves) -> None:
         text, color = rf"$\beta$ = {beta:g}", LINES[beta][0]
         y = _after_jump(found, f"phi, beta = {beta:g}, paper")
         figures.write(panels[0, 0], text, y=y, color=color, dy={24.0: 2, 12.0: -3}.get(beta, 0), **above)
-        figures.label(panels[1, 0], found, f"slope of phi, beta = {beta:g}, paper", text, 0.16, color, ha="center", dx=0)
+        figures.label(
+            panels[1, 0], found, f"slope of phi, beta = {beta:g}, paper", text, 0.16, color, ha="center", dx=0
+        )
     figures.write(panels[0, 0], "rounding", 0.98, 1.0, BLACK, ha="right", dx=0, leader=(0.97, 0.55))
     for (temperature, at), there in zip(
         zip(SIGMOIDS, (0.75, 0.53, 0.455), strict=True), ((0.8, 0.62), (0.7, 0.42), (0.52, 0.25)), strict=True

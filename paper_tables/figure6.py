@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from paper_tables import figures, runs, trained
 from paper_tables.figures import ANNEALING, COMBINED_STE, DAQ_WEIGHTS, STE, TEMPERATURES, Dashes
@@ -74,7 +75,8 @@ def _panel(axes: Axes, profile: str, by_contender: dict[Contender, np.ndarray]) 
         axes.fill_between(epochs, np.nanmin(accuracy, axis=0), np.nanmax(accuracy, axis=0), color=color, alpha=0.15)
         ends[contender] = float(mean[~np.isnan(mean)][-1])
     longest = max(accuracy.shape[1] for accuracy in by_contender.values())
-    axes.set_xlim(1, longest if longest > 1 else 2)
+    axes.set_xlim(*((1, longest) if longest > 1 else (0.5, 1.5)))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylim(*axes.get_ylim())
     for contender, at in _apart(ends, 0.055 * (axes.get_ylim()[1] - axes.get_ylim()[0])).items():
         color, _, label = LINES[contender]

@@ -262,7 +262,7 @@ def protocol(made: Recipe) -> str:
     start = " from the full-precision network of the same seed" if made.method else ""
     images = {"cifar10": "CIFAR-10", "digits": "scikit-learn's digits"}[made.images]
     return (
-        f"{made.network} ({made.activation}) on {images}, {made.epochs} epochs{start}, batch {made.batch}, SGD "
+        f"{made.network} ({made.activation}) on {images}, {made.epochs} epoch{'s' * (made.epochs != 1)}{start}, batch {made.batch}, SGD "
         f"{made.rate:g}, Adam {made.quantizer_rate:g} for quantizers, {made.precision}, last epoch"
     )
 

@@ -37,7 +37,9 @@ def commit() -> str:
     git = ["git", "-C", str(cells.ROOT)]
     try:
         found = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=10)
-        changed = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=True, timeout=10)
+        changed = subprocess.run(
+            [*git, "status", "--porcelain"], capture_output=True, text=True, check=True, timeout=10
+        )
     except (OSError, subprocess.SubprocessError):
         return "not in a checkout"
     return f"commit {found.stdout.strip()[:12]}" + (", with changes" if changed.stdout.strip() else "")

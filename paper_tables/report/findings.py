@@ -41,6 +41,8 @@ class Finding:
         What the authors could answer.
     verdict : str
         As which it is marked.
+    sure : str
+        How sure that is, in two or three words.
     cells : tuple of Cell
         What it rests on.
     """
@@ -52,6 +54,7 @@ class Finding:
     strength: str
     answer: str
     verdict: str
+    sure: str
     cells: tuple[Cell, ...]
 
 
@@ -105,7 +108,9 @@ def _filled(entry: Mapping[str, Any], everything: Iterable[Cell]) -> Finding:
     texts = {part: _Formatter().format(entry[part], **words) for part in PARTS}
     marked = entry.get("marked", "")
     verdict = render.verdict(named[marked]) if marked in named else marked
-    return Finding(entry["id"], entry["title"], **texts, verdict=verdict, cells=tuple(named.values()))
+    return Finding(
+        entry["id"], entry["title"], **texts, verdict=verdict, sure=entry["sure"], cells=tuple(named.values())
+    )
 
 
 class Shown:

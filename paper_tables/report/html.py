@@ -45,13 +45,12 @@ def html(tables: Sequence[Table], figures: Sequence[Figure], about: About) -> st
             as_printed=lambda table: views.as_printed(table, cells) or views.grid(table),
             equations=[{**e, "cells": views.about_equation(e["number"], tables)} for e in views.mechanism()],
             protocols=_protocols(cells),
-            not_run=render.not_run(tables),
+            unmeasured=views.unmeasured(tables),
             untestable=[j for table in tables for j in views.judgements(table) if j.verdict == "not testable"],
             downloads={
                 "quantgap.json": _data_uri("application/json", as_json(cells)),
                 "quantgap.csv": _data_uri("text/csv", as_csv(cells)),
             },
-            marks=render.MARKS,
         )
     )
 
@@ -66,7 +65,8 @@ def _environment() -> jinja2.Environment:
     )
 
     def mark(name: str) -> str:
-        return render.MARKS.get(name, {"good": "✓", "bad": "✗", "open": "≠", "none": ""}[views.kind(name)])
+        known = render.MARKS.get(name, {"good": "✓", "bad": "✗", "open": "≠", "none": ""}[views.kind(name)])
+        return "" if known == name else known
 
     def raw(name: str) -> Markup:
         """Return a file of this package that is not a template: the style sheet, or the script."""
@@ -98,7 +98,10 @@ def _environment() -> jinja2.Environment:
     }
     environment.globals.update(functions)
     environment.filters["selectattr_verdict"] = lambda cells, names: [c for c in cells if render.verdict(c) in names]
-    environment.filters["rejectattr_verdict"] = lambda cells, names: [c for c in cells if render.verdict(c) not in names]
+    environment.filters["rejectattr_verdict"] = lambda cells, names: [
+        c for c in cells if render.verdict(c) not in names
+    ]
+    environment.filters["emphasis"] = views.emphasis
     environment.filters["map_section"] = lambda cells: [views.section_of(views.place(cell)) for cell in cells]
     environment.filters.update({name: functions[name] for name in ("anchor", "mark", "kind", "interval")})
     return environment

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
-from paper_tables import render
 from paper_tables.report import views
 from paper_tables.report.findings import findings
 from paper_tables.report.views import About, Figure
@@ -27,7 +26,10 @@ def markdown(tables: Sequence[Table], figures: Sequence[Figure], about: About) -
             f"Of {views.plural(counted.printed, 'printed number')}, {counted.measured} "
             f"{'has' if counted.measured == 1 else 'have'} a measurement beside "
             f"{'it' if counted.measured == 1 else 'them'}"
-            + (f"; {counted.checked} of {counted.differences} printed differences were recomputed" * bool(counted.checked))
+            + (
+                f"; {counted.checked} of {counted.differences} printed differences were recomputed"
+                * bool(counted.checked)
+            )
             + ".",
             "",
         ]
@@ -58,14 +60,11 @@ def markdown(tables: Sequence[Table], figures: Sequence[Figure], about: About) -
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _missing(tables: Iterable[Table]) -> list[str]:
+def _missing(tables: Sequence[Table]) -> list[str]:
     """List why numbers were not measured, each reason once."""
-    reasons: dict[tuple[str, str | None], int] = {}
-    for (_, reason, command), count in render.not_run(tables).items():
-        reasons[reason, command] = reasons.get((reason, command), 0) + count
     return [
-        f"- {views.plural(count, 'number')}: {escape(reason)}" + (f": `{command}`" if command else "")
-        for (reason, command), count in reasons.items()
+        f"- {views.plural(one.count, 'number')}: {escape(one.reason)}" + (f": `{one.command}`" if one.command else "")
+        for one in views.unmeasured(tables)
     ]
 
 

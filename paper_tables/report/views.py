@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import re
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
+
+from markupsafe import Markup, escape
 
 from paper_tables import render, reported
 from paper_tables.cells import Cell
@@ -131,9 +133,10 @@ def tooltip(cell: Cell) -> str:
 
 @dataclass(frozen=True)
 class Number:
-    """A printed number with what stands beside it; any of it may be missing."""
+    """A printed number with what stands beside it; any of it may be missing. `dash`: the paper prints a dash."""
 
     text: str = ""
+    dash: bool = False
     difference: str = ""
     cell: Cell | None = None
     difference_cell: Cell | None = None
@@ -155,6 +158,27 @@ class AsPrinted:
     columns: tuple[str, ...]
     rows: tuple[Row, ...]
     added: tuple[Row, ...]
+
+    @property
+    def parts(self) -> tuple[AsPrinted, ...]:
+        """The paper's rows and the suite's each for itself, where they have no column in common."""
+        own = {
+            c for c, *numbers in zip(self.columns, *(row.numbers for row in self.added)) if any(n.cell for n in numbers)
+        }
+        printed = {
+            c for c, *numbers in zip(self.columns, *(row.numbers for row in self.rows)) if any(n.text for n in numbers)
+        }
+        if not own or not printed or own & printed:
+            return (self,)
+        return self._only(printed, self.rows, ()), self._only(own, (), self.added)
+
+    def _only(self, columns: Collection[str], rows: Iterable[Row], added: Iterable[Row]) -> AsPrinted:
+        kept = [i for i, column in enumerate(self.columns) if column in columns]
+
+        def cut(row: Row) -> Row:
+            return Row(row.method, row.note, tuple(row.numbers[i] for i in kept))
+
+        return AsPrinted(tuple(self.columns[i] for i in kept), tuple(map(cut, rows)), tuple(map(cut, added)))
 
 
 def as_printed(table: Table, everything: Iterable[Cell]) -> AsPrinted | None:
@@ -188,9 +212,10 @@ def _printed_row(
     def number(column: str) -> Number:
         value = row.values.get(column)
         if value is None:
-            return Number()
+            return Number(dash=bool(row.values))
         return Number(
             printed_text(value),
+            False,
             _difference(value),
             own.get((row.method, column)),
             about.get((row.method, f"Table {table.table}, {column}")),
@@ -352,7 +377,7 @@ def judgements(table: Table) -> list[Judgement]:
     for cell in table.cells:
         groups.setdefault((verdict(cell), cell.reason), []).append(cell)
     found = [Judgement(name, reason, tuple(cells)) for (name, reason), cells in groups.items()]
-    order = {name: i for i, name in enumerate((*OPEN_FIRST, *KINDS))}
+    order = {name: i for i, name in enumerate(dict.fromkeys((*OPEN_FIRST, *KINDS)))}
     return sorted(found, key=lambda one: order.get(one.verdict, len(order)))
 
 
@@ -374,6 +399,8 @@ class Section:
         Which are in it, by name.
     first : str
         Pattern of the rows that a comparison shows unfolded.
+    schedules : bool
+        Whether it says how networks were trained.
     """
 
     id: str
@@ -383,6 +410,7 @@ class Section:
     tables: tuple[str, ...] = ()
     figures: tuple[str, ...] = ()
     first: str = ""
+    schedules: bool = False
 
 
 @dataclass(frozen=True)
@@ -497,6 +525,35 @@ def plural(count: int, noun: str) -> str:
     ('1 number', '1,200 numbers')
     """
     return f"{count:,} {noun}{'s' * (count != 1)}"
+
+
+@dataclass(frozen=True)
+class Unmeasured:
+    """Numbers that were not measured for one reason, and the command that would."""
+
+    tables: tuple[str, ...]
+    count: int
+    reason: str
+    command: str
+
+
+def unmeasured(tables: Sequence[Table]) -> list[Unmeasured]:
+    """Group what was not measured by why, and what it would take."""
+    groups: dict[tuple[str, str], dict[str, int]] = {}
+    for (name, reason, command), count in render.not_run(tables).items():
+        groups.setdefault((reason, command or ""), {})[name] = count
+    return [
+        Unmeasured(tuple(counts), sum(counts.values()), reason, command) for (reason, command), counts in groups.items()
+    ]
+
+
+def emphasis(text: str) -> Markup:
+    """Return a text for HTML in which *word* is emphasised, and everything else stands as it is.
+
+    >>> emphasis("*holds* for beta* < 4 * 2")
+    Markup('<em>holds</em> for beta* &lt; 4 * 2')
+    """
+    return Markup(re.sub(r"\*([A-Za-z]+)\*", r"<em>\1</em>", str(escape(text))))  # noqa: S704
 
 
 def mechanism() -> list[dict[str, Any]]:
