@@ -9,6 +9,8 @@ cell in the middle of many.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -70,8 +72,8 @@ def _caption() -> str:
         "Left, after the paper's caption: the larger the temperature beta, the nearer phi is to the rounding and, "
         "near the levels, the smaller its slope, by orders of magnitude (logarithmic axis); the paper does not say "
         f"that phi jumps at x = 1/2, at beta = 24 by {jump:.2f}, so that its slope vanishes even there: it is "
-        f"{slope:.3f}, against {24 / 4:g} of the sigmoids of T = 24, which have no jump. Middle: QNet's sigmoids, whose "
-        "temperature the paper does not name; on average they are "
+        f"{slope:.3f}, against {24 / 4:g} of the sigmoids of T = 24, which have no jump. Middle: QNet's sigmoids, "
+        "whose temperature the paper does not name; on average they are "
         f"{means[0]:.2f}, {means[1]:.2f} and {means[2]:.2f} of a level from the rounding at T = "
         f"{', '.join(f'{temperature:g}' for temperature in SIGMOIDS)}, and phi at beta = 4 is "
         f"{daq_theory.fixed_beta_mean_gap(4, sigma=SIGMA):.2f}: which of the two is nearer is a matter of T. "
@@ -92,7 +94,7 @@ def draw() -> Figure:
     figure = Figure(figsize=(12, 7.2), layout="constrained")
     panels = figure.subplots(2, 3, sharex=True, sharey="row")
     titles = (
-        f"The paper's figure: fixed temperatures, $\sigma$ = {SIGMA:g}",
+        rf"The paper's figure: fixed temperatures, $\sigma$ = {SIGMA:g}",
         "Sigmoids of several temperatures",
         "Not in the paper: the released kernel",
     )
@@ -134,7 +136,7 @@ def _pair(
 
 def _labels(panels: np.ndarray, found: Curves) -> None:
     """Write beside each line what it is, where the lines of its panel are apart."""
-    above = {"x": 0.5, "ha": "right", "dx": -5}  # left of the transition point nothing runs up here
+    above: dict[str, Any] = {"x": 0.5, "ha": "right", "dx": -5}  # left of the transition point nothing runs up here
     for beta in BETAS:
         text, color = rf"$\beta$ = {beta:g}", LINES[beta][0]
         y = _after_jump(found, f"phi, beta = {beta:g}, paper")

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from paper_tables import figures
 from paper_tables.figure4 import BETAS, GAMMA, LINES, SIGMA, plot_one_cell, samples
-from paper_tables.figures import BLACK, DAQ_ACTIVATIONS, DAQ_WEIGHTS, DSQ, STE, Curves, Dashes
+from paper_tables.figures import DAQ_ACTIVATIONS, DAQ_WEIGHTS, DSQ, STE, Curves, Dashes
 from reference import daq, daq_theory, dsq, grid, ste
 
 TITLE = "Derivatives at the adaptive temperature, beside other slopes"
@@ -106,7 +106,8 @@ def _labels(left: Axes, right: Axes, found: Curves) -> None:
         name, text = f"DSQ, alpha = {alpha:g}", rf"DSQ, $\alpha$ = {alpha:g}"
         figures.label(right, found, name, text, at, DSQ, leader=(0.04, 2.35 - 0.3 * i))
     words = (
-        rf"$\gamma$ = {GAMMA:g}; $\sigma$ = {daq.SIGMA['weight']:g} (weights), {daq.SIGMA['activation']:g} (activations)"
+        rf"$\gamma$ = {GAMMA:g}; $\sigma$ = {daq.SIGMA['weight']:g} (weights), "
+        f"{daq.SIGMA['activation']:g} (activations)"
         "\nDSQ: its formula from public code and memory"
     )
     right.text(0.97, 0.97, words, transform=right.transAxes, ha="right", va="top", fontsize=9)

@@ -158,12 +158,12 @@ def write(
     """
     ground = {"facecolor": "#ffffff", "edgecolor": "none", "pad": 0.8}
     style = {"va": "center", "ha": "left", "fontsize": 9} | style
-    place: dict[str, Any] = {"xytext": (dx, dy), "textcoords": "offset points"}
+    more: dict[str, Any] = {"xytext": (dx, dy), "textcoords": "offset points"}
     if leader:
         line: dict[str, Any] = {"arrowstyle": "-", "color": color, "linewidth": 0.8, "shrinkA": 2, "shrinkB": 0}
         line["relpos"] = (1.0 if leader[0] < x else 0.0, 0.5)  # it leaves the text on the side of the point
-        place = {"xytext": leader, "textcoords": "data", "arrowprops": line}
-    axes.annotate(text, (x, y), color=color, bbox=ground, zorder=4, annotation_clip=False, **place, **style)
+        more = {"xytext": leader, "textcoords": "data", "arrowprops": line}
+    axes.annotate(text, (x, y), color=color, bbox=ground, zorder=4, annotation_clip=False, **(more | style))
 
 
 def legend_below(axes: Axes, columns: int, title: str | None = None) -> None:

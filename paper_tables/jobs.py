@@ -180,7 +180,8 @@ def unused(given: Iterable[str], wanted: Iterable[Job], options: Options) -> lis
         lacking = sorted({other for job in users.values() for other in missing(job, options)} - {"tune"})
         if lacking:
             numbers = f"{len(users)} number{'s' * (len(users) != 1)}"
-            why = f"the {numbers} that need{'s' * (len(users) == 1)} it need {' and '.join(f'--{o}' for o in lacking)} too"
+            others = " and ".join(f"--{other}" for other in lacking)
+            why = f"the {numbers} that need{'s' * (len(users) == 1)} it need{'s' * (len(users) == 1)} {others} too"
         else:
             why = "nothing that was asked for needs it"
         sentences.append(f"--{name} was not used: {why}.")

@@ -13,7 +13,6 @@ from rich.text import Text
 from paper_tables.cells import Cell
 from paper_tables.tables import Table
 
-
 MARKS = {
     "reproduced": "✓",
     "holds": "✓",

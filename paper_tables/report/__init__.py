@@ -1,7 +1,7 @@
 """The report: what was found, for people. It is made of cells, and knows no table by its name.
 
-``report.html`` is one file that loads nothing; ``report.md`` is one page. What is said first (`findings.toml`), in which
-order (`layout.toml`), and the equations (`mechanism.toml`) are data beside this file.
+``report.html`` is one file that loads nothing; ``report.md`` is one page. What is said first (`findings.toml`), in
+which order (`layout.toml`), and the equations (`mechanism.toml`) are data beside this file.
 """
 
 from __future__ import annotations
@@ -34,15 +34,18 @@ def about(**more: str) -> About:
 
 def commit() -> str:
     """Return the commit of the sources, and whether they were changed since."""
-    git = ["git", "-C", str(cells.ROOT)]
+    if not (cells.ROOT / ".git").exists():  # installed, perhaps below somebody else's checkout
+        return "installed, not a checkout"
     try:
-        found = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=10)
-        changed = subprocess.run(
-            [*git, "status", "--porcelain"], capture_output=True, text=True, check=True, timeout=10
-        )
+        found, changed = (_git(*words) for words in (("rev-parse", "HEAD"), ("status", "--porcelain")))
     except (OSError, subprocess.SubprocessError):
-        return "not in a checkout"
-    return f"commit {found.stdout.strip()[:12]}" + (", with changes" if changed.stdout.strip() else "")
+        return "a checkout, of unknown commit"
+    return f"commit {found[:12]}" + (", with changes" if changed else "")
+
+
+def _git(*words: str) -> str:
+    command = ["git", "-C", str(cells.ROOT), *words]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
 
 
 def write(folder: Path, tables: Sequence[Table], figures: Sequence[Figure], made: About) -> Path:

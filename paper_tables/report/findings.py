@@ -58,7 +58,7 @@ class Finding:
     cells: tuple[Cell, ...]
 
 
-class Missing(LookupError):
+class MissingError(LookupError):
     """A finding speaks of a number that there is not."""
 
 
@@ -91,7 +91,7 @@ def findings(tables: Sequence[Table]) -> list[Finding]:
     for entry in entries():
         try:
             found.append(_filled(entry, everything))
-        except Missing:
+        except MissingError:
             continue
     return found
 
@@ -101,7 +101,7 @@ def _filled(entry: Mapping[str, Any], everything: Iterable[Cell]) -> Finding:
     named = {name: _find(selector, everything) for name, selector in entry.get("cells", {}).items()}
     for name, admitted in entry.get("when", {}).items():
         if render.verdict(named[name]) not in admitted:
-            raise Missing(f"{entry['id']}: {name} is {render.verdict(named[name])!r}")
+            raise MissingError(f"{entry['id']}: {name} is {render.verdict(named[name])!r}")
     words: dict[str, Any] = {name: Shown(cell) for name, cell in named.items()}
     words |= {name: _count(selector, everything) for name, selector in entry.get("counts", {}).items()}
     words |= facts()
@@ -120,7 +120,8 @@ class Shown:
         self.measured = cell.measured
         self.text = render.measured_text(cell)
         self.reported = cell.reported
-        self.low, self.high = cell.ci95 or (None, None)
+        self.low = cell.ci95[0] if cell.ci95 else None
+        self.high = cell.ci95[1] if cell.ci95 else None
         self.verdict = render.verdict(cell) or None
         self.reason = cell.reason.rstrip(".")
         self.images = cell.images
@@ -128,12 +129,12 @@ class Shown:
 
 
 class _Formatter(string.Formatter):
-    """Formats text; raises Missing where there is no such number."""
+    """Formats text; raises MissingError where there is no such number."""
 
     def get_field(self, field_name: str, args: Any, kwargs: Any) -> Any:
         value, used = super().get_field(field_name, args, kwargs)
         if value is None or value == "":
-            raise Missing(field_name)
+            raise MissingError(field_name)
         return value, used
 
 
@@ -141,7 +142,7 @@ def _find(selector: Mapping[str, str], everything: Iterable[Cell]) -> Cell:
     """Return the one cell whose fields are what the selector says."""
     found = [cell for cell in everything if all(getattr(cell, name) == value for name, value in selector.items())]
     if len(found) != 1 or found[0].value_verdict in ("stale", "not run"):
-        raise Missing(f"{len(found)} cells for {selector}")
+        raise MissingError(f"{len(found)} cells for {selector}")
     return found[0]
 
 
@@ -154,7 +155,7 @@ def _count(selector: Mapping[str, str], everything: Iterable[Cell]) -> int:
         seen += bool(patterns["table"].search(cell.table))
         count += all(pattern.search(texts[name]) for name, pattern in patterns.items())
     if not seen:
-        raise Missing(f"no cell of table {selector['table']}")
+        raise MissingError(f"no cell of table {selector['table']}")
     return count
 
 

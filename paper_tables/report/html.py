@@ -21,8 +21,8 @@ from paper_tables.report.views import About, Figure
 from paper_tables.tables import Table
 
 COLUMNS = (
-    "paper", "table", "row", "column", "unit", "reported", "measured", "ci95", "value_verdict", "claim_verdict", "reason",
-    "runs", "seeds", "images", "selection", "protocol", "recorded", "seconds", "key", "command",
+    "paper", "table", "row", "column", "unit", "reported", "measured", "ci95", "value_verdict", "claim_verdict",
+    "reason", "runs", "seeds", "images", "selection", "protocol", "recorded", "seconds", "key", "command",
 )  # fmt: skip
 
 
@@ -97,10 +97,8 @@ def _environment() -> jinja2.Environment:
         "picture": picture,
     }
     environment.globals.update(functions)
-    environment.filters["selectattr_verdict"] = lambda cells, names: [c for c in cells if render.verdict(c) in names]
-    environment.filters["rejectattr_verdict"] = lambda cells, names: [
-        c for c in cells if render.verdict(c) not in names
-    ]
+    environment.filters["of_verdict"] = lambda cells, names: [c for c in cells if render.verdict(c) in names]
+    environment.filters["not_of_verdict"] = lambda cells, names: [c for c in cells if render.verdict(c) not in names]
     environment.filters["emphasis"] = views.emphasis
     environment.filters["map_section"] = lambda cells: [views.section_of(views.place(cell)) for cell in cells]
     environment.filters.update({name: functions[name] for name in ("anchor", "mark", "kind", "interval")})

@@ -22,17 +22,14 @@ def markdown(tables: Sequence[Table], figures: Sequence[Figure], about: About) -
     lines = ["# What holds of DAQ and DSQ", "", OPENING, ""]
     counted = views.scope(tables)
     if counted.printed:
-        lines += [
-            f"Of {views.plural(counted.printed, 'printed number')}, {counted.measured} "
-            f"{'has' if counted.measured == 1 else 'have'} a measurement beside "
-            f"{'it' if counted.measured == 1 else 'them'}"
-            + (
-                f"; {counted.checked} of {counted.differences} printed differences were recomputed"
-                * bool(counted.checked)
-            )
-            + ".",
-            "",
-        ]
+        single = counted.measured == 1
+        said = (
+            f"Of {views.plural(counted.printed, 'printed number')}, {counted.measured} {'has' if single else 'have'} a "
+            f"measurement beside {'it' if single else 'them'}"
+        )
+        if counted.checked:
+            said += f"; {counted.checked} of {counted.differences} printed differences were recomputed"
+        lines += [f"{said}.", ""]
     lines += [f"{escape('; '.join(about.facts.values()))}.", ""]
     if found := findings(tables):
         lines += ["## Findings", ""]

@@ -1,4 +1,4 @@
-"""Pictures inside the report: matplotlib's SVG, with names that collide with nothing and colours that follow the theme."""
+"""Pictures inside the report: matplotlib's SVG, with names of their own and colours that follow the theme."""
 
 from __future__ import annotations
 
@@ -28,9 +28,7 @@ def inline(figure: Figure) -> str:
     start = text.find("<svg")
     if start < 0 or re.search(r"<script|<foreignObject|\bon\w+\s*=", text[start:], re.IGNORECASE):
         raise ValueError(f"figure {figure.number} is no plain SVG")
-    text = re.sub(
-        r"<(metadata|style)\b.*?</\1>", "", text[start:], flags=re.DOTALL
-    )  # its style would be the whole page's
+    text = re.sub(r"<(metadata|style)\b.*?</\1>", "", text[start:], flags=re.DOTALL)  # styles would be the page's
     prefix = f"figure{figure.number}-"
     text = re.sub(r'\bid="([^"]+)"', rf'id="{prefix}\1"', text)
     text = re.sub(r'href="#([^"]+)"', rf'href="#{prefix}\1"', text)

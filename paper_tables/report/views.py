@@ -162,12 +162,8 @@ class AsPrinted:
     @property
     def parts(self) -> tuple[AsPrinted, ...]:
         """The paper's rows and the suite's each for itself, where they have no column in common."""
-        own = {
-            c for c, *numbers in zip(self.columns, *(row.numbers for row in self.added)) if any(n.cell for n in numbers)
-        }
-        printed = {
-            c for c, *numbers in zip(self.columns, *(row.numbers for row in self.rows)) if any(n.text for n in numbers)
-        }
+        own = {c for row in self.added for c, one in zip(self.columns, row.numbers, strict=True) if one.cell}
+        printed = {c for row in self.rows for c, one in zip(self.columns, row.numbers, strict=True) if one.text}
         if not own or not printed or own & printed:
             return (self,)
         return self._only(printed, self.rows, ()), self._only(own, (), self.added)
