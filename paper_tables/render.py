@@ -95,10 +95,12 @@ def show(table: Table, console: Console) -> None:
     if table.shown is not None:
         console.print(Text(f"{totals([table]) or 'nothing to judge'}; every line is in the report"))
     elif table.layout == "grid":
-        for part in _grid_tables(table, console.width):
+        for part in _grid_tables(table, console):
             console.print(part)
+            console.print()
     else:
-        console.print(_list_table(table))
+        console.print(_list_table(table, console))
+        console.print()
     for sentence in table.wrong:
         console.print(Text.assemble(("✗", "bold red"), " ", sentence))
     for sentence in table.findings:
@@ -114,21 +116,28 @@ def listing(title: str, *columns: str) -> RichTable:
     return made
 
 
-def _plain_table() -> RichTable:
-    return RichTable(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
+GAP = 2  # columns of the terminal between two columns of a table
+# rich's own stand-in where there is no Unicode has borders, which take width.
+PLAIN_HEAD = box.Box("    \n    \n -- \n    \n    \n    \n    \n    \n", ascii=True)
 
 
-def _grid_tables(table: Table, width: int) -> Iterator[RichTable]:
-    """Yield a grid in as many parts, one below the other, as it takes for all its columns to fit into `width`."""
+def _plain_table(console: Console) -> RichTable:
+    line = PLAIN_HEAD if console.options.ascii_only else box.SIMPLE_HEAD
+    return RichTable(box=line, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False, header_style="bold")
+
+
+def _grid_tables(table: Table, console: Console) -> Iterator[RichTable]:
+    """Yield a grid in as many parts, one below the other, as it takes for all its columns to fit."""
+    width = console.width
     columns, rows = grid(table)
     longest = max((cell_len(row) for row in rows), default=0)
     first = min(max(longest, len("method")), max(width // 3, len("method")))
     widths = {column: _width(column, rows.values()) for column in columns}
-    for part in _parts(widths, width - first - 1):
-        shown = _plain_table()
+    for part in _parts(widths, width - first - GAP):
+        shown = _plain_table(console)
         shown.add_column("method", min_width=first, overflow="fold")
         for column in part:
-            fits = widths[column] <= width - first - 2
+            fits = widths[column] + GAP <= width - first - GAP
             shown.add_column(Text(column), justify="right", no_wrap=fits, min_width=widths[column] if fits else None)
             shown.columns[-1].overflow = "fold"
         for row, found in rows.items():
@@ -146,7 +155,7 @@ def _parts(widths: Mapping[str, int], room: int) -> Iterator[list[str]]:
     """Divide columns, in their order, into parts that fit; a column that is too wide by itself is a part."""
     part: list[str] = []
     for column in widths:
-        if part and sum(widths[other] + 1 for other in (*part, column)) > room:
+        if part and sum(widths[other] + GAP for other in (*part, column)) > room:
             yield part
             part = []
         part.append(column)
@@ -154,9 +163,9 @@ def _parts(widths: Mapping[str, int], room: int) -> Iterator[list[str]]:
         yield part
 
 
-def _list_table(table: Table) -> RichTable:
+def _list_table(table: Table, console: Console) -> RichTable:
     columns = _list_columns(table)
-    shown = _plain_table()
+    shown = _plain_table(console)
     shown.add_column("statement", overflow="fold")
     for name in columns:
         shown.add_column(name, justify="right" if name == "measured" else "left", overflow="fold")

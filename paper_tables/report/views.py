@@ -421,11 +421,10 @@ class Filled:
 @cache
 def layout() -> tuple[Section, ...]:
     """Return the sections, in order."""
-    data = tomllib.loads((HERE / "layout.toml").read_text(encoding="utf-8"))
-    return tuple(
-        Section(**{name: tuple(value) if isinstance(value, list) else value for name, value in entry.items()})
-        for entry in data["sections"]
-    )
+    entries: list[dict[str, Any]] = tomllib.loads((HERE / "layout.toml").read_text(encoding="utf-8"))["sections"]
+    for entry in entries:
+        entry.update({name: tuple(entry[name]) for name in ("tables", "figures") if name in entry})
+    return tuple(Section(**entry) for entry in entries)
 
 
 def filled(tables: Sequence[Table], figures: Sequence[Figure]) -> list[Filled]:
