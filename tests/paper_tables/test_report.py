@@ -4,6 +4,7 @@ import base64
 import csv
 import dataclasses
 import io
+import itertools
 import json
 import math
 import re
@@ -53,12 +54,15 @@ class Element:
     @property
     def text(self):
         """What can be read, runs of white space as one."""
-        parts = [child if isinstance(child, str) else child.text for child in self.children if not _unread(child)]
-        return " ".join("".join(parts).split())
+        return " ".join("".join(self._texts()).split())
 
-
-def _unread(child):
-    return isinstance(child, Element) and child.tag in ("style", "script")
+    def _texts(self):
+        for child in self.children:
+            if isinstance(child, str):
+                yield child
+            elif child.tag not in ("style", "script"):
+                yield "\n" * (child.tag == "br")
+                yield from child._texts()
 
 
 class Page(HTMLParser):
@@ -208,7 +212,7 @@ def test_assistive_technology_finds_headers_captions_and_names(whole):
     levels = [int(element.tag[1]) for element in whole.all() if re.fullmatch("h[1-6]", element.tag)]
     assert levels[0] == 1
     assert levels.count(1) == 1
-    assert all(after <= before + 1 for before, after in zip(levels, levels[1:], strict=False))
+    assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
 
 
 # What users write
@@ -301,7 +305,7 @@ def test_a_measured_number_stands_below_the_printed_one():
     own = cell("Ours", "1/1", paper="DAQ", table="5", reported="85.8", measured=85.62, ci95=(84.9, 86.3),
                value_verdict="contradicted", reason="18 images fewer", images=10_000, runs=1)  # fmt: skip
     made = page(table(own, name="5"))
-    assert printed_rows(made, "5")["Ours"][1] == "85.8 (−5.6)85.62 ✗ contradicted"
+    assert printed_rows(made, "5")["Ours"][1] == "85.8 (−5.6) 85.62 ✗ contradicted"
     links = [link for link in made.one("article", id="table-5").all("a", class_="bad") if link["title"]]
     assert "95 %: 84.90 to 86.30" in links[0]["title"]
 
@@ -463,9 +467,8 @@ def test_numbers_of_findings_are_those_of_cells(found):
     assert "91.45 %, 85.62 % and 91.52 %" in by_id["released-networks"].found
     assert "84.62 to 86.62" in by_id["released-networks"].strength
     best = [c for one in found if one.name == "significance" for c in one.cells if "best rival" in c.row]
-    won, lost, ties = (
-        sum(test(c.measured) for c in best) for test in (lambda d: d > 0, lambda d: d < 0, lambda d: d == 0)
-    )
+    won, lost = sum(c.measured > 0 for c in best), sum(c.measured < 0 for c in best)
+    ties = len(best) - won - lost
     alone = sum(c.ci95[0] > 0 for c in best)
     sure = sum(c.claim_verdict == "holds" for c in best)
     said = [int(n) for n in re.findall(r"\d+", by_id["best-rivals"].found)]
@@ -571,7 +574,7 @@ def test_markdown_is_one_page_that_says_what_the_html_does(found, drawn):
     for one in found:
         if counts := views.judged(one.cells):
             assert ", ".join(f"{count} {name}" for name, count in counts.items()) in text
-    assert "1 numbers" not in text
+    assert not re.search(r"\b1 numbers", text)
 
 
 def test_markdown_of_nothing_judged_says_so_and_claims_nothing():
@@ -605,8 +608,17 @@ def test_equations_link_to_the_cells_that_check_them(whole, found):
     assert not about & {link["href"] for link in items[9].all("a")}
 
 
-@pytest.mark.parametrize(("column", "numbers"), [("Eq. 9", {9}), ("Eq. 10, 11", {10, 11}), ("derived (Eq. 7)", {7}),
-                                                 ("Eq. 4 to 6", {4, 5, 6}), ("Section 3", set()), ("Eq. 1", {1})])  # fmt: skip
+ABOUT_EQUATIONS = [
+    ("Eq. 9", {9}),
+    ("Eq. 10, 11", {10, 11}),
+    ("derived (Eq. 7)", {7}),
+    ("Eq. 4 to 6", {4, 5, 6}),
+    ("Eq. 1", {1}),
+    ("Section 3", set()),
+]
+
+
+@pytest.mark.parametrize(("column", "numbers"), ABOUT_EQUATIONS)
 def test_which_equations_a_cell_is_about(column, numbers):
     one = table(cell("a formula", column), name="equations")
     assert {number for number in range(1, 12) if views.about_equation(number, [one])} == numbers
