@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 import torch
 
-from paper_tables import cells, cli, reported, table5
+from paper_tables import cells, cli, jobs, reported, table5, tables
 from paper_tables.cells import Cell
+from paper_tables.report import views
 from paper_tables.tables import SCRIPTS
 from torchimpl import checkpoints, evaluation
 from torchimpl.data import cifar10
@@ -65,12 +66,12 @@ def test_without_data_the_checkpoints_are_recorded_or_not_run_with_the_command(t
     assert table5.COMMAND in capsys.readouterr().out
 
 
-def test_the_report_links_every_cell_to_its_file(tmp_path):
+def test_the_report_has_every_cell(tmp_path):
     assert cli.main(["--table", "2", "5", "--out", str(tmp_path), "--quiet"]) == 0
-    report = (tmp_path / "report.md").read_text()
-    links = re.findall(r"\]\((cells/[^)]+)\)", report)
-    assert len(links) == len(files(tmp_path / "cells"))
-    assert all((tmp_path / link).is_file() for link in links)
+    report = (tmp_path / "report.html").read_text()
+    cells_of = [cells.read(path, Cell) for path in files(tmp_path / "cells")]
+    assert len(cells_of) > 50
+    assert all(f'id="{views.anchor(cell)}"' in report for cell in cells_of)
 
 
 def test_eighty_columns_suffice_and_the_papers_words_are_shown(tmp_path, monkeypatch, capsys):
@@ -79,7 +80,7 @@ def test_eighty_columns_suffice_and_the_papers_words_are_shown(tmp_path, monkeyp
     out = capsys.readouterr().out
     assert "…" not in out
     assert "rounding/identity" in out
-    assert "rounding/identity" in (tmp_path / "report.md").read_text()
+    assert "rounding/identity" in (tmp_path / "report.html").read_text()
 
 
 def test_quiet_says_nothing(tmp_path, capsys):
