@@ -3,6 +3,6 @@
 from setuptools import find_packages, setup
 
 setup(
-    packages=[*find_packages(include=["reference*", "torchimpl*", "paper_tables*"]), "paper_tables.recorded"],
+    packages=[*find_packages(include=["reference*", "torchimpl*", "paper_tables*", "arm*"]), "paper_tables.recorded"],
     package_dir={"paper_tables.recorded": "results"},
 )

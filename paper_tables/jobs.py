@@ -22,8 +22,9 @@ from torchimpl import files
 
 NEEDED = {
     "data": "--data (CIFAR-10)",
+    "tune": "--tune (it takes long)",
     "checkpoints": "--checkpoints (the files DAQ's authors released)",
-    "tune": "--tune (tries the profile's grid of rates)",
+    "kernels": "ziglang and unicorn (pip install quantgap[arm])",
 }
 SPEED_OVER = 3600.0  # seconds; the time left is told from the speed of the last hour
 
@@ -45,7 +46,8 @@ class Job:
         ``measure(progress)`` returns `measured`, `protocol` and what else it knows of the fields of a `Measurement`;
         it calls ``progress`` with the part of its work that is done, from 0 to 1. It can be pickled.
     needs : tuple of str
-        The options that it needs; what needs none is this machine's, and stays out of ``results/``.
+        The fields and properties of `Options` that it needs; what needs none is this machine's, and stays out of
+        ``results/``.
     profile : str or None
         It is measured only if this profile of training was asked for; None: whichever was.
     parallel : bool
@@ -177,7 +179,7 @@ def unused(given: Iterable[str], wanted: Iterable[Job], options: Options) -> lis
         users = {job.place: job for job in jobs_of if name in job.needs}
         if any(not missing(job, options) and job.profile in (None, options.profile) for job in users.values()):
             continue
-        lacking = sorted({other for job in users.values() for other in missing(job, options)} - {"tune"})
+        lacking = sorted({other for job in users.values() for other in missing(job, options)} - {"kernels"})
         if lacking:
             numbers = f"{len(users)} number{'s' * (len(users) != 1)}"
             others = " and ".join(f"--{other}" for other in lacking)

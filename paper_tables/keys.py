@@ -13,24 +13,24 @@ from typing import Any
 
 from paper_tables import cells
 
-PACKAGES = ("reference", "torchimpl")
+PACKAGES = ("reference", "torchimpl", "arm")
 ACCURACY = ("torchimpl.checkpoints", "torchimpl.evaluation", "torchimpl.data.cifar10")  # of a checkpoint on CIFAR-10
 
 
 def key(roots: Iterable[str], **configuration: Any) -> str:
     """Hash everything that shapes a number.
 
-    That is: what the modules `roots` of ``reference`` and ``torchimpl`` mean, with everything of these two packages
-    that they import at their top level, and `configuration` (settings, digests of data), which must be JSON. Comments,
-    docstrings and layout do not count, nor does what prints, judges or draws the number. Versions of numpy or torch
-    are provenance, not part of the key.
+    That is: what the modules `roots` of ``reference``, ``torchimpl`` and ``arm`` mean, with everything of these
+    packages that they import at their top level, and `configuration` (settings, digests of data), which must be JSON.
+    Comments, docstrings and layout do not count, nor does what prints, judges or draws the number. Versions of numpy or
+    torch are provenance, not part of the key.
 
     Modules that are found by name at run time must be named among the roots: see `method_modules`.
 
     Raises
     ------
     ValueError
-        If a root is no module of the two packages.
+        If a root is no module of these packages.
     """
     found: dict[str, str] = {}
     waiting = list(roots)
@@ -66,7 +66,7 @@ def method_modules(name: str | None) -> tuple[str, ...]:
 
 
 def _file(module: str) -> Path | None:
-    """Return the file of a module of the two packages, None if there is none."""
+    """Return the file of a module of the packages, None if there is none."""
     if module.partition(".")[0] not in PACKAGES:
         return None
     base = cells.ROOT.joinpath(*module.split("."))

@@ -31,7 +31,7 @@ BATCH = 32
 PRINTED_ROWS: dict[Contender, str] = {
     runs.DAQ: CONTROLLER,
     runs.ANNEALED: "Annealing",
-    **dict.fromkeys((*runs.COMBINED.values(), runs.COMBINED_ADAPTIVE), "Combine STE"),
+    **dict.fromkeys((*runs.COMBINED.values(), runs.COMBINED_ADAPTIVE, runs.COMBINED_WITH_GAIN), "Combine STE"),
 }
 ENTRIES = {contender: Entry(contender, "1/1", ACCURACY, printed_row=row) for contender, row in PRINTED_ROWS.items()}
 ORDERINGS = tuple(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import errno
 import importlib
+import importlib.util
 import io
 import os
 import re
@@ -41,7 +42,10 @@ SCRIPTS = {
     "claims": "paper_tables.audit.claims",
     "code": "paper_tables.audit.code",
     "cost": "paper_tables.cost",
+    "arm": "paper_tables.arm_speed",
     "tuning": "paper_tables.tuning",
+    "depth": "paper_tables.depth",
+    "disguise": "paper_tables.disguise",
 }
 
 
@@ -133,6 +137,12 @@ class Options:
     workers: int = 1
     device: str = "cpu"
     tune: bool | None = None
+
+    @property
+    def kernels(self) -> str | None:
+        """What builds the ARM kernels and runs them counted, if it is installed."""
+        packages = ("ziglang", "unicorn")
+        return " and ".join(packages) if all(map(importlib.util.find_spec, packages)) else None
 
 
 Measured: TypeAlias = Mapping[Place, Cell]

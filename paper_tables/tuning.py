@@ -18,7 +18,7 @@ from paper_tables.jobs import Job
 from paper_tables.runs import MAIN
 from paper_tables.tables import InputError, Measured, Options, Table
 from torchimpl.data.cifar10 import DataError, Split
-from torchimpl.training import batches, store
+from torchimpl.training import batches, store, trainer
 from torchimpl.training.recipe import Recipe
 
 TITLE = "Rates of learning, chosen on images held out of training"
@@ -66,7 +66,8 @@ def run(options: Options, measured: Measured) -> Table:
     shown = []
     for cell in found:
         if cell.measured is not None:
-            rates = f"weights {cell.detail['rate']:g}, quantizers {cell.detail['quantizer_rate']:g}"
+            own = f", quantizers {cell.detail['quantizer_rate']:g}" if cell.detail["quantizer_rate"] else ""
+            rates = f"weights {cell.detail['rate']:g}{own}"
             cell = dataclasses.replace(cell, reason=f"{rates}; best of {len(cell.detail['accuracies'])}")  # type: ignore[arg-type]
         shown.append(cell)
     intro = (
@@ -112,7 +113,8 @@ def _measure(
             progress(min(len(tried) / 9, 0.99))
         return tried[pair]
 
-    best = search(attempt, RATES, QUANTIZER_RATES if first is not None else (0.0,))
+    learned = trainer.parameter_groups(trainer.build(made))[1]
+    best = search(attempt, RATES, QUANTIZER_RATES if learned else (0.0,))
     correct = round(tried[best] * len(held_out.labels) / 100)
     pairs = sorted(tried)
     return {

@@ -46,6 +46,64 @@ def mean_slope(*, gamma: float = daq.GAMMA, sigma: float, variant: daq.Variant =
     return 2 * daq.slope_factor(gamma) * log_ratio
 
 
+def root_mean_square_slope(*, gamma: float = daq.GAMMA, sigma: float, variant: daq.Variant = "paper") -> float:
+    """Root mean square of the slope over a cell, by the integral of coth^2, which is ``u - coth(u)``.
+
+    It is what a slope does to the size of a gradient, where gradients are independent of it.
+
+    >>> [round(root_mean_square_slope(sigma=2.0, variant=variant), 3) for variant in ("paper", "released")]
+    [1.488, 1.012]
+    """
+    c = daq.kernel_exponent(daq.check_sigma(sigma), variant)
+    return daq.slope_factor(gamma) * math.sqrt(1 + 2 * (1 / math.tanh(c) - 1 / math.tanh(0.5 + c)))
+
+
+def harmonic_mean_slope(*, gamma: float = daq.GAMMA, sigma: float, variant: daq.Variant = "paper") -> float:
+    """Harmonic mean of the slope over a cell: ``gamma/(2 sinh gamma) / (2 ln(cosh(1/2 + c) / cosh(c)))``.
+
+    >>> [round(harmonic_mean_slope(sigma=1.0, variant=variant), 3) for variant in ("paper", "released")]
+    [0.606, 0.44]
+    """
+    c = daq.kernel_exponent(daq.check_sigma(sigma), variant)
+    return daq.slope_factor(gamma) / (2 * float(_log_cosh_ratio(0.5 + c, c)))
+
+
+def straight_through_map(
+    x: npt.ArrayLike, *, gamma: float = daq.GAMMA, sigma: float, variant: daq.Variant = "paper"
+) -> Array:
+    """M(x): what weights with DAQ's slope are as straight-through weights in disguise.
+
+    M' is the slope's harmonic mean over the slope, so that a small step of x along slope times gradient moves M(x)
+    along the gradient. It increases, and fixes levels and transition points: codes stay. After Schoenbauer et al.:
+    Custom Gradient Estimators are Straight-Through Estimators in Disguise, arXiv 2405.05171.
+
+    Parameters
+    ----------
+    x : array_like
+        Normalised inputs, finite.
+    gamma, sigma, variant
+        As in `reference.daq`.
+
+    Returns
+    -------
+    ndarray of float64, of the shape of `x`
+
+    >>> straight_through_map([0.0, 0.25, 0.5, 0.75], sigma=1.0).round(4)
+    array([0.    , 0.3038, 0.5   , 0.6962])
+    """
+    x = np.asarray(x, float)
+    c = daq.kernel_exponent(daq.check_sigma(sigma), variant)
+    level = np.round(x)
+    t = np.abs(x - level)
+    share = _log_cosh_ratio(0.5 + c, 0.5 - t + c) / (2 * _log_cosh_ratio(0.5 + c, c))
+    return level + np.copysign(share, x - level)
+
+
+def _log_cosh_ratio(a: float, b: npt.ArrayLike) -> Array:
+    """ln(cosh(a) / cosh(b)) for a, b >= 0, without overflow."""
+    return a - np.asarray(b) + np.log1p(np.exp(-2 * a)) - np.log1p(np.exp(-2 * np.asarray(b)))
+
+
 def combine_ste_ratio(gamma: float = daq.GAMMA) -> float:
     """DAQ's slope divided by phi' at beta*: ``coth(gamma/2)``, the same for every input.
 

@@ -1,5 +1,6 @@
 """How much the property tests draw, where the real data are, and that tests can import each other's helpers."""
 
+import importlib.util
 import os
 import sys
 from pathlib import Path
@@ -26,6 +27,16 @@ def pytest_collection_finish() -> None:
     """One thread for torch, as xdist runs several processes; tests that need no torch do not import it."""
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Examples of arm/ run kernels; without what builds and runs them they are skipped, as its tests are."""
+    missing = [name for name in ("ziglang", "unicorn") if importlib.util.find_spec(name) is None]
+    if missing:
+        reason = pytest.mark.skip(reason=f"needs {' and '.join(missing)}: pip install quantgap[arm]")
+        for item in items:
+            if item.nodeid.startswith("arm/"):
+                item.add_marker(reason)
 
 
 def folder(variable: str, content: str) -> Path:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+import os
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import assume
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -14,6 +17,8 @@ from hypothesis.extra import numpy as hnp
 from reference import contract, daq, dsq, grid
 from reference.contract import cotangents as cotangents
 from reference.registry import Reference
+
+NIGHTLY = os.environ.get("HYPOTHESIS_PROFILE") == "nightly"  # more of the same, where hypothesis does not draw it
 
 dtypes = st.sampled_from([np.float32, np.float64])
 bit_widths = st.integers(1, 8)
@@ -140,6 +145,20 @@ def sample(seed: int, role: str, shape: tuple[int, ...] = (3, 7)) -> np.ndarray:
 def initial(module: Reference[Any], x: Any, bits: int, role: str, variant: str) -> Any:
     """Initial parameters."""
     return module.init(x, bits, role, variant=variant)
+
+
+def definitions(modules: Mapping[str, Reference[Any]], admitted: Container[int] = range(1, 9)) -> pytest.MarkDecorator:
+    """Call a test with every name, role and variant, and all the admitted bit-widths there are.
+
+    It goes through the widths itself: a test of each would take longer to report than to run.
+    """
+    widths: dict[tuple[str, str, str], list[int]] = {}
+    for name, module in modules.items():
+        for bits, role, variant in module.METHOD.defined():
+            if bits in admitted:
+                widths.setdefault((name, role, variant), []).append(bits)
+    cases = [pytest.param(*key, found, id="-".join(key)) for key, found in widths.items()]
+    return pytest.mark.parametrize(("name", "role", "variant", "widths"), cases)
 
 
 @st.composite

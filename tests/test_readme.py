@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from arm import __main__
 from paper_tables import cli
 from torchimpl.data import cifar10
 
@@ -25,7 +26,7 @@ def test_the_levels_of_the_parametrized_layer_are_as_many_as_it_says():
 
 
 def test_ci_runs_the_two_lines():
-    lines = [line for line in COMMANDS if line.startswith("python3 -m venv")]
+    lines = [line for line in COMMANDS if "tox" in line and line.startswith("python3 -m venv")]
     assert len(lines) == 2
     ci = (ROOT / ".ci" / "run").read_text().splitlines()
     assert all(line in ci for line in lines)
@@ -49,6 +50,22 @@ def test_the_options_exist(line):
     known = module.parser().format_help()
     for option in (word for word in arguments if word.startswith("--")):
         assert option in known, f"{line}: {option} is no option"
+
+
+@pytest.mark.parametrize("line", [line for line in COMMANDS if re.search(r"-m (arm|torchimpl\.deployment) ", line)])
+def test_the_options_of_deployment_exist(line):
+    _, _, words = line.partition(" -m ")
+    module, *arguments = words.split()
+    if module == "arm":
+        module = __main__.SUBCOMMANDS[arguments.pop(0)]
+    importlib.import_module(module).parser().parse_args(arguments)  # exits where an option is wrong
+
+
+def test_a_raspberry_pi_takes_five_lines():
+    (block,) = (block for language, block in BLOCKS if language == "sh" and "ncnn" in block)
+    assert len(block.splitlines()) == 5
+    assert "arm = " in (ROOT / "pyproject.toml").read_text()
+    assert (ROOT / "tests" / "arm").is_dir()
 
 
 def test_files_that_it_names_exist():

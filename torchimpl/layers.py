@@ -141,12 +141,53 @@ class QuantizedLayer(nn.Module):
         return self._linear_map(x_q, w_q if self.scale is None else w_q * self.scale.abs())
 
     def _from_integers(self, x: Tensor) -> Tensor:
-        w = standardize(self.weight) if self.standardized else self.weight
+        w = self.raw_weight()
         x_unit, w_unit = self.input_quantizer.unit(x), self.weight_quantizer.unit(w)
         sums = self._exact_sums(_integers(self.input_quantizer, x, x_unit), _integers(self.weight_quantizer, w, w_unit))
+        return self._scaled(sums, x, x_unit, w_unit)
+
+    def _scaled(self, sums: Tensor, x: Tensor, x_unit: Tensor | float, w_unit: Tensor | float) -> Tensor:
+        """What sums of the integers of inputs like `x` are worth."""
         factor = self._by_channel(w_unit) * self._by_channel(x_unit)
         scaled = sums.to(wide(x)) * (factor if self.scale is None else factor * self.scale.abs())
         return scaled.to(_computing_type(x))
+
+    @torch.no_grad()
+    def output_of_sums(self, sums: Tensor) -> Tensor:
+        """Return the layer's output in test mode where the sums of products of integers are `sums`.
+
+        Parameters
+        ----------
+        sums : Tensor of float32, or of float64 where they pass 2^24, of the output's shape
+
+        Returns
+        -------
+        Tensor of float32
+
+        Raises
+        ------
+        ValueError
+            If the layer does not compute with integers.
+
+        Examples
+        --------
+        >>> from torchimpl import calibrate
+        >>> layer = calibrate(QuantConv2d(1, 1, 1, method="lsq", bits=(2, 2)), torch.rand(2, 1, 8, 8)).eval()
+        >>> x = torch.rand(1, 1, 2, 2)
+        >>> sums = layer.input_quantizer.integers(x) * layer.weight_quantizer.integers(layer.raw_weight())
+        >>> torch.equal(layer.output_of_sums(sums), layer(x))
+        True
+        """
+        if not (self.is_integral and self._scale_ready):
+            raise grid.refuse("layer", str(self), "one that computes with integers, with first values")
+        like = torch.empty(0, dtype=torch.float32, device=sums.device)
+        w = self.raw_weight()
+        out = self._scaled(sums, like, self.input_quantizer.unit(like), self.weight_quantizer.unit(w))
+        return out if self.bias is None else out + self.bias.view(self.channel_shape)
+
+    def raw_weight(self) -> Tensor:
+        """Return what the weight quantizer is given: the weights, standardised where the method has it."""
+        return standardize(self.weight) if self.standardized else self.weight
 
     def _linear_map(self, x: Tensor, w: Tensor) -> Tensor:
         """Apply the layer's linear map, without bias."""
@@ -154,7 +195,7 @@ class QuantizedLayer(nn.Module):
 
     def quantized_weight(self) -> Tensor:
         """Return the weights on their levels: standardised where the method has it, quantized, not scaled."""
-        return self.weight_quantizer(standardize(self.weight) if self.standardized else self.weight)
+        return self.weight_quantizer(self.raw_weight())
 
     # Integers
 

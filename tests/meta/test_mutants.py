@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import compileall
 import json
 import os
 import shutil
@@ -12,6 +13,7 @@ import tomllib
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
+from py_compile import PycInvalidationMode
 
 import pytest
 
@@ -27,9 +29,11 @@ def tree(tmp_path_factory) -> Path:
     """A copy of the sources and their tests."""
     copy = tmp_path_factory.mktemp("mutants") / "tree"
     copy.mkdir()
-    for folder in ("reference", "torchimpl", "paper_tables", "tests"):
+    for folder in ("reference", "torchimpl", "paper_tables", "arm", "tests"):
         shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__", "meta"))
     shutil.copy(ROOT / "pyproject.toml", copy)
+    # Bytecode is known by the second of its source, if not by a digest: two mutants may share a second.
+    compileall.compile_dir(copy, quiet=2, invalidation_mode=PycInvalidationMode.CHECKED_HASH)
     return copy
 
 
@@ -42,7 +46,6 @@ def run(tree) -> Iterator[Run]:
         "NUMBA_CACHE_DIR": str(tree.parent / "numba"),
         "OMP_NUM_THREADS": "1",
         "OPENBLAS_NUM_THREADS": "1",
-        "PYTHONDONTWRITEBYTECODE": "1",  # bytecode is known by the second of its source: two mutants may share one
         "PYTHONPATH": str(tree),
         "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",  # hypothesis does without its plugin
     }

@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 
 from reference import contract, grid, integer, registry
 from tests.oracles import check_same, eps
-from tests.strategies import contract_cases, contract_inputs, dtypes, initial, sample, vectors
+from tests.strategies import contract_cases, contract_inputs, definitions, dtypes, initial, sample, vectors
 
 MODULES = registry.modules()
 VARIANTS = [(name, variant) for name, module in MODULES.items() for variant in module.METHOD.variants]
 DEFINED = [(name, *row) for name, module in MODULES.items() for row in module.METHOD.defined()]
+every_definition = definitions(MODULES)
 every_method = pytest.mark.parametrize("method", MODULES.values(), ids=MODULES)
 every_variant = pytest.mark.parametrize(("name", "variant"), VARIANTS)
 
@@ -31,11 +32,14 @@ def spread(data):
 
 
 @every_variant
-@given(data=st.data(), dtype=dtypes)
-def test_properties(name, variant, data, dtype):
+@given(data=st.data(), dtype=dtypes, exponent=st.integers(-8, 8))
+def test_properties_and_units_of_the_input(name, variant, data, dtype, exponent):
     case = data.draw(contract_cases(MODULES[name], variant))
     x = data.draw(contract_inputs(case, dtype))
     contract.check(contract.of_reference(case.module, case.params), x)
+    if MODULES[name].METHOD.in_input_units is not None:
+        x = np.where(np.abs(x) < 2.0**-100, dtype(0), x)  # subnormal numbers do not scale exactly
+        contract.scales_with_its_parameters(case.module, case.params, x, 2.0**exponent)
 
 
 @every_variant
@@ -58,16 +62,6 @@ def test_float32_has_the_codes_of_float64(name, variant, data):
     contract.agrees(subject, subject, x, distance=distance, bound=max(8, case.module.METHOD.bound))
 
 
-@every_variant
-@given(data=st.data(), dtype=dtypes, exponent=st.integers(-8, 8))
-def test_units_of_the_input(name, variant, data, dtype, exponent):
-    if MODULES[name].METHOD.in_input_units is not None:
-        case = data.draw(contract_cases(MODULES[name], variant))
-        x = data.draw(contract_inputs(case, dtype))
-        x = np.where(np.abs(x) < 2.0**-100, dtype(0), x)  # subnormal numbers do not scale exactly
-        contract.scales_with_its_parameters(case.module, case.params, x, 2.0**exponent)
-
-
 @every_method
 def test_exemptions_have_a_counterexample(method):
     for property_, reason in method.METHOD.exempt.items():
@@ -84,15 +78,16 @@ def test_exemptions_have_a_counterexample(method):
         assert found, f"{method.METHOD.name} has the property {property_}, from which it is exempt: {reason}"
 
 
-@pytest.mark.parametrize(("name", "bits", "role", "variant"), DEFINED)
-def test_every_learnable_parameter_receives_a_gradient(name, bits, role, variant):
-    method = MODULES[name]
-    data = sample(1, role)
-    x = spread(data)
-    params = initial(method, data, bits, role, variant)
-    if hasattr(method, "observe"):
-        params = method.observe(x, params)
-    contract.parameters_receive_gradients(contract.of_reference(method, params), x, method.METHOD.learned(role))
+@every_definition
+def test_every_learnable_parameter_receives_a_gradient(name, role, variant, widths):
+    for bits in widths:
+        method = MODULES[name]
+        data = sample(1, role)
+        x = spread(data)
+        params = initial(method, data, bits, role, variant)
+        if hasattr(method, "observe"):
+            params = method.observe(x, params)
+        contract.parameters_receive_gradients(contract.of_reference(method, params), x, method.METHOD.learned(role))
 
 
 # What the contract needs
@@ -122,12 +117,15 @@ def test_what_a_method_declares(method):
         assert inspect.getdoc(getattr(method, name)), f"{name} has no docstring"
 
 
-@pytest.mark.parametrize(("name", "bits", "role", "variant"), DEFINED)
-def test_levels_are_the_values_of_the_codes(name, bits, role, variant):
-    method = MODULES[name]
-    params = initial(method, sample(2, role), bits, role, variant)
-    assert (params.bits, params.role) == (bits, role)
-    check_same("levels", method.levels(params), contract.level_set(contract.of_reference(method, params)))
+@every_definition
+def test_levels_are_the_values_of_the_codes(name, role, variant, widths):
+    for bits in widths:
+        method = MODULES[name]
+        params = initial(method, sample(2, role), bits, role, variant)
+        assert (params.bits, params.role) == (bits, role)
+        check_same(
+            f"levels of {params}", method.levels(params), contract.level_set(contract.of_reference(method, params))
+        )
 
 
 @every_variant

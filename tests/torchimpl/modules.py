@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from reference import grid, registry
-from torchimpl import kernels
+from torchimpl import calibrate, kernels
+from torchimpl.models import resnet20
 from torchimpl.quantizers import quantizer_class
 from torchimpl.quantizers.uniform import UniformQuantizer
 
@@ -96,3 +98,29 @@ def gradients(module: UniformQuantizer, x: np.ndarray, grad: np.ndarray) -> dict
     (module(leaf) * tensor(grad)).sum().backward()
     found = {name: value.grad.numpy() for name, value in module.named_parameters()}
     return {"x": leaf.grad.numpy(), **found}
+
+
+def calibrated_block(bits, stride, *, method="daq", seed=0):
+    """A ResNet-20 as drawn, calibrated, with running statistics of its own; one of its blocks, and what it gets."""
+    torch.manual_seed(seed)
+    model = resnet20(method, bits)
+    images = torch.randn(8, 3, 16, 16)
+    calibrate(model, images)
+    for norm in (m for m in model.modules() if isinstance(m, nn.BatchNorm2d)):
+        nn.init.normal_(norm.weight, 1.0, 0.7)
+        nn.init.normal_(norm.bias, 0.0, 0.3)
+        norm.momentum = None
+    with torch.no_grad():
+        model.train()(images)
+    model.eval()
+    return block_and_input(model, "layer2.0" if stride == 2 else "layer1.1", images)
+
+
+def block_and_input(model, name, images):
+    """A block of a network, and what it gets of images."""
+    block, seen = model.get_submodule(name), []
+    handle = block.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    with torch.no_grad():
+        model(images)
+    handle.remove()
+    return block, seen[0]

@@ -201,7 +201,8 @@ def port():
 
 def ranks(work, *arguments):
     """Run ``work(rank, *arguments)`` in two processes that know each other; returns what they return."""
-    context = torch.multiprocessing.get_context("spawn")
+    context = torch.multiprocessing.get_context("forkserver")  # one process imports what takes long, once
+    context.set_forkserver_preload(["torch._dynamo", "torch.distributed", "hypothesis", "numba", "scipy.integrate"])
     results, address = context.SimpleQueue(), f"tcp://127.0.0.1:{port()}"
     started = [
         context.Process(target=_rank, args=(work, rank, address, results, *arguments), daemon=True) for rank in range(2)

@@ -20,14 +20,15 @@ from hypothesis.extra import numpy as hnp
 
 from reference import daq as reference_daq
 from tests.oracles import check_near, check_same
-from tests.strategies import sample
+from tests.strategies import definitions, sample
 from tests.torchimpl.modules import REFERENCE, without_loops
 from torchimpl import kernels
 from torchimpl.kernels import daq, native, ste
 from torchimpl.quantizers import quantizer_class
 
 ROOT = Path(__file__).parents[2]
-DEFINED = [(name, *row) for name, module in REFERENCE.items() for row in module.METHOD.defined()]
+every_definition = definitions(REFERENCE)
+some_widths = definitions(REFERENCE, (1, 2, 8))
 
 
 def module_for(name, bits, role, variant):
@@ -46,55 +47,57 @@ def run(module, x, grad):
 # Against torch's own operations
 
 
-@pytest.mark.parametrize(("name", "bits", "role", "variant"), DEFINED)
+@every_definition
 @pytest.mark.parametrize("training", [False, True])
-def test_the_portable_path_gives_the_same(name, bits, role, variant, training):
-    module = module_for(name, bits, role, variant).train(training)
-    generator = torch.Generator().manual_seed(bits)
-    x = 1.5 * torch.randn(3, 400, generator=generator)
-    if not hasattr(REFERENCE[name], "observe"):  # statistics of the whole tensor are finite
-        x[0, :4] = torch.tensor([math.inf, -math.inf, 0.0, -0.0])
-    grad = torch.randn(3, 400, generator=generator)
-    state = {key: value.clone() for key, value in module.state_dict().items()}
-    got = run(module, x, grad)
-    module.load_state_dict(state)
-    with without_loops():
-        want = run(module, x, grad)
-    exact = REFERENCE[name].METHOD.bound == 0 and not (training and variant in getattr(REFERENCE[name], "SOFT", ()))
-    if exact:
-        check_same(f"{module}", got[0].numpy(), want[0].numpy())
-    else:
-        check_near(f"{module}", got[0].numpy(), want[0].numpy(), 1e-5 * (1 + want[0].abs().numpy()))
-    # A slope may vary by its own size over a sixteenth of a level, and the input in levels is known to 2^bits eps.
-    relative = 16 * 2**bits * 1.2e-7 * 16
-    check_near(f"{module}: x", got[1].numpy(), want[1].numpy(), relative * (1e-3 + want[1].abs().numpy()))
-    for g, w in zip(got[2:], want[2:], strict=True):
-        check_near(f"{module}: parameter", g.numpy(), w.numpy(), relative * (1200 + np.abs(w.numpy())))
+def test_the_portable_path_gives_the_same(name, role, variant, widths, training):
+    for bits in widths:
+        module = module_for(name, bits, role, variant).train(training)
+        generator = torch.Generator().manual_seed(bits)
+        x = 1.5 * torch.randn(3, 400, generator=generator)
+        if not hasattr(REFERENCE[name], "observe"):  # statistics of the whole tensor are finite
+            x[0, :4] = torch.tensor([math.inf, -math.inf, 0.0, -0.0])
+        grad = torch.randn(3, 400, generator=generator)
+        state = {key: value.clone() for key, value in module.state_dict().items()}
+        got = run(module, x, grad)
+        module.load_state_dict(state)
+        with without_loops():
+            want = run(module, x, grad)
+        exact = REFERENCE[name].METHOD.bound == 0 and not (training and variant in getattr(REFERENCE[name], "SOFT", ()))
+        if exact:
+            check_same(f"{module}", got[0].numpy(), want[0].numpy())
+        else:
+            check_near(f"{module}", got[0].numpy(), want[0].numpy(), 1e-5 * (1 + want[0].abs().numpy()))
+        # A slope may vary by its own size over a sixteenth of a level, and the input in levels is known to 2^bits eps.
+        relative = 16 * 2**bits * 1.2e-7 * 16
+        check_near(f"{module}: x", got[1].numpy(), want[1].numpy(), relative * (1e-3 + want[1].abs().numpy()))
+        for g, w in zip(got[2:], want[2:], strict=True):
+            check_near(f"{module}: parameter", g.numpy(), w.numpy(), relative * (1200 + np.abs(w.numpy())))
 
 
 # bfloat16
 
 
-@pytest.mark.parametrize(("name", "bits", "role", "variant"), [row for row in DEFINED if row[1] in (1, 2, 8)])
-def test_bfloat16_is_float32_rounded(name, bits, role, variant):
+@some_widths
+def test_bfloat16_is_float32_rounded(name, role, variant, widths):
     """Elements are widened, computed with as float32, and rounded to nearest, ties to even, as torch rounds."""
-    module = module_for(name, bits, role, variant)
-    generator = torch.Generator().manual_seed(bits)
-    x, grad = (1.5 * torch.randn(2500, generator=generator).bfloat16() for _ in range(2))
-    if not hasattr(REFERENCE[name], "observe"):
-        x[:5] = torch.tensor([math.inf, -math.inf, 0.0, -0.0, 1e-39])
-    state = {key: value.clone() for key, value in module.state_dict().items()}
-    got = run(module, x, grad)
-    module.load_state_dict(state)
-    want = run(module, x.float(), grad.float())
-    assert {value.dtype for value in got[:2]} == {torch.bfloat16}
-    check_same(f"{module}", got[0].float().numpy(), want[0].bfloat16().float().numpy())
-    bound = 2**-8 * want[1][5:].abs().numpy()
-    if name == "dorefa":  # the gradient through the maximum is rounded, and the sum with the others
-        bound = bound + 2**-8 * want[1][5:].abs().max().item()
-    check_near(f"{module}: x", got[1][5:].float().numpy(), want[1][5:].numpy(), bound)
-    for g, w in zip(got[2:], want[2:], strict=True):
-        check_near(f"{module}: parameter", g.numpy(), w.numpy(), 1e-4 * (100 + w.abs().numpy()))
+    for bits in widths:
+        module = module_for(name, bits, role, variant)
+        generator = torch.Generator().manual_seed(bits)
+        x, grad = (1.5 * torch.randn(2500, generator=generator).bfloat16() for _ in range(2))
+        if not hasattr(REFERENCE[name], "observe"):
+            x[:5] = torch.tensor([math.inf, -math.inf, 0.0, -0.0, 1e-39])
+        state = {key: value.clone() for key, value in module.state_dict().items()}
+        got = run(module, x, grad)
+        module.load_state_dict(state)
+        want = run(module, x.float(), grad.float())
+        assert {value.dtype for value in got[:2]} == {torch.bfloat16}
+        check_same(f"{module}", got[0].float().numpy(), want[0].bfloat16().float().numpy())
+        bound = 2**-8 * want[1][5:].abs().numpy()
+        if name == "dorefa":  # the gradient through the maximum is rounded, and the sum with the others
+            bound = bound + 2**-8 * want[1][5:].abs().max().item()
+        check_near(f"{module}: x", got[1][5:].float().numpy(), want[1][5:].numpy(), bound)
+        for g, w in zip(got[2:], want[2:], strict=True):
+            check_near(f"{module}: parameter", g.numpy(), w.numpy(), 1e-4 * (100 + w.abs().numpy()))
 
 
 def test_every_bfloat16_survives():
@@ -345,32 +348,33 @@ def python(code, **environment):
     return subprocess.run(arguments, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
 
 
-USE = """
-import torch
-from torchimpl.quantizers import build
-q = build("ste", bits=2, role="weight")
-print(q(torch.tensor([-9.0, 0.0, 9.0])).tolist())
-"""
-
-
 def test_importing_compiles_nothing():
     code = "import sys, torchimpl.layers, reference.registry as r; r.modules(); print('numba' in sys.modules)"
     done = python(code)
     assert done.stdout.strip() == "False", done.stderr
 
 
-def test_a_cache_that_cannot_be_used_is_harmless(tmp_path):
+def test_a_cache_that_cannot_be_used_is_harmless(tmp_path, monkeypatch):
+    loop = ste.LOOPS["ste"].forward
+
+    def compiled(folder):
+        monkeypatch.setattr(numba.config, "CACHE_DIR", str(folder))
+        monkeypatch.setattr(loop, "_tasks", {})
+        found = run(module_for("ste", 2, "weight", None), torch.tensor([-9.0, 0.0, 9.0]), torch.ones(3))[0].tolist()
+        assert loop._tasks, "compiled anew"
+        return found
+
     rubbish = tmp_path / "cache"
-    want = python(USE, NUMBA_CACHE_DIR=str(rubbish)).stdout
-    assert want.strip().endswith("]")
+    want = compiled(rubbish)
     written = list(rubbish.rglob("*.nb?"))
     assert written, "kernels are kept on disk"
+    assert compiled(rubbish) == want
     for file in written:
         file.write_bytes(b"rubbish")
-    assert python(USE, NUMBA_CACHE_DIR=str(rubbish)).stdout == want
+    assert compiled(rubbish) == want
     not_a_folder = tmp_path / "file"
     not_a_folder.touch()
-    assert python(USE, NUMBA_CACHE_DIR=str(not_a_folder)).stdout == want
+    assert compiled(not_a_folder) == want
 
 
 EVERY_METHOD = """

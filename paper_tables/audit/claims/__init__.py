@@ -8,7 +8,7 @@ printed tables; one judgement serves all the sentences that say the same thing.
 The judgements stand, by topic, in the files beside this one, each with its rule on top: `quantizer` (words of
 degree are judged against the alternatives that the paper names), `temperature`, `gradients` (gradient
 mismatch by the paper's own definition of it), `tables` (accuracy by what is printed, with its sampling noise),
-`ablation`, `dsq`, `released` and `untestable`.
+`ablation`, `dsq`, `deployment`, `released` and `untestable`.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import ModuleType
 
-from paper_tables import reported
+from paper_tables import arm_speed, reported
 from paper_tables.audit import code
 from paper_tables.audit.claims import (
     ablation,
+    deployment,
     dsq,
     gradients,
     quantizer,
@@ -35,7 +36,7 @@ from paper_tables.reported import Claim
 from paper_tables.tables import Measured, Options, Table
 
 TITLE = "Every claim of the papers, judged"
-NEEDS = "nothing; five claims on the training recipe need --checkpoints and --data, as for Table 5"
+NEEDS = "nothing; some claims need --checkpoints and --data, as for Table 5, or what the table arm needs"
 INTRO = (
     "Each sentence that claims something, as printed. Accuracies are judged by the printed numbers and the 95 % noise "
     "of the test images; what the equations imply by evaluating the reference on dense grids. Undecided: within noise, "
@@ -48,6 +49,7 @@ TOPICS: tuple[ModuleType, ...] = (
     gradients,
     tables,
     ablation,
+    deployment,
     dsq,
     released,
     untestable,
@@ -71,6 +73,7 @@ HEADLINES = {
     "floor and ceil are one apart": "score-levels-one-apart",
     "Soft quantizers [12, 36, 47] alleviate the gradient mismatch": "soft-quantizers-alleviate-mismatch",
     "DSQ consistently outperforms the state of the art": "dsq-consistently-outperforms",
+    "DSQ at 2 to 4 bits is up to 1.7 times as fast as 8-bit NCNN on ARM": "dsq-1-7-times-ncnn",
 }
 
 
@@ -93,9 +96,11 @@ def judgements() -> dict[str, Judgement]:
 
 
 def gather(options: Options, measured: Measured) -> Evidence:
-    """Collect what claims are judged by: the printed tables, and what was found of the released code."""
+    """Collect what claims are judged by: the printed tables, and what was found of released code and of kernels."""
     found = (*code.kernel_cells(), *code.judged(options, measured))
-    return Evidence(reported.tables(), {cell.row: cell for cell in found})
+    counted = arm_speed.shown(options, measured)
+    arm = {(cell.row, cell.column): cell for cell in (*counted, *arm_speed.compared(counted))}
+    return Evidence(reported.tables(), {cell.row: cell for cell in found}, arm)
 
 
 def judge(evidence: Evidence) -> dict[str, Judged]:
@@ -131,8 +136,8 @@ def audit(evidence: Evidence) -> Table:
 
 
 def jobs(options: Options) -> list[Job]:
-    """Return the jobs that claims are judged by: those of the table `code`."""
-    return code.jobs(options)
+    """Return the jobs that claims are judged by: those of the tables `code` and `arm`."""
+    return [*code.jobs(options), *arm_speed.jobs(options)]
 
 
 def run(options: Options, measured: Measured) -> Table:

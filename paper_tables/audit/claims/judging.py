@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from paper_tables.cells import Cell
@@ -24,10 +24,13 @@ class Evidence:
         The printed tables, by number.
     code : mapping of str to Cell
         What the released code and checkpoints were found to do (`paper_tables.audit.code`), by row.
+    arm : mapping of (str, str) to Cell
+        What the kernels for ARM execute, beside other engines (`paper_tables.arm_speed`), by row and column.
     """
 
     tables: Mapping[str, ReportedTable]
     code: Mapping[str, Cell]
+    arm: Mapping[tuple[str, str], Cell] = field(default_factory=dict)
 
 
 Judgement: TypeAlias = Callable[[Evidence], Judged]

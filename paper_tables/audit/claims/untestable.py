@@ -59,12 +59,6 @@ UNTESTABLE: dict[str, tuple[str, ...]] = {
     ),
     "It takes the training loop timed on a GPU, which the suite does not do yet. (In closed form the gradient needs no "
     "temperature at all: it is one factor.)": ("controller-slower-because",),
-    "It takes kernels that compute with integers, on ARM, which the suite does not have yet.": (
-        "intro-fixed-point-inference",
-        "intro-less-memory-and-computation",
-        "dsq-accelerates-inference",
-        "dsq-1-7-times-ncnn",
-    ),
     "What the authors did in their experiments. Neither the printed tables nor what the suite reads of the released "
     "checkpoints shows it; training logs would.": (
         "first-and-last-layers-kept",

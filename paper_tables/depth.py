@@ -1,0 +1,240 @@
+"""Shape or level? DAQ's kernel sets how its slope varies over a cell, and how large it is; levels compound with depth.
+
+First, what the kernels do to the gradient at the first quantized layer of ResNet-20, with equal forward passes. Then
+training: activations' slopes of each shape, flat or a hyperbolic cotangent, at several levels, all else equal, each
+over the same grid of rates. If a shape helps, it does so at every level's best rate.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from paper_tables import keys, runs, trained
+from paper_tables.cells import Cell, Place
+from paper_tables.jobs import Job
+from paper_tables.table5 import RELEASED
+from paper_tables.tables import InputError, Measured, Options, Table
+from reference import daq, daq_theory
+from torchimpl import calibrate, checkpoints, evaluation
+from torchimpl.data import cifar10
+from torchimpl.training import batches, slopes, store
+from torchimpl.training.recipe import Recipe, recipe
+
+TITLE = "Shape and level of the slope"
+NEEDS = "--tune (it takes long), and --data and --checkpoints but for training on digits"
+INTRO = (
+    "Networks at 1/1 that differ in the slopes of their activations only: weights are straight-through, clip ranges "
+    "and scales are frozen, forward passes, start and batches are the same. A slope is flat, or DAQ's hyperbolic "
+    "cotangent, multiplied so that its mean or its root mean square over a cell is the level. Shown is the best mean "
+    "accuracy over a grid of rates, the same for all."
+)
+SIGMA = daq.SIGMA["activation"]
+VARIANTS: tuple[daq.Variant, ...] = ("paper", "released")
+IMAGES = 256
+RATES = (0.003, 0.01, 0.03, 0.1, 0.3)
+PROFILES = {"embedded": (10, 3), "cifar10-short": (3, 1)}  # epochs and seeds
+STATES = {"before fine-tuning": "FP", "released network": "1/1"}
+
+
+def arms() -> dict[str, tuple[str, float]]:
+    """Shape and factor of each arm, by name."""
+    found = {"flat, level 1": ("flat", 1.0)}
+    for variant in VARIANTS:
+        mean = daq_theory.mean_slope(sigma=SIGMA, variant=variant)
+        square = daq_theory.root_mean_square_slope(sigma=SIGMA, variant=variant)
+        shape = f"coth, {variant}"
+        found |= {
+            f"{shape}, as it is": (shape, 1.0),
+            f"{shape}, mean 1": (shape, 1 / mean),
+            f"{shape}, root mean square 1": (shape, 1 / square),
+            f"flat, mean of {variant} ({mean:.3f})": ("flat", mean),
+            f"flat, root mean square of {variant} ({square:.3f})": ("flat", square),
+        }
+    return found
+
+
+def jobs(options: Options) -> list[Job]:
+    """Return a job for each gradient and each arm."""
+    return [*_gradient_jobs(options), *_arm_jobs(options)]
+
+
+def _gradient_jobs(options: Options) -> list[Job]:
+    found = []
+    for state, column in STATES.items():
+        for variant in VARIANTS:
+            key = keys.key(
+                ["torchimpl.training.slopes", *keys.ACCURACY, *keys.method_modules("ste"), *keys.method_modules("daq")],
+                checkpoint=RELEASED[column].sha256,
+                variant=variant,
+                images=[cifar10.SHA256["train"], IMAGES],
+            )
+            measure = partial(_gradient, column, variant, options.data, options.checkpoints)
+            place = Place("DAQ", "depth", f"gradient at the first quantized layer, {variant} kernel over flat", state)
+            command = "python -m paper_tables --table depth --data DIR --checkpoints DIR"
+            found.append(Job(place, "ratio", key, command, measure, ("data", "checkpoints"), parallel=True))
+    return found
+
+
+def _gradient(
+    column: str, variant: str, data: Path | None, folder: Path | None, progress: Callable[[float], None]
+) -> dict[str, Any]:
+    """Gradient norms of the weights of each layer, of one kernel over those of flat slopes."""
+    assert data is not None
+    assert folder is not None
+    try:
+        train = cifar10.load(data, "train")
+        checkpoint = checkpoints.read(folder / RELEASED[column].filename, sha256=RELEASED[column].sha256)
+        quantized = column != "FP"
+        bits = (1, 1) if quantized else (None, None)
+        state = checkpoints.load(checkpoint, "resnet20_released", "daq" if quantized else None, bits).state_dict()
+    except (cifar10.DataError, checkpoints.CheckpointError) as error:
+        raise InputError(str(error)) from None
+    images = evaluation.normalize(train.images[:IMAGES], *checkpoints.NORMALIZATIONS["imagenet"])
+    labels = torch.from_numpy(train.labels[:IMAGES])
+    norms = {}
+    for shape in ("flat", f"coth, {variant}"):
+        model = slopes.with_slopes("resnet20_released", shape, 1.0)
+        model.load_state_dict(state, strict=quantized)
+        if not quantized:
+            calibrate(model, images)
+        norms[shape] = slopes.gradient_norms(model, images, labels)
+    ratios = [ours / flat for ours, flat in zip(norms[f"coth, {variant}"], norms["flat"], strict=True)]
+    return {
+        "measured": ratios[0],
+        "images": IMAGES,
+        "protocol": "released network, one batch of training images in training mode, norms of the weights' gradients",
+        "detail": {"by layer": tuple(ratios)},
+    }
+
+
+def _arm_jobs(options: Options) -> list[Job]:
+    found = []
+    for profile, (epochs, seeds) in PROFILES.items():
+        for name, (shape, factor) in arms().items():
+            made = _recipe(profile, epochs, shape, factor)
+            first = runs.FULL_PRECISION.recipe(profile, "FP", 0)
+            key = keys.key(
+                ["torchimpl.training.trainer", "torchimpl.training.slopes"]
+                + [module for method in ("ste", "daq") for module in keys.method_modules(method)],
+                recipe=made.as_json(),
+                first=first.as_json(),
+                rates=RATES,
+                seeds=seeds,
+            )
+            measure = partial(_arm, made, seeds, options.data, options.out / "depth", options.device)
+            place = Place(
+                "DAQ", "depth", name, trained.LABELS[profile] if profile == "embedded" else "CIFAR-10, 3 epochs"
+            )
+            needs = ("tune", "data") if made.images == "cifar10" else ("tune",)
+            command = f"python -m paper_tables --table depth --tune --profile {profile}"
+            found.append(Job(place, "percent", key, command, measure, needs, profile=profile, parallel=True))
+    return found
+
+
+def _recipe(profile: str, epochs: int, shape: str, factor: float) -> Recipe:
+    base = recipe(profile)
+    options = {"network": base.network, "shape": shape, "factor": factor}
+    return dataclasses.replace(base, network="torchimpl.training.slopes:with_slopes", options=options, epochs=epochs)
+
+
+def _arm(
+    made: Recipe, seeds: int, data: Path | None, folder: Path, device: str, progress: Callable[[float], None]
+) -> dict[str, Any]:
+    """Train an arm at each rate with each seed; from the full-precision networks that the tables train."""
+    try:
+        training, test = batches.splits(made.images, data)
+    except cifar10.DataError as error:
+        raise InputError(str(error)) from None
+    accuracies = np.empty((len(RATES), seeds))
+    for i, rate in enumerate(RATES):
+        for seed in range(seeds):
+            first = runs.FULL_PRECISION.recipe(made.profile, "FP", seed)
+
+            def start(first: Recipe = first) -> Mapping[str, Any]:
+                return store.run(first, folder, training, test, key_of=_key, device=device)[0].model
+
+            own = dataclasses.replace(made, rate=rate, seed=seed)
+            state, _ = store.run(own, folder, training, test, start=start, key_of=_key, device=device)
+            accuracies[i, seed] = 100 * state.correct[-1] / len(test.labels)
+            progress((i * seeds + seed + 1) / accuracies.size)
+    means = accuracies.mean(1)
+    return {
+        "measured": float(means.max()),
+        "runs": seeds,
+        "seeds": tuple(range(seeds)),
+        "images": len(test.labels),
+        "selection": "last",
+        "protocol": f"{made.epochs} epochs from the full-precision network of the same seed, best of the rates",
+        "detail": {
+            "best rate": RATES[int(means.argmax())],
+            "rates": RATES,
+            "means": tuple(means.tolist()),
+            "least": tuple(accuracies.min(1).tolist()),
+            "greatest": tuple(accuracies.max(1).tolist()),
+            "at the best rate": tuple(accuracies[means.argmax()].tolist()),
+        },
+    }
+
+
+def _key(made: Recipe) -> str:
+    modules = ["torchimpl.training.trainer", "torchimpl.training.slopes"]
+    modules += [module for method in ("ste", "daq") for module in keys.method_modules(method)]
+    return keys.key(modules, recipe=made.as_json())
+
+
+def run(options: Options, measured: Measured) -> Table:
+    """Show the gradients and the arms, and say what they say."""
+    found = [_shown(measured[job.place]) for job in jobs(options)]
+    return Table("depth", TITLE, INTRO, tuple(found), findings=tuple(_findings(found)), layout="list")
+
+
+def _shown(cell: Cell) -> Cell:
+    if cell.measured is None or cell.value_verdict is not None:
+        return cell
+    if cell.unit == "ratio":
+        ratios = cell.detail["by layer"]
+        assert isinstance(ratios, tuple)
+        return dataclasses.replace(cell, reason=f"from layer to layer: {', '.join(f'{ratio:.2g}' for ratio in ratios)}")
+    means = cell.detail["means"]
+    assert isinstance(means, tuple)
+    by_rate = ", ".join(f"{rate:g}: {mean:.1f}" for rate, mean in zip(RATES, means, strict=True))
+    return dataclasses.replace(cell, reason=f"mean accuracy by rate: {by_rate}")
+
+
+def _findings(found: list[Cell]) -> list[str]:
+    """Set each shape beside flat slopes of its own level, by the deviation over seeds."""
+    said = []
+    by_place = {(cell.row, cell.column): cell for cell in found if cell.measured is not None and cell.unit != "ratio"}
+    for column in dict.fromkeys(cell.column for cell in found if cell.unit == "percent"):
+        here = {row: cell for (row, at), cell in by_place.items() if at == column}
+        if len(here) < len(arms()) or any((cell.runs or 0) < 2 for cell in here.values()):
+            continue
+        best = {row: np.asarray(cell.detail["at the best rate"]) for row, cell in here.items()}
+        spread = trained.pooled([list(values) for values in best.values()])
+        half = trained.half_width(spread, 3) * 2**0.5
+        for variant in VARIANTS:
+            own = best[f"coth, {variant}, as it is"].mean()
+            same = {
+                row.split(" (")[0].removeprefix("flat, "): own - values.mean()
+                for row, values in best.items()
+                if row.startswith("flat") and (variant in row or row == "flat, level 1")
+            }
+            words = "; ".join(f"{name}: {difference:+.1f}" for name, difference in same.items())
+            said.append(
+                f"{column}, {variant} kernel: points over flat slopes, each at its best rate (a difference beyond "
+                f"{half:.1f} is hardly chance): {words}."
+            )
+    return said
+
+
+if __name__ == "__main__":
+    from paper_tables.cli import main_for
+
+    raise SystemExit(main_for("depth"))
