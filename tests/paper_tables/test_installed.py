@@ -12,17 +12,8 @@ from paper_tables import cells, cli
 from paper_tables.cells import Cell
 
 pytest.importorskip("setuptools", reason="setuptools is needed to build a wheel")
-SOURCES = (
-    "pyproject.toml",
-    "setup.py",
-    "README.md",
-    "LICENSE",
-    "reference",
-    "torchimpl",
-    "paper_tables",
-    "arm",
-    "results",
-)
+PACKAGES = ("reference", "torchimpl", "paper_tables", "arm")
+SOURCES = ("pyproject.toml", "setup.py", "README.md", "LICENSE", *PACKAGES, "results")
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +60,7 @@ def test_every_recorded_result_is_in_the_wheel(site):
 
 def test_every_file_that_is_read_is_in_the_wheel(site):
     """Whatever lies beside the modules, but for caches."""
-    for package in ("reference", "torchimpl", "paper_tables", "arm"):
+    for package in PACKAGES:
         kept = subprocess.run(
             ["git", "-C", cells.ROOT, "ls-files", package], capture_output=True, text=True, check=False
         ).stdout.split()

@@ -8,7 +8,6 @@ import itertools
 import json
 import math
 import re
-from collections import Counter
 from html.parser import HTMLParser
 
 import pytest
@@ -16,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from paper_tables import cells, figures, jobs, render, report, reported, tables
+from paper_tables.audit import arithmetic
 from paper_tables.cells import Cell
 from paper_tables.report import findings, pictures, views
 from paper_tables.report.html import as_csv
@@ -136,10 +136,11 @@ def comparison(row, difference, half, verdict, **more):
 
 
 def test_every_cell_is_in_it_once_with_its_provenance(found, whole):
-    ids = Counter(element["id"] for element in whole.all() if element["id"])
-    assert {name for name, count in ids.items() if count > 1} == set()
+    elements = [element for element in whole.all() if element["id"]]
+    by_id = {element["id"]: element for element in elements}
+    assert len(by_id) == len(elements)
     for one in (cell for table in found for cell in table.cells):
-        entry = whole.one(id=views.anchor(one))
+        entry = by_id[views.anchor(one)]
         assert " ".join(one.reason.split()) in (entry if entry.tag == "tr" else entry.parent.parent).text
         if entry.tag == "tr":
             for value in views.provenance(one).values():
@@ -275,9 +276,10 @@ def printed_rows(whole, name):
 
 
 @pytest.mark.parametrize("name", ["2", "3", "4", "5", "6"])
-def test_tables_are_as_printed(name, whole):
+def test_tables_are_as_printed(name):
     printed = reported.tables()[name]
-    shown = printed_rows(whole, name)
+    made = page(tables.not_run(printed, "", lambda method: "why"), arithmetic.run(Options()))
+    shown = printed_rows(made, name)
     assert list(shown) == [row.method for row in printed.rows]
     for row in printed.rows:
         if not row.values:
@@ -398,8 +400,15 @@ def test_axes_are_round_and_hold_what_they_must(a, b):
 # Claims
 
 
-def test_claims_are_grouped_by_judgement_and_what_fails_is_open(found, whole):
-    (claims,) = (one for one in found if one.name == "claims")
+def test_claims_are_grouped_by_judgement_and_what_fails_is_open():
+    some = [
+        cell(f"sentence {i}", f"{paper}, Section {i % 4}", paper=paper, table="claims", claim_verdict=verdict,
+             reason=f"as judged by {verdict} {i % 5}", protocol=f"claim {i}")
+        for i, (paper, verdict) in enumerate(itertools.product(
+            ("DAQ", "DSQ"), ("holds", "not testable", "undecided", "holds", "vacuous", "fails", "undecided")))
+    ]  # fmt: skip
+    claims = table(*some, name="claims", layout="list")
+    whole = page(claims)
     groups = list(whole.one("section", id="claims").all("details", class_="judgement"))
     assert len(groups) == len({(cell.claim_verdict, cell.reason) for cell in claims.cells}) < len(claims.cells)
     assert sum(len(list(group.all("li"))) for group in groups) == len(claims.cells)
@@ -478,28 +487,48 @@ def test_numbers_of_findings_are_those_of_cells(found):
     assert f"from {slopes[0]:.2f} at a level to {slopes[1]:.2f} halfway" in by_id["straight-through"].found
 
 
-def test_a_finding_without_its_cell_or_its_verdict_is_left_out(found):
-    everything = shown_findings(found)
+def rests_on(entry):
+    """Cells that a finding could rest on, by the names that it gives them."""
+    made = {}
+    for name, selector in entry.get("cells", {}).items():
+        verdict = entry.get("when", {}).get(name, ["holds"])[0]
+        made[name] = cell(
+            **{"row": f"row {name}", "column": name, "reported": "1", "measured": 1.0, "ci95": (0.5, 1.5), "runs": 3,
+               "images": 100, "reason": "a reason", "value_verdict": verdict} | selector
+        )  # fmt: skip
+    for name, selector in entry.get("counts", {}).items():
+        counted = {"table": selector["table"].strip("^$"), "row": f"best rival {name}", "column": f"counted {name}"}
+        made[name] = cell(**counted, value_verdict="reproduced", measured=1.0)
+    return made
 
-    def without(change):
-        return {one.id for one in findings.findings([dataclasses.replace(t, cells=change(t)) for t in everything])}
 
-    all_ids = without(lambda t: t.cells)
-    assert all_ids - without(lambda t: t.cells if t.name != "arithmetic" else ()) == {"misprint"}
-    assert all_ids - without(
-        lambda t: (
-            tuple(dataclasses.replace(c, value_verdict="reproduced") for c in t.cells)
-            if t.name == "arithmetic"
-            else t.cells
-        )
-    ) == {"misprint"}
-    assert all_ids - without(
-        lambda t: tuple(dataclasses.replace(c, value_verdict="stale") for c in t.cells) if t.name == "5" else t.cells
-    ) == {"released-networks"}
-    assert all_ids - without(
-        lambda t: tuple(dataclasses.replace(c, measured=None) for c in t.cells) if t.name == "7" else t.cells
-    ) == {"combined-ste"}
-    assert findings.findings([]) == []
+@pytest.mark.parametrize("entry", findings.entries(), ids=lambda entry: entry["id"])
+def test_a_finding_without_its_cell_or_its_verdict_is_left_out(entry):
+    made = rests_on(entry)
+
+    def is_shown(**changed):
+        cells_of = [one for one in (made | changed).values() if one is not None]
+        return entry["id"] in {one.id for one in findings.findings([table(*cells_of)])}
+
+    assert is_shown()
+    for name in entry.get("cells", {}):
+        assert not is_shown(**{name: None}), name
+        assert not is_shown(**{name: dataclasses.replace(made[name], value_verdict="stale")}), name
+        twice = dataclasses.replace(made[name], unit="another")
+        assert not is_shown(twice=twice), name
+        if name in entry.get("when", {}):
+            assert not is_shown(**{name: dataclasses.replace(made[name], value_verdict="of another kind")}), name
+    unsaid = [
+        name for name in made if re.search(rf"\{{{name}\.(measured|text)", "".join(entry[p] for p in findings.PARTS))
+    ]
+    for name in unsaid:
+        assert not is_shown(**{name: dataclasses.replace(made[name], measured=None)}), name
+
+
+def test_counts_of_what_is_not_there_leave_a_finding_out():
+    (entry,) = (entry for entry in findings.entries() if "cells" not in entry)
+    assert findings.findings([table(*rests_on(entry).values())])
+    assert findings.findings([table(cell())]) == findings.findings([]) == []
 
 
 # Downloads, pictures, files
