@@ -1,6 +1,7 @@
 """The papers' tables and claims, measured again and set beside what is printed."""
 
 import sys as _sys
+from pathlib import Path as _Path
 from types import TracebackType as _TracebackType
 
 
@@ -12,7 +13,7 @@ def _interrupted(kind: type[BaseException], error: BaseException, trace: _Traceb
         _sys.__excepthook__(kind, error, trace)
 
 
-# While Python looks for what "python -m paper_tables..." names, argv[0] is "-m": one of the commands is about to start,
-# and to import for seconds, in which one may think better of it.
-if _sys.argv[:1] == ["-m"]:
+# While Python looks for what "python -m paper_tables..." names, argv[0] is "-m", and the installed command has its own
+# name: one of the commands is about to start, and to import for seconds, in which one may think better of it.
+if _sys.argv[:1] == ["-m"] or _Path(*_sys.argv[:1]).stem == "quantgap":
     _sys.excepthook = _interrupted

@@ -24,7 +24,8 @@ from torchimpl import files
 
 SCHEMA = 2
 ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "results"
+# What is recorded: of a checkout, its own folder; of an installation, the copy that came with it.
+RESULTS = ROOT / "results" if (ROOT / "results").is_dir() else ROOT / "paper_tables" / "recorded"
 
 
 Detail: TypeAlias = float | str | tuple[float, ...]

@@ -50,7 +50,7 @@ Exit status: 0 done; 1 with --strict, the claim is contradicted; 2 bad input; 3 
 def parser() -> argparse.ArgumentParser:
     """Build the parser."""
     result = argparse.ArgumentParser(
-        prog="python -m paper_tables checkpoint",
+        prog=f"{tables.program()} checkpoint",
         description=DESCRIPTION,
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rich.markup import escape
 
-from paper_tables import cells, render
+from paper_tables import cells, render, tables
 from paper_tables.audit import arithmetic, significance
 from paper_tables.reported import TableError, load_table
 from paper_tables.tables import InputError, Output, parse_percent, writing
@@ -19,11 +19,11 @@ from paper_tables.tables import InputError, Output, parse_percent, writing
 DESCRIPTION = """\
 Is one accuracy better than another by more than the choice of test images explains? Either two numbers,
 
-  python -m paper_tables claim --accuracy 85.8 --against 85.4 --images 10000
+  quantgap claim --accuracy 85.8 --against 85.4 --images 10000
 
 or a table, of which every printed difference is checked as well:
 
-  python -m paper_tables claim --table FILE.toml
+  quantgap claim --table FILE.toml
 """
 EPILOG = """\
 A table looks like this; the files in paper_tables/reported are examples. A value is a number, or a table with the
@@ -64,7 +64,7 @@ suite.
 def parser() -> argparse.ArgumentParser:
     """Build the parser."""
     result = argparse.ArgumentParser(
-        prog="python -m paper_tables claim",
+        prog=f"{tables.program()} claim",
         description=DESCRIPTION,
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,

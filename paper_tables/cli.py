@@ -5,14 +5,16 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import shlex
 import sys
+import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.markup import escape
 from rich.table import Table as RichTable
+from rich.text import Text
 
-from paper_tables import cells, figures, jobs, render, tables
+from paper_tables import cells, figures, jobs, render, report, tables
 from paper_tables.tables import SCRIPTS, InputError, Options, Output, folder, guarded, writing
 from reference import registry
 from torchimpl import files
@@ -29,13 +31,16 @@ command that would run it.
   --checkpoints DIR  the three checkpoints that DAQ's authors released, or QUANTGAP_CHECKPOINTS
                      (folder "results" of cvlab-yonsei/DAQ on GitHub)
 
-Results: tables on the terminal, one JSON file a number in OUT/cells, pictures in OUT/figures, and OUT/report.md.
+Results: tables on the terminal, one JSON file a number in OUT/cells, pictures in OUT/figures, and the report:
+OUT/report.html, one file with everything in it, and OUT/report.md, one page.
 What is measured is written to OUT/measured number by number, and not measured again while all that shapes it is the
 same: a run that was stopped goes on where it was.
 
 Subcommands, for anybody's numbers:
-  python -m paper_tables checkpoint --help     the accuracy of a checkpoint, against a claim
-  python -m paper_tables claim --help          is one printed accuracy better than another? A table's arithmetic?
+  quantgap checkpoint --help     the accuracy of a checkpoint, against a claim
+  quantgap claim --help          is one printed accuracy better than another? A table's arithmetic?
+
+"quantgap" is the installed command; without installation, "python -m paper_tables" is the same.
 
 Exit status: 0 done; 1 with --strict, something printed is contradicted; 2 bad input; 3 a failure of the suite.
 """
@@ -57,7 +62,7 @@ def main_for(name: str) -> int:
 def parser() -> argparse.ArgumentParser:
     """Build the parser."""
     result = argparse.ArgumentParser(
-        prog="python -m paper_tables",
+        prog=tables.program(),
         description="Regenerate the tables of the DAQ and DSQ papers: the measured number beside the printed one.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -96,6 +101,7 @@ def parser() -> argparse.ArgumentParser:
     )
     result.add_argument("--again", action="store_true", help="measure even what is recorded")
     result.add_argument("--strict", action="store_true", help="exit with 1 if anything printed is contradicted")
+    result.add_argument("--open", action="store_true", help="show the report in a browser when it is done")
     result.add_argument("--quiet", action="store_true", help="no tables and no progress bars")
     return result
 
@@ -142,32 +148,53 @@ def run(arguments: argparse.Namespace) -> int:
     with writing(destination):
         destination.mkdir(parents=True, exist_ok=True)
     found, measured = jobs.regenerate(scripts, options, drawn)  # all of them, before any is shown
-    shown = [render.Figure(number, script.TITLE, script.CAPTION) for number, script in zip(numbers, drawn, strict=True)]
     with writing(destination):
         for used in (destination, destination / "figures", *(destination / "cells" / table.name for table in found)):
             files.sweep(used)
-        pictures = [figures.save(number, destination / "figures", options, measured)[0] for number in numbers]
+        pictures = {number: figures.save(number, destination / "figures", options, measured) for number in numbers}
         for table in found:
             cells.write(destination / "cells", table.cells)
-        files.write_atomic(destination / "report.md", render.report(found, shown))
+        drawings = [
+            report.Figure(number, script.TITLE, script.CAPTION, pictures[number][1].read_bytes())
+            for number, script in zip(numbers, drawn, strict=True)
+        ]
+        page = report.write(destination, found, drawings, report.about(command=_command(arguments)))
     if arguments.record:
         with writing(cells.RESULTS, "--record"):
             files.sweep(cells.RESULTS / "figures")
-            for picture in pictures:
+            for picture, _ in pictures.values():
                 files.write_atomic(cells.RESULTS / "figures" / picture.name, picture.read_bytes())
     if not arguments.quiet:
         for table in found:
             render.show(table, out)
         render.show_not_run(found, out)
-        out.print(f"\n[dim]{render.legend(found)}[/dim]", highlight=False)
-        out.print(f"[bold]{render.totals(found)}[/bold]", highlight=False)
-        out.print(f"Report: {escape(str(destination / 'report.md'))}", highlight=False, soft_wrap=True)
+        render.show_totals(found, out)
+        given = [name for name in ("data", "checkpoints") if getattr(arguments, name)]
+        for sentence in jobs.unused(given, jobs.needed(scripts, options, drawn) if given else [], options):
+            out.print(sentence, highlight=False, markup=False)
+        for picture, _ in pictures.values() if not found else ():
+            out.print(Text(str(picture)), soft_wrap=True)
+        out.print(Text(f"Report: {page}"), soft_wrap=True)
+    if arguments.open:
+        webbrowser.open(page.resolve().as_uri())
     contradicted = any(set(render.WRONG) & table.counts().keys() for table in found)
     return 1 if arguments.strict and contradicted else 0
 
 
+def _command(arguments: argparse.Namespace) -> str:
+    """Return the options that shaped what is shown; folders are nobody's business but the user's."""
+    words = ["quantgap"]
+    for option in ("table", "figure"):
+        if value := getattr(arguments, option):
+            words += [f"--{option}", *value]
+    for option in ("data", "checkpoints"):
+        if getattr(arguments, option):
+            words += [f"--{option}", "DIR"]
+    return shlex.join([*words, "--profile", arguments.profile, "--seeds", str(arguments.seeds)])
+
+
 def _list_tables() -> RichTable:
-    listed = RichTable("name", "what", "needs", title="Tables and figures", title_justify="left")
+    listed = render.listing("Tables and figures", "name", "what", "needs")
     for name in SCRIPTS:
         script = tables.script(name)
         listed.add_row(name, script.TITLE, script.NEEDS)
@@ -177,7 +204,7 @@ def _list_tables() -> RichTable:
 
 
 def _list_methods() -> RichTable:
-    listed = RichTable("name", "quantizes, to bits", "variants", "source", title="Methods", title_justify="left")
+    listed = render.listing("Methods", "name", "quantizes, to bits", "variants", "source")
     for method in registry.methods().values():
         roles = [f"{role} {_span(admitted)}" for role, admitted in method.bits.items()]
         roles += [f"but not {role} {bits} as {variant}" for role, bits, variant in method.undefined]

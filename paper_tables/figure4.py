@@ -1,6 +1,6 @@
 """DAQ's Figure 4: the outputs at the adaptive temperature, and the map that they make up.
 
-Redrawn from the caption and the text; the picture itself was not at hand. The text names the temperatures of two
+After the caption and the text; the picture itself was not at hand. The text names the temperatures of two
 samples, 4 at x_1 and 6 at x_2, but neither gamma nor sigma; here they are those of weights, gamma = 2 and sigma = 1.
 """
 
@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from paper_tables import figures
-from paper_tables.figures import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, Curves, Dashes
+from paper_tables.figures import BLACK, DAQ_WEIGHTS, PALE, TEMPERATURES, Curves, Dashes
 from reference import daq, daq_theory
 from reference.grid import Array
 
@@ -22,10 +22,10 @@ TITLE = "Outputs at the adaptive temperature, and the map that they make up"
 GAMMA, SIGMA = daq.GAMMA, daq.SIGMA["weight"]
 NAMED = {4.0: "$x_1$", 6.0: "$x_2$"}  # in the paper's text
 LINES: dict[float, tuple[str, Dashes]] = {
-    3.0: (GREEN, figures.DASH_DOT_DOT),
-    4.0: (BLUE, figures.DOTTED),
-    6.0: (ORANGE, figures.DASHED),
-    7.0: (PURPLE, figures.DASH_DOT),
+    3.0: (TEMPERATURES[3.0], figures.DASH_DOT_DOT),
+    4.0: (TEMPERATURES[4.0], figures.DOTTED),
+    6.0: (TEMPERATURES[6.0], figures.DASHED),
+    7.0: (TEMPERATURES[7.0], figures.DASH_DOT),
 }
 BETAS = tuple(LINES)
 LEVELS = 3  # of the staircase: 0 to 3, two bits
@@ -84,7 +84,7 @@ def _caption() -> str:
         "its output (circle) from the phi of that temperature (broken lines); all outputs lie at q_f + lambda or "
         "q_c - lambda (grey), and f moves them to the levels (black). Right, not in the paper: the map realised over "
         "several levels is the rounding, a staircase without slope, and the backward pass takes at each input the "
-        "slope of that input's own function, its temperature held fixed (blue: one such function; orange: the slopes, "
+        "slope of that input's own function, its temperature held fixed (broken: one such function; thick: the slopes, "
         f"{least:.2f} at a level to {greatest:.2f} at a transition point), which the staircase has nowhere. "
         f"gamma = {GAMMA:g}, sigma = {SIGMA:g} and the paper's kernel, with which beta* runs from {lowest:.2f} to "
         f"{highest:.2f}; with the released kernel it ends at {released:.2f}, so that there is no x_2."
@@ -109,8 +109,14 @@ def draw() -> Figure:
     plot_one_cell(left, found, "phi", r"\phi")
     figures.plot(left, found, "f(phi), beta*", label=r"$f(\phi(x;\beta^*))$", color=BLACK)
     offset = daq.lambda_(GAMMA)
-    left.text(0.53, offset, rf"$q_f + \lambda$ = {offset:.3f}", va="center")
-    left.text(0.47, 1 - offset, rf"$q_c - \lambda$ = {1 - offset:.3f}", va="center", ha="right")
+    figures.write(left, rf"$q_f + \lambda$ = {offset:.3f}", 0.53, offset, BLACK)
+    figures.write(left, rf"$q_c - \lambda$ = {1 - offset:.3f}", 0.36, 1 - offset, BLACK, ha="right", dx=-4)
+    figures.write(left, r"$f(\phi(x;\beta^*))$", 0.5, 1.0, BLACK, ha="right", dx=-5)
+    for beta in BETAS:
+        x, y = found[f"phi, beta = {beta:g}"]
+        after = float(y[np.flatnonzero(x > 0.5)[0]])
+        figures.write(left, rf"$\beta$ = {beta:g}", 0.5, after, LINES[beta][0], ha="right", dx=-5)
+    _parameters(left)
     figures.legend_below(left, columns=2)
 
     right.set_title("Not in the paper: the map realised, and its slopes")
@@ -120,13 +126,22 @@ def draw() -> Figure:
         tick(range(LEVELS + 1))
     figures.plot(right, found, "staircase", label=r"forward: $f(\phi(x;\beta^*))$", color=BLACK)
     tangent = r"backward: at each input, the slope of its own $f(\phi)$"
-    figures.plot(right, found, "tangents", label=tangent, color=ORANGE, linewidth=2.4)
+    figures.plot(right, found, "tangents", label=tangent, color=DAQ_WEIGHTS, linewidth=2.6)
     own = rf"$f(\phi(x;\beta))$ of one input, $\beta = \beta^*({SHOWN_INPUT})$"
-    figures.plot(right, found, "f(phi) of one input", label=own, color=BLUE, linestyle=figures.DASHED)
+    figures.plot(right, found, "f(phi) of one input", label=own, color=DAQ_WEIGHTS, linestyle=figures.DASHED)
     points = {"linestyle": "none", "marker": "o", "markersize": 5, "color": BLACK, "zorder": 3}
     figures.plot(right, found, "points of tangency", label="_", **points)
+    figures.write(right, "forward: a staircase", 1.55, 2.0, BLACK, ha="right", dx=-4, dy=8)
+    figures.write(right, "backward: the slope at each input", 2.05, 1.6, DAQ_WEIGHTS, ha="center")
+    _parameters(right)
     figures.legend_below(right, columns=1)
     return figure
+
+
+def _parameters(axes: Axes) -> None:
+    """Say for which parameters a panel is drawn."""
+    words = rf"$\gamma$ = {GAMMA:g}, $\sigma$ = {SIGMA:g}"
+    axes.text(0.97, 0.03, words, transform=axes.transAxes, ha="right", va="bottom", fontsize=9)
 
 
 def plot_one_cell(axes: Axes, found: Curves, name: str, symbol: str) -> None:
@@ -134,7 +149,7 @@ def plot_one_cell(axes: Axes, found: Curves, name: str, symbol: str) -> None:
     for beta, (color, dashes) in LINES.items():
         label = rf"${symbol}(x;\beta)$, $\beta$ = {beta:g}"
         figures.plot(axes, found, f"{name}, beta = {beta:g}", label=label, color=color, linestyle=dashes)
-    figures.plot(axes, found, f"{name}, beta*", label=rf"${symbol}(x;\beta^*(x))$", color=GREY, linewidth=2.6)
+    figures.plot(axes, found, f"{name}, beta*", label=rf"${symbol}(x;\beta^*(x))$", color=PALE, linewidth=5, zorder=1)
     circle: dict[str, Any] = {"linestyle": "none", "marker": "o", "markersize": 8, "markeredgecolor": BLACK}
     for beta, (color, _) in LINES.items():
         figures.plot(axes, found, f"samples, beta* = {beta:g}", label="_", markerfacecolor=color, zorder=3, **circle)

@@ -1,17 +1,18 @@
 """DAQ's Figure 5: the derivatives at the adaptive temperature, and how DAQ's slope compares with others.
 
-Redrawn from the caption and the text; the picture itself was not at hand. gamma and sigma, which the paper does not
+After the caption and the text; the picture itself was not at hand. gamma and sigma, which the paper does not
 name here, are those of Figure 4: 2 and 1. The comparison takes both widths of Section 4.1, sigma = 1 for weights and 2
 for activations. The alphas of DSQ are this suite's choice: its initial 0.2, and one on either side.
 """
 
 from __future__ import annotations
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from paper_tables import figures
-from paper_tables.figure4 import BETAS, GAMMA, SIGMA, plot_one_cell, samples
-from paper_tables.figures import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY, Curves, Dashes
+from paper_tables.figure4 import BETAS, GAMMA, LINES, SIGMA, plot_one_cell, samples
+from paper_tables.figures import DAQ_ACTIVATIONS, DAQ_WEIGHTS, DSQ, STE, Curves, Dashes
 from reference import daq, daq_theory, dsq, grid, ste
 
 TITLE = "Derivatives at the adaptive temperature, beside other slopes"
@@ -48,7 +49,8 @@ def _caption() -> str:
         "is not the derivative of the grey line of Figure 4, which is 0 but for a jump, nor that training uses "
         f"{daq_theory.combine_ste_ratio(GAMMA):.3f} times it, as f is differentiated too. Right, not in the paper: the "
         "slope that training uses, a hyperbolic cotangent of the distance to the transition point, beside the 1 of the "
-        "straight-through estimator (STE) and the sech^2 of DSQ for several alphas. STE and DSQ have mean 1 over a "
+        "straight-through estimator (STE) and the sech^2 of DSQ, its formula from public code and memory, for several "
+        "alphas. STE and DSQ have mean 1 over a "
         f"cell; DAQ has {means[0]:.2f} for weights and {means[1]:.2f} for activations (with the released kernel "
         f"{released[0]:.2f} and {released[1]:.2f}), which changes the size of its gradients."
     )
@@ -77,21 +79,38 @@ def draw() -> Figure:
     right.set_ylabel("slope used in the backward pass (levels per level)")
     right.set_ylim(0, 5)
     right.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
-    for role, color, dashes in zip(ROLES, (BLUE, ORANGE), ("solid", figures.DASHED), strict=True):
+    for role, color, dashes in zip(ROLES, (DAQ_WEIGHTS, DAQ_ACTIVATIONS), ("solid", figures.DASHED), strict=True):
         mean = daq_theory.mean_slope(gamma=GAMMA, sigma=daq.SIGMA[role])
         label = f"DAQ, {role}s ({mean:.2f})"
         figures.plot(right, found, f"DAQ, {role}", label=label, color=color, linestyle=dashes, linewidth=2.4)
-    figures.plot(right, found, "STE", label="STE (1)", color=BLACK, linewidth=1.4)
-    lines: tuple[tuple[str, Dashes], ...] = (
-        (GREEN, figures.DASH_DOT_DOT),
-        (PURPLE, figures.DASH_DOT),
-        (SKY, figures.DOTTED),
-    )
-    for alpha, (color, dashes) in zip(ALPHAS, lines, strict=True):
+    figures.plot(right, found, "STE", label="STE (1)", color=STE, linewidth=1.4)
+    dashes_of: tuple[Dashes, ...] = (figures.DASH_DOT_DOT, figures.DASH_DOT, figures.DOTTED)
+    for alpha, dashes in zip(ALPHAS, dashes_of, strict=True):
         label = rf"DSQ, $\alpha$ = {alpha:g} (1)"
-        figures.plot(right, found, f"DSQ, alpha = {alpha:g}", label=label, color=color, linestyle=dashes)
+        figures.plot(right, found, f"DSQ, alpha = {alpha:g}", label=label, color=DSQ, linestyle=dashes)
+    _labels(left, right, found)
     figures.legend_below(right, columns=2, title="slope (its mean over the cell)")
     return figure
+
+
+def _labels(left: Axes, right: Axes, found: Curves) -> None:
+    """Write beside each line what it is."""
+    for beta in BETAS:
+        figures.label(left, found, f"phi', beta = {beta:g}", rf"$\beta$ = {beta:g}", 1.0, LINES[beta][0], dx=3)
+    words = rf"$\gamma$ = {GAMMA:g}, $\sigma$ = {SIGMA:g}"
+    left.text(0.97, 0.97, words, transform=left.transAxes, ha="right", va="top", fontsize=9)
+    figures.label(right, found, "DAQ, weight", "DAQ, weights", 0.02, DAQ_WEIGHTS, dy=-9)
+    figures.label(right, found, "DAQ, activation", "DAQ, activations", 0.53, DAQ_ACTIVATIONS, dx=6)
+    figures.label(right, found, "STE", "STE", 0.93, STE, dy=7, ha="center", dx=0)
+    for i, (alpha, at) in enumerate(zip(reversed(ALPHAS), (0.38, 0.34, 0.27), strict=True)):
+        name, text = f"DSQ, alpha = {alpha:g}", rf"DSQ, $\alpha$ = {alpha:g}"
+        figures.label(right, found, name, text, at, DSQ, leader=(0.04, 2.35 - 0.3 * i))
+    words = (
+        rf"$\gamma$ = {GAMMA:g}; $\sigma$ = {daq.SIGMA['weight']:g} (weights), "
+        f"{daq.SIGMA['activation']:g} (activations)"
+        "\nDSQ: its formula from public code and memory"
+    )
+    right.text(0.97, 0.97, words, transform=right.transAxes, ha="right", va="top", fontsize=9)
 
 
 if __name__ == "__main__":

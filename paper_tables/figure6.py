@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from paper_tables import figures, runs, trained
-from paper_tables.figures import BLUE, DASH_DOT, DASH_DOT_DOT, DASHED, DOTTED, GREEN, GREY, ORANGE, PURPLE, Dashes
+from paper_tables.figures import ANNEALING, COMBINED_STE, DAQ_WEIGHTS, STE, TEMPERATURES, Dashes
 from paper_tables.jobs import Job
 from paper_tables.runs import Contender
 from paper_tables.tables import Measured, Options
@@ -20,11 +21,11 @@ CAPTION = (
     "slope is the controller's over 1.313."
 )
 LINES: dict[Contender, tuple[str, Dashes, str]] = {
-    runs.DAQ: (BLUE, "-", "controller (DAQ)"),
-    runs.COMBINED_ADAPTIVE: (ORANGE, DASHED, "combined STE, beta*"),
-    runs.COMBINED[12]: (GREEN, DASH_DOT, "combined STE, beta = 12"),
-    runs.ANNEALED: (PURPLE, DASH_DOT_DOT, "annealing"),
-    runs.STE: (GREY, DOTTED, "STE"),
+    runs.DAQ: (DAQ_WEIGHTS, "solid", "controller (DAQ)"),
+    runs.COMBINED_ADAPTIVE: (COMBINED_STE, "solid", r"combined STE, $\beta^*$"),
+    runs.COMBINED[12]: (TEMPERATURES[12.0], figures.DASHED, r"combined STE, $\beta$ = 12"),
+    runs.ANNEALED: (ANNEALING, figures.DASH_DOT, r"annealing, $\beta$ from 2 to 48"),
+    runs.STE: (STE, figures.DOTTED, "STE"),
 }
 
 
@@ -59,19 +60,37 @@ def draw(options: Options, measured: Measured) -> Figure:
     for axes, (profile, by_contender) in zip(panels, found.items(), strict=True):
         _panel(axes, profile, by_contender)
     panels[0].set_ylabel("test accuracy (%)")
-    figures.legend_below(panels[0], columns=2)
     return figure
 
 
 def _panel(axes: Axes, profile: str, by_contender: dict[Contender, np.ndarray]) -> None:
     axes.set_title(trained.LABELS[profile])
     axes.set_xlabel("epoch")
+    ends: dict[Contender, float] = {}
     for contender, accuracy in by_contender.items():
         color, dashes, label = LINES[contender]
         epochs = np.arange(1, accuracy.shape[1] + 1)
-        axes.plot(epochs, np.nanmean(accuracy, axis=0), color=color, linestyle=dashes, label=label)
+        mean = np.nanmean(accuracy, axis=0)
+        axes.plot(epochs, mean, color=color, linestyle=dashes, label=label, marker="o" if len(epochs) == 1 else "")
         axes.fill_between(epochs, np.nanmin(accuracy, axis=0), np.nanmax(accuracy, axis=0), color=color, alpha=0.15)
-    axes.set_xlim(1, None)
+        ends[contender] = float(mean[~np.isnan(mean)][-1])
+    longest = max(accuracy.shape[1] for accuracy in by_contender.values())
+    axes.set_xlim(*((1, longest) if longest > 1 else (0.5, 1.5)))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_ylim(*axes.get_ylim())
+    for contender, at in _apart(ends, 0.055 * (axes.get_ylim()[1] - axes.get_ylim()[0])).items():
+        color, _, label = LINES[contender]
+        figures.write(axes, label, axes.get_xlim()[1], at, color, dx=5)
+
+
+def _apart(ends: dict[Contender, float], least: float) -> dict[Contender, float]:
+    """Move the ends of lines up, from the lowest on, until labels beside them do not overlap."""
+    found: dict[Contender, float] = {}
+    below = -np.inf
+    for contender, at in sorted(ends.items(), key=lambda item: item[1]):
+        below = max(at, below + least)
+        found[contender] = below
+    return found
 
 
 if __name__ == "__main__":

@@ -41,9 +41,40 @@ FORMATS: dict[str, dict[str, Any]] = {  # options of savefig; no date and no nam
     "svg": {"metadata": {"Date": None, "Creator": None}},
 }
 
-# Colours that the colour-blind can tell apart (after Okabe and Ito); lines differ by their dashes or width as well.
-BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#AA4499"
-SKY, GREY, BLACK = "#56B4E9", "#8C8C8C", "#000000"
+# Colours that the colour-blind can tell apart (after Okabe and Ito), dark enough for text on white; lines differ by
+# their dashes or width as well. A colour has one meaning in all figures.
+HUES = {
+    "blue": "#0063A0",
+    "orange": "#A84600",
+    "green": "#00694A",
+    "crimson": "#B00020",
+    "teal": "#00667A",
+    "grey": "#5C5C5C",
+    "olive": "#5E6700",
+    "ochre": "#7A5B00",
+    "brick": "#A3432B",
+    "rose": "#B0235F",
+    "wine": "#9E2F50",
+    "plum": "#8A2B6B",
+    "indigo": "#4B2A86",
+}
+BLACK = "#000000"
+DAQ_WEIGHTS = HUES["blue"]  # DAQ, and of its two roles the weights
+DAQ_ACTIVATIONS = HUES["orange"]
+STE = HUES["grey"]
+DSQ = HUES["green"]
+ANNEALING = HUES["teal"]
+COMBINED_STE = HUES["crimson"]  # at the adaptive temperature
+TEMPERATURES = {  # fixed ones
+    3.0: HUES["olive"],
+    4.0: HUES["ochre"],
+    6.0: HUES["brick"],
+    7.0: HUES["rose"],
+    8.0: HUES["wine"],
+    12.0: HUES["plum"],
+    24.0: HUES["indigo"],
+}
+PALE = "#C8C8C8"  # what other lines are compared with
 DOTTED: Dashes = (0, (1, 1.2))
 DASHED: Dashes = (0, (4, 1.5))
 DASH_DOT: Dashes = (0, (5, 1.5, 1, 1.5))
@@ -100,6 +131,39 @@ def plot(axes: Axes, curves: Curves, name: str, **style: Any) -> None:
     """Draw one of `curves` as a line, under its own name unless `style` has a label."""
     x, y = curves[name]
     axes.plot(x, y, **({"label": name} | style))
+
+
+def label(axes: Axes, curves: Curves, name: str, text: str, at: float, color: str, **style: Any) -> None:
+    """Write `text` beside a line of `curves`, where its x is nearest to `at`; `style` moves it: dx and dy in points."""
+    x, y = curves[name]
+    index = int(np.nanargmin(np.abs(x - at)))
+    write(axes, text, float(x[index]), float(y[index]), color, **style)
+
+
+def write(
+    axes: Axes,
+    text: str,
+    x: float,
+    y: float,
+    color: str,
+    *,
+    dx: float = 4,
+    dy: float = 0,
+    leader: tuple[float, float] | None = None,
+    **style: Any,
+) -> None:
+    """Write `text` near a point of the data, on a ground that keeps it legible where lines pass below.
+
+    With a `leader` it stands there, a point of the data too, and a thin line leads from it to the first point.
+    """
+    ground = {"facecolor": "#ffffff", "edgecolor": "none", "pad": 0.8}
+    style = {"va": "center", "ha": "left", "fontsize": 9} | style
+    more: dict[str, Any] = {"xytext": (dx, dy), "textcoords": "offset points"}
+    if leader:
+        line: dict[str, Any] = {"arrowstyle": "-", "color": color, "linewidth": 0.8, "shrinkA": 2, "shrinkB": 0}
+        line["relpos"] = (1.0 if leader[0] < x else 0.0, 0.5)  # it leaves the text on the side of the point
+        more = {"xytext": leader, "textcoords": "data", "arrowprops": line}
+    axes.annotate(text, (x, y), color=color, bbox=ground, zorder=4, annotation_clip=False, **(more | style))
 
 
 def legend_below(axes: Axes, columns: int, title: str | None = None) -> None:

@@ -167,12 +167,35 @@ def _executed(
                 yield place, measurement
 
 
+def needed(scripts: Sequence[ModuleType], options: Options, figures: Sequence[ModuleType] = ()) -> list[Job]:
+    """Return the jobs of tables and figures."""
+    return [job for script in (*scripts, *figures) if hasattr(script, "jobs") for job in script.jobs(options)]
+
+
+def unused(given: Iterable[str], wanted: Iterable[Job], options: Options) -> list[str]:
+    """Say of each folder in `given`, such as "data", that no job could use it, and why: a sentence each."""
+    sentences = []
+    jobs_of = list(wanted)
+    for name in given:
+        users = {job.place: job for job in jobs_of if name in job.needs}
+        if any(not missing(job, options) and job.profile in (None, options.profile) for job in users.values()):
+            continue
+        lacking = sorted({other for job in users.values() for other in missing(job, options)} - {"kernels"})
+        if lacking:
+            numbers = f"{len(users)} number{'s' * (len(users) != 1)}"
+            others = " and ".join(f"--{other}" for other in lacking)
+            why = f"the {numbers} that need{'s' * (len(users) == 1)} it need{'s' * (len(users) == 1)} {others} too"
+        else:
+            why = "nothing that was asked for needs it"
+        sentences.append(f"--{name} was not used: {why}.")
+    return sentences
+
+
 def regenerate(
     scripts: Sequence[ModuleType], options: Options, figures: Sequence[ModuleType] = ()
 ) -> tuple[list[Table], Measured]:
     """Measure what tables and figures need, all together, then build and judge the tables."""
-    needed = [job for script in (*scripts, *figures) if hasattr(script, "jobs") for job in script.jobs(options)]
-    measured = run(needed, options)
+    measured = run(needed(scripts, options, figures), options)
     found = [script.run(options, measured) if hasattr(script, "jobs") else script.run(options) for script in scripts]
     return found, measured
 

@@ -1,29 +1,17 @@
-"""Tables for the terminal, and the Markdown report. Nothing is computed here."""
+"""Tables for the terminal. Nothing is computed here, nothing is cut, and what a table says is text, never markup."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table as RichTable
 from rich.text import Text
 
 from paper_tables.cells import Cell
 from paper_tables.tables import Table
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A figure as the report shows it; its pictures lie in ``figures/`` beside the report."""
-
-    number: str
-    title: str
-    caption: str
-
 
 MARKS = {
     "reproduced": "✓",
@@ -102,48 +90,92 @@ def heading(table: Table) -> str:
 
 def show(table: Table, console: Console) -> None:
     """Print a table, and what it says in sentences; of a long list, the sentences and how many lines there are."""
-    console.print(f"[bold]{escape(heading(table))}[/bold]", highlight=False)
-    console.print(f"[dim]{escape(table.intro)}[/dim]", highlight=False)
+    console.print(Text(heading(table), "bold"))
+    console.print(Text(table.intro, "dim"))
     if table.shown is not None:
-        console.print(f"{totals([table])}; every line is in the report", highlight=False)
+        console.print(Text(f"{totals([table]) or 'nothing to judge'}; every line is in the report"))
+    elif table.layout == "grid":
+        for part in _grid_tables(table, console):
+            console.print(part)
+            console.print()
     else:
-        console.print(_grid_table(table) if table.layout == "grid" else _list_table(table))
+        console.print(_list_table(table, console))
+        console.print()
     for sentence in table.wrong:
-        console.print(f"[bold red]✗[/bold red] {escape(sentence)}", highlight=False)
+        console.print(Text.assemble(("✗", "bold red"), " ", sentence))
     for sentence in table.findings:
-        console.print(f"[bold]→[/bold] {escape(sentence)}", highlight=False)
+        console.print(Text.assemble(("→", "bold"), " ", sentence))
     console.print()
 
 
-def _plain_table() -> RichTable:
-    return RichTable(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
-
-
-def _grid_table(table: Table) -> RichTable:
-    columns, rows = grid(table)
-    shown = _plain_table()
-    shown.add_column("method")  # wraps, so that no number is cut
+def listing(title: str, *columns: str) -> RichTable:
+    """Return an empty table with borders, in which a long word goes on in the next line."""
+    made = RichTable(title=title, title_justify="left")
     for column in columns:
-        widest = max((len(summary(found[column])) for found in rows.values() if column in found), default=0)
-        shown.add_column(escape(column), justify="right", no_wrap=True, min_width=max(len(column), widest))
-    for row, found in rows.items():
-        shown.add_row(escape(row), *(_styled(found.get(column)) for column in columns))
-    return shown
+        made.add_column(column, overflow="fold")
+    return made
 
 
-def _list_table(table: Table) -> RichTable:
+GAP = 2  # columns of the terminal between two columns of a table
+# rich's own stand-in where there is no Unicode has borders, which take width.
+PLAIN_HEAD = box.Box("    \n    \n -- \n    \n    \n    \n    \n    \n", ascii=True)
+
+
+def _plain_table(console: Console) -> RichTable:
+    line = PLAIN_HEAD if console.options.ascii_only else box.SIMPLE_HEAD
+    return RichTable(box=line, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False, header_style="bold")
+
+
+def _grid_tables(table: Table, console: Console) -> Iterator[RichTable]:
+    """Yield a grid in as many parts, one below the other, as it takes for all its columns to fit."""
+    width = console.width
+    columns, rows = grid(table)
+    longest = max((cell_len(row) for row in rows), default=0)
+    first = min(max(longest, len("method")), max(width // 3, len("method")))
+    widths = {column: _width(column, rows.values()) for column in columns}
+    for part in _parts(widths, width - first - GAP):
+        shown = _plain_table(console)
+        shown.add_column("method", min_width=first, overflow="fold")
+        for column in part:
+            fits = widths[column] + GAP <= width - first - GAP
+            shown.add_column(Text(column), justify="right", no_wrap=fits, min_width=widths[column] if fits else None)
+            shown.columns[-1].overflow = "fold"
+        for row, found in rows.items():
+            shown.add_row(Text(row), *(_styled(found.get(column)) for column in part))
+        yield shown
+
+
+def _width(column: str, rows: Iterable[Mapping[str, Cell]]) -> int:
+    """Return how wide a column must be for none of its numbers, and no word of its title, to be broken."""
+    words = map(cell_len, column.split())
+    return max([*words, *(cell_len(summary(found[column])) for found in rows if column in found)])
+
+
+def _parts(widths: Mapping[str, int], room: int) -> Iterator[list[str]]:
+    """Divide columns, in their order, into parts that fit; a column that is too wide by itself is a part."""
+    part: list[str] = []
+    for column in widths:
+        if part and sum(widths[other] + GAP for other in (*part, column)) > room:
+            yield part
+            part = []
+        part.append(column)
+    if part:
+        yield part
+
+
+def _list_table(table: Table, console: Console) -> RichTable:
     columns = _list_columns(table)
-    shown = _plain_table()
-    shown.add_column("statement")
+    shown = _plain_table(console)
+    shown.add_column("statement", overflow="fold")
     for name in columns:
-        shown.add_column(name, justify="right" if name == "measured" else "left")
-    shown.add_column("")
+        shown.add_column(name, justify="right" if name == "measured" else "left", overflow="fold")
+    shown.add_column("", overflow="fold")
     previous = ""
     for cell in table.cells:
         statement, previous = ("" if cell.row == previous else cell.row), cell.row
         mark = MARKS.get(verdict(cell), "")
-        entries = [escape(text(cell)) for text in columns.values()]
-        shown.add_row(escape(statement), *entries, Text(mark + star(cell), STYLES.get(mark, "")))
+        entries = [Text(text(cell)) for text in columns.values()]
+        shown.add_row(Text(statement), *entries, Text(mark + star(cell), STYLES.get(mark, "")))
     return shown
 
 
@@ -167,12 +199,20 @@ def show_not_run(tables: Sequence[Table], console: Console) -> None:
     """Print what was not run: why, and the command that would."""
     groups = not_run(tables)
     if groups:
-        console.print("[bold]Not run[/bold]")
+        console.print(Text("Not run", "bold"))
     for (name, reason, command), count in groups.items():
-        how = f"\n    {escape(command)}" if command else ""
-        console.print(
-            f"  Table {name}, {count} {'number' if count == 1 else 'numbers'}: {escape(reason)}{how}", highlight=False
-        )
+        numbers = f"{count} {'number' if count == 1 else 'numbers'}"
+        console.print(Text(f"  Table {name}, {numbers}: {reason}"))
+        if command:
+            console.print(Text(f"    {command}"), soft_wrap=True)
+
+
+def show_totals(tables: Sequence[Table], console: Console) -> None:
+    """Print the marks that were used, and how often; nothing where there is nothing to mark."""
+    if not totals(tables):
+        return
+    console.print(Text(f"\n{legend(tables)}", "dim"))
+    console.print(Text(totals(tables), "bold"))
 
 
 def not_run(tables: Iterable[Table]) -> dict[tuple[str, str, str | None], int]:
@@ -200,138 +240,3 @@ def totals(tables: Iterable[Table]) -> str:
         for name, count in table.counts().items():
             counts[name] = counts.get(name, 0) + count
     return ", ".join(f"{counts[name]} {name}" for name in MARKS if name in counts)
-
-
-def report(tables: Sequence[Table], figures: Sequence[Figure] = ()) -> str:
-    """Return the Markdown report: what does not hold first, then contents, and a section a table and a figure."""
-    lines = ["# What holds of DAQ and DSQ", "", OPENING, "", f"Lines by verdict: {totals(tables)}.", ""]
-    lines += ["## What does not hold", "", *_sentences(tables, lambda table: table.wrong)]
-    lines += ["", "## What else the numbers say", "", *_sentences(tables, lambda table: table.findings)]
-    lines += ["", "## Contents", ""]
-    lines += [f"- [{_escape(heading(table))}](#{_anchor(table)})" for table in tables]
-    lines += [f"- [Figure {figure.number}: {_escape(figure.title)}](#figure-{figure.number})" for figure in figures]
-    lines += ["- [Not run](#not-run)", "- [How to read this report](#how-to-read-this-report)"]
-    for table in tables:
-        lines += [
-            "",
-            f'<a id="{_anchor(table)}"></a>',
-            "",
-            f"## {_escape(heading(table))}",
-            "",
-            _escape(table.intro),
-            "",
-        ]
-        lines += _markdown_grid(table) if table.layout == "grid" else _markdown_list(table)
-    for figure in figures:
-        lines += [
-            "",
-            f'<a id="figure-{figure.number}"></a>',
-            "",
-            f"## Figure {figure.number}: {_escape(figure.title)}",
-            "",
-        ]
-        lines += [f"![Figure {figure.number}](figures/figure{figure.number}.png)", "", _escape(figure.caption)]
-    lines += ["", "## Not run", ""]
-    for (name, reason, command), count in not_run(tables).items():
-        how = f": `{command}`" if command else ""
-        lines.append(f"- Table {name}, {count} {'number' if count == 1 else 'numbers'}: {_escape(reason)}{how}")
-    lines += ["", "## How to read this report", "", *HOW_TO_READ]
-    return "\n".join(lines) + "\n"
-
-
-OPENING = (
-    "Distance-aware Quantization (DAQ, ICCV 2021) and Differentiable Soft Quantization (DSQ, ICCV 2019) train neural "
-    "networks with weights and activations of a few bits. This report sets what they print beside what is computed and "
-    "measured here; [how to read it](#how-to-read-this-report) is at its end."
-)
-HOW_TO_READ = """\
-Every number links to its cell, a JSON file with all that is known of it: as printed, as measured, how, on what, and, if
-measuring takes long, a hash of the sources and data that shaped it.
-
-- ✓ *reproduced*: within half a unit of the last printed digit; for a formula, the worst error over a dense grid is
-  below the accuracy of the computation it is compared with. ✗ *contradicted*: not so.
-- ✓ *holds*, ✗ *fails*: a claim in words. ? *undecided*: within chance. ∅ *vacuous*: there is nothing to compare with.
-  – *not testable*: the reason says what it would take.
-- ~ *modelled*: instructions counted under emulation, or computed from such counts; no time of any machine.
-- A printed number alone, or ·, is *not run*: the section of that name says why, and the command that would.
-  \\* *recorded*: measured earlier, with the sources and data as they are now. *stale*: measured earlier, with
-  others.""".splitlines()
-
-
-def _sentences(tables: Iterable[Table], of: Callable[[Table], tuple[str, ...]]) -> list[str]:
-    """List sentences under the title of their table; one that has a single sentence is one line."""
-    lines = []
-    for table in tables:
-        link = f"[{_escape(heading(table))}](#{_anchor(table)})"
-        sentences = [_escape(sentence) for sentence in of(table)]
-        if len(sentences) == 1:
-            lines.append(f"- {link}: {sentences[0]}")
-        elif sentences:
-            lines += [f"- {link}:", *(f"  - {sentence}" for sentence in sentences)]
-    return lines or ["- Nothing."]
-
-
-def _markdown_grid(table: Table) -> list[str]:
-    columns, rows = grid(table)
-    lines = [_line(["method", *columns]), _line(["---", *["---:"] * len(columns)])]
-    for row, found in rows.items():
-        lines.append(_line([_escape(row), *(_linked(table, found.get(column)) for column in columns)]))
-    measured = [cell for cell in table.cells if cell.measured is not None and cell.reported is not None]
-    return [*lines, "", *(f"- {_escape(f'{cell.row}, {cell.column}: {_basis(cell)}')}" for cell in measured)]
-
-
-def _markdown_list(table: Table) -> list[str]:
-    """Return a list's lines; of a long one those that matter, and all of them folded."""
-    if table.shown is None:
-        return _markdown_lines(table, table.cells)
-    some = [cell for cell in table.cells if verdict(cell) in table.shown]
-    folded = ["<details>", f"<summary>All {len(table.cells)} lines</summary>", ""]
-    return [
-        *(_markdown_lines(table, some) if some else []),
-        "",
-        *folded,
-        *_markdown_lines(table, table.cells),
-        "",
-        "</details>",
-    ]
-
-
-def _markdown_lines(table: Table, cells: Sequence[Cell]) -> list[str]:
-    columns = _list_columns(table)
-    lines = [_line(["statement", *columns, "verdict", "basis"]), _line(["---"] * (len(columns) + 3))]
-    for cell in cells:
-        entries = [_escape(text(cell)) for text in columns.values()]
-        words = f"{MARKS.get(verdict(cell), '')} {verdict(cell) or 'measured'}{star(cell)}".strip()
-        shown = _linked(table, cell, words)
-        lines.append(_line([_escape(cell.row), *entries, shown, _escape(cell.reason)]))
-    return lines
-
-
-def _basis(cell: Cell) -> str:
-    interval = f" 95 % interval {cell.ci95[0]:.2f} to {cell.ci95[1]:.2f}." if cell.ci95 else ""
-    recorded = " (recorded)" if star(cell) else ""
-    return f"{verdict(cell)}; {cell.reason}.{interval} Protocol: {cell.protocol}{recorded}."
-
-
-def _linked(table: Table, cell: Cell | None, text: str | None = None) -> str:
-    """Return a cell's text as a link to its file, which is written beside the report."""
-    if cell is None:
-        return ""
-    return f"[{_escape(text or summary(cell) or '–')}](cells/{table.name}/{cell.place.filename})"
-
-
-def _escape(text: str) -> str:
-    r"""Keep Markdown from reading a formula as emphasis, a table's border or HTML.
-
-    >>> print(_escape("beta* s_f < |x|"))
-    beta\* s\_f &lt; \|x\|
-    """
-    return re.sub(r"([*_|`\[\]\\])", r"\\\1", text).replace("<", "&lt;")
-
-
-def _line(entries: Iterable[str]) -> str:
-    return "| " + " | ".join(entries) + " |"
-
-
-def _anchor(table: Table) -> str:
-    return f"table-{table.name}"

@@ -306,9 +306,10 @@ def _as_in_training(made: Recipe, state: State, test: cifar10.Split) -> float:
 def protocol(made: Recipe) -> str:
     """Say in words how a run was made."""
     start = " from the full-precision network of the same seed" if first_of(made) else ""
+    epochs = f"{made.epochs} epoch{'s' * (made.epochs != 1)}"
     images = {"cifar10": "CIFAR-10", "digits": "scikit-learn's digits"}[made.images]
     return (
-        f"{made.network} ({made.activation}) on {images}, {made.epochs} epochs{start}, batch {made.batch}, SGD "
+        f"{made.network} ({made.activation}) on {images}, {epochs}{start}, batch {made.batch}, SGD "
         f"{made.rate:g}, Adam {made.quantizer_rate:g} for quantizers, {made.precision}, last epoch"
     )
 

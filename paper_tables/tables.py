@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import codecs
 import errno
 import importlib
 import importlib.util
+import io
 import os
 import re
 import sys
 import traceback
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -46,6 +49,9 @@ SCRIPTS = {
 }
 
 
+INSTALLED = "quantgap"  # the command that an installation has
+
+
 class Output(Console):
     """Standard output, or standard error. That its reader has left is for `guarded` to tell."""
 
@@ -55,6 +61,35 @@ class Output(Console):
 
 
 console = Output(stderr=True)  # progress and errors; results go to standard output
+
+
+def program() -> str:
+    """Return the name that this was called by: the installed command, or the module."""
+    return INSTALLED if Path(sys.argv[0]).stem == INSTALLED else "python -m paper_tables"
+
+
+# What a stream that has no Unicode is given in the place of a character.
+PLAIN = {
+    "✓": "+", "✗": "x", "→": ">", "∅": "0", "–": "-", "—": "-", "−": "-", "·": ".", "…": "...", "±": "+/-", "≠": "!=",
+    "≤": "<=", "≥": ">=", "×": "x", "†": "^", "’": "'", "“": '"', "”": '"', "λ": "lambda", "β": "beta", "γ": "gamma",
+    "σ": "sigma", "κ": "kappa", "α": "alpha", "φ": "phi", "²": "^2", "√": "sqrt",
+}  # fmt: skip
+
+
+def _plain(error: UnicodeError) -> tuple[str, int]:
+    """Stand in for characters that an encoding has not: see `codecs.register_error`."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    text = "".join(map(_plain_character, error.object[error.start : error.end]))
+    return text, error.end
+
+
+def _plain_character(character: str) -> str:
+    bare = unicodedata.normalize("NFKD", character).encode("ascii", "ignore").decode()
+    return PLAIN.get(character) or bare or "?"
+
+
+codecs.register_error("quantgap", _plain)
 
 
 class InputError(ValueError):
@@ -162,6 +197,9 @@ class Table:
 
 def guarded(action: Callable[[], int]) -> int:
     """Turn what can go wrong into an exit status: bad input is one line, a failure of the suite a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="quantgap")
     try:
         try:
             return action()

@@ -42,9 +42,18 @@ def test_python_blocks_run(block):
         exec(compile(block, "README.md", "exec"), {})
 
 
-@pytest.mark.parametrize("line", [line for line in COMMANDS if "-m paper_tables" in line])
+CALLS = [line for line in COMMANDS if re.search(r"bin/quantgap |-m paper_tables ", line)]
+
+
+def test_the_installed_command_is_what_it_uses():
+    assert len(CALLS) > 3
+    assert not any("-m paper_tables" in line for line in CALLS)
+    assert 'quantgap = "paper_tables.cli:main"' in (ROOT / "pyproject.toml").read_text()
+
+
+@pytest.mark.parametrize("line", CALLS)
 def test_the_options_exist(line):
-    arguments = line.split("-m paper_tables", 1)[1].split("  #")[0].split()
+    arguments = re.split(r"bin/quantgap |-m paper_tables ", line, maxsplit=1)[1].split("  #")[0].split()
     subcommand = arguments[0] if arguments and not arguments[0].startswith("-") else None
     module = cli if subcommand is None else importlib.import_module(cli.SUBCOMMANDS[subcommand])
     known = module.parser().format_help()

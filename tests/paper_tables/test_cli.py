@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 import torch
 
-from paper_tables import cells, cli, reported, table5, table7
+from paper_tables import cells, cli, jobs, reported, table5, table7, tables
 from paper_tables.cells import Cell
+from paper_tables.report import views
 from paper_tables.tables import SCRIPTS
 from tests.strategies import NIGHTLY
 from torchimpl import checkpoints, evaluation, timing
@@ -79,12 +80,12 @@ def test_without_data_the_checkpoints_are_recorded_or_not_run_with_the_command(t
     assert table5.COMMAND in capsys.readouterr().out
 
 
-def test_the_report_links_every_cell_to_its_file(tmp_path):
-    assert cli.main(["--table", "2", "5", "--out", str(tmp_path), "--quiet", *NOTHING_TRAINED]) == 0
-    report = (tmp_path / "report.md").read_text()
-    links = re.findall(r"\]\((cells/[^)]+)\)", report)
-    assert len(links) == len(files(tmp_path / "cells"))
-    assert all((tmp_path / link).is_file() for link in links)
+def test_the_report_has_every_cell(tmp_path):
+    assert cli.main(["--table", "2", "5", "--profile", "cifar10", "--out", str(tmp_path), "--quiet"]) == 0
+    report = (tmp_path / "report.html").read_text()
+    cells_of = [cells.read(path, Cell) for path in files(tmp_path / "cells")]
+    assert len(cells_of) > 50
+    assert all(f'id="{views.anchor(cell)}"' in report for cell in cells_of)
 
 
 @pytest.mark.usefixtures("_no_times")
@@ -94,7 +95,7 @@ def test_eighty_columns_suffice_and_the_papers_words_are_shown(tmp_path, monkeyp
     out = capsys.readouterr().out
     assert "…" not in out
     assert "rounding/identity" in out
-    assert "rounding/identity" in (tmp_path / "report.md").read_text()
+    assert "rounding/identity" in (tmp_path / "report.html").read_text()
 
 
 def test_quiet_says_nothing(tmp_path, capsys):
@@ -469,3 +470,161 @@ def test_checkpoint_of_a_public_layout(images, cifar10_root, tmp_path, capsys, m
     assert cell.reported == "91.2"
     assert 2 < cell.measured < 30
     shutil.rmtree(tmp_path / "out")
+
+
+# The terminal: widths, encodings, names that look like markup
+
+
+HOSTILE = """
+paper = "Mine"
+table = "1"
+title = "ResNet-20 [b] on CIFAR-10"
+source = "preprint"
+unit = "percent"
+images = 10000
+baseline = "FP"
+ours = "Foo [w/ KD]"
+columns = ["FP", "1/1 [/x]"]
+[[rows]]
+method = "Foo [w/ KD]"
+[rows.values]
+"FP" = 91.4
+"1/1 [/x]" = { value = 85.8, difference = -5.6 }
+[[rows]]
+method = "Foo [/b]"
+[rows.values]
+"FP" = 91.7
+"1/1 [/x]" = { value = 85.4, difference = -6.2 }
+[[rows]]
+method = "Größe → ∞"
+[rows.values]
+"FP" = 91.7
+"1/1 [/x]" = 85.4
+"""
+NAMES = ("Foo [w/ KD]", "Foo [/b]", "1/1 [/x]")
+
+
+def words_of(text):
+    """What is printed, whatever the lines are broken at."""
+    return "".join(text.split())
+
+
+@pytest.mark.parametrize("width", [80, 60, 40])
+def test_names_are_text_and_nothing_is_cut(width, tmp_path, monkeypatch, capsys):
+    (tmp_path / "mine.toml").write_text(HOSTILE)
+    monkeypatch.setenv("COLUMNS", str(width))
+    assert cli.main(["claim", "--table", str(tmp_path / "mine.toml")]) == 0
+    out = capsys.readouterr().out
+    shown = words_of(re.sub(r"[✓✗?]", "", out))
+    for name in (*NAMES, "Größe → ∞", "Foo [w/ KD] against Foo [/b] (best rival)"):
+        assert words_of(name) in shown, name
+    assert "…" not in out
+    assert max(map(len, out.splitlines())) <= width
+
+
+ENCODINGS = [
+    ("ascii", ["claim", "--table", "mine.toml"]),
+    ("utf-8", ["claim", "--table", "mine.toml"]),
+    ("latin-1", ["--table", "2", "arithmetic"]),
+    ("cp1252", ["--table", "2", "arithmetic"]),
+    ("ascii", ["--table", "2", "arithmetic"]),
+    ("ascii", ["--help"]),
+]
+
+
+@pytest.mark.parametrize(("encoding", "arguments"), ENCODINGS)
+def test_any_encoding_of_the_terminal_will_do(encoding, arguments, tmp_path):
+    (tmp_path / "mine.toml").write_text(HOSTILE)
+    environment = os.environ | {"PYTHONPATH": str(cells.ROOT), "PYTHONIOENCODING": encoding, "COLUMNS": "100"}
+    command = [sys.executable, "-m", "paper_tables", *arguments]
+    done = subprocess.run(command, env=environment, capture_output=True, cwd=tmp_path, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    out = done.stdout.decode(encoding)
+    if arguments[0] == "claim":
+        assert all(words_of(name) in words_of(out) for name in NAMES)
+        assert ("Größe → ∞" if encoding == "utf-8" else "e > ") in out
+    if arguments[-1] == "arithmetic":
+        assert ("✗ Table 6" if encoding == "utf-8" else "x Table 6") in out
+        assert "62.5†" in out if encoding in ("utf-8", "cp1252") else "62.5^" in out
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 200])
+def test_every_number_of_a_table_is_whole_at_any_width(width, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", str(width))
+    assert cli.main(["--table", "2", "3", "--out", str(tmp_path)]) == 0
+    out = capsys.readouterr().out.split("Not run")[0].split()
+    for table in (reported.tables()[name] for name in "23"):
+        for row in table.rows:
+            for value in row.values.values():
+                text = f"{value.value}{'†' * value.fully_quantized}"
+                assert text in out
+                out.remove(text)
+
+
+@pytest.mark.parametrize("option", ["--list", "--list-methods"])
+def test_listings_cut_nothing(option, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "60")
+    assert cli.main([option]) == 0
+    out = capsys.readouterr().out
+    assert "…" not in out
+    assert max(map(len, out.splitlines())) <= 60
+
+
+def test_figures_alone_print_where_they_are_and_no_empty_line(tmp_path, capsys):
+    assert cli.main(["--figure", "4", "--out", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert out.splitlines() == [str(tmp_path / "figures" / "figure4.png"), f"Report: {tmp_path / 'report.html'}"]
+    report = (tmp_path / "report.html").read_text()
+    assert 'id="figure-4"' in report
+    assert "Nothing was judged in this run." in (tmp_path / "report.md").read_text()
+
+
+def test_what_was_given_and_not_used_is_said(tmp_path, monkeypatch, capsys):
+    data = tmp_path / "data"
+    data.mkdir()
+    arguments = ["--data", str(data), "--out", str(tmp_path / "out"), "--profile", "embedded"]
+    monkeypatch.setattr(cells, "RESULTS", tmp_path / "results")
+    assert cli.main(["--table", "2", *arguments]) == 0
+    assert "--data was not used: nothing that was asked for needs it.\n" in capsys.readouterr().out
+    assert cli.main(["--table", "code", *arguments]) == 0
+    assert "--data was not used: the 1 number that needs it needs --checkpoints too.\n" in capsys.readouterr().out
+    assert cli.main(["--table", "2", "--out", str(tmp_path / "out")]) == 0
+    assert "was not used" not in capsys.readouterr().out
+
+
+def test_what_is_used_is_not_said_to_be_unused(tmp_path):
+    wanted = jobs.needed([tables.script("5")], tables.Options(profile="cifar10"))
+    both = tables.Options(data=tmp_path, checkpoints=tmp_path, profile="cifar10")
+    assert jobs.unused(["data", "checkpoints"], wanted, both) == []
+    only = tables.Options(data=tmp_path, profile="cifar10")
+    assert jobs.unused(["data"], wanted, only) == []  # training needs data alone
+    (said,) = jobs.unused(["checkpoints"], wanted, tables.Options(checkpoints=tmp_path, profile="cifar10"))
+    assert said == "--checkpoints was not used: the 3 numbers that need it need --data too."
+
+
+def test_open_shows_the_report(tmp_path, monkeypatch):
+    opened = []
+    monkeypatch.setattr(cli.webbrowser, "open", opened.append)
+    assert cli.main(["--table", "2", "--out", str(tmp_path), "--quiet"]) == 0
+    assert opened == []
+    assert cli.main(["--table", "2", "--out", str(tmp_path), "--quiet", "--open"]) == 0
+    assert opened == [(tmp_path / "report.html").resolve().as_uri()]
+
+
+CALLED = [("/usr/bin/quantgap", "quantgap"), ("-m", "python -m paper_tables"), ("C:/x/quantgap.exe", "quantgap")]
+
+
+@pytest.mark.parametrize(("called", "name"), CALLED)
+def test_help_names_the_command_that_was_called(called, name, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [called])
+    assert cli.parser().format_usage().startswith(f"usage: {name} [")
+
+
+def test_the_report_tells_no_folder(tmp_path):
+    folder = tmp_path / "secret"
+    folder.mkdir()
+    assert cli.main(["--table", "2", "--data", str(folder), "--out", str(folder / "out"), "--quiet"]) == 0
+    for name in ("report.html", "report.md"):
+        text = (folder / "out" / name).read_text()
+        assert "secret" not in text
+        assert "--data DIR" in text

@@ -13,10 +13,13 @@ import matplotlib
 import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex
+from matplotlib.text import Text
 from PIL import Image
 
-from paper_tables import figure3, figure4, figure5, figures
-from paper_tables.tables import InputError
+from paper_tables import figure3, figure4, figure5, figure6, figures, runs
+from paper_tables.cells import Cell
+from paper_tables.tables import InputError, Options
 
 ROOT = Path(figures.__file__).parents[1]
 # Those of formulas; Figure 6 shows what was measured, and is tested in test_figure6.py.
@@ -82,8 +85,8 @@ def dsq_slope(x, alpha):
 
 
 def staircase(x, temperature):
-    """A sigmoid for each half-integer, from -3 on, which is the level there: the same as from far below on."""
-    return -3 + sum(1 / (1 + math.exp(-temperature * (x - k - 0.5))) for k in range(-3, 4))
+    """A sigmoid for each half-integer, from -6 on, which is the level there: the same as from far below on."""
+    return -6 + sum(1 / (1 + math.exp(-temperature * (x - k - 0.5))) for k in range(-6, 7))
 
 
 def number(pattern, name):
@@ -92,10 +95,11 @@ def number(pattern, name):
 
 def expected(figure, name):
     """Return the formula of a line, by the name that `curves` gives it."""
-    if name.startswith("slope of sigmoids"):
-        return lambda x: slope(lambda y, _: staircase(y, 24), x)
-    if name.startswith("sigmoids"):
-        return lambda x: staircase(x, 24)
+    if "sigmoids" in name:
+        sharpness = number(r"T = ([\d.]+)", name)
+        if name.startswith("slope of"):
+            return lambda x: slope(lambda y, _: staircase(y, sharpness), x)
+        return lambda x: staircase(x, sharpness)
     if name == "rounding" or name in ("staircase", "f(phi), beta*"):
         return rounding
     if name == "phi, beta*":  # Eq. 9
@@ -266,10 +270,13 @@ def test_nothing_is_clipped_overlaps_or_hides_a_curve(number):
     assert box.y0 >= 0
     assert box.x1 <= width
     assert box.y1 <= height
-    legends = [axes.get_legend().get_window_extent(renderer) for axes in figure.axes]
-    for axes, legend in zip(figure.axes, legends, strict=True):
-        assert sum(legend.overlaps(other) for other in legends) == 1
-        assert axes.get_xlabel() or number == "3"
+    legends = {axes: axes.get_legend().get_window_extent(renderer) for axes in figure.axes if axes.get_legend()}
+    for axes in figure.axes:
+        legend = legends.get(axes)
+        if legend is None:
+            continue
+        assert sum(legend.overlaps(other) for other in legends.values()) == 1
+        assert axes.get_xlabel()
         for line in axes.get_lines():
             points = axes.transData.transform(np.transpose(line.get_data()).astype(float).reshape(-1, 2))
             if len(points) > 2:
@@ -288,7 +295,7 @@ def test_files_are_valid_small_and_the_same_again_whatever_the_user_s_settings(n
     assert svg.stat().st_size < 2**20
     with Image.open(png) as image:
         assert image.format == "PNG"
-        assert image.size[0] == 1350
+        assert image.size[0] == {"3": 1800}.get(number, 1350)
         assert not {"Software", "Creation Time"} & image.info.keys()
     root = ElementTree.parse(svg).getroot()
     assert root.tag == "{http://www.w3.org/2000/svg}svg"
@@ -296,6 +303,106 @@ def test_files_are_valid_small_and_the_same_again_whatever_the_user_s_settings(n
     with matplotlib.rc_context({"font.size": 20, "lines.linewidth": 9, "svg.hashsalt": None, "savefig.dpi": 30}):
         again = figures.save(number, tmp_path / "again")
     assert [path.read_bytes() for path in again] == [png.read_bytes(), svg.read_bytes()]
+
+
+@pytest.mark.parametrize("number", MODULES)
+def test_every_line_is_labelled_directly_and_labels_do_not_overlap(number):
+    figure = MODULES[number].draw()
+    FigureCanvasAgg(figure).draw()
+    renderer = figure.canvas.get_renderer()
+    for axes in figure.axes:
+        labels = [text for text in axes.texts if text.get_text()]
+        colors = {to_hex(label.get_color()) for label in labels}
+        named = [line for line in axes.get_lines() if not line.get_label().startswith("_") and len(line.get_xdata())]
+        assert {to_hex(line.get_color()) for line in named} - {to_hex(figures.PALE)} <= colors
+        boxes = [Text.get_window_extent(label, renderer) for label in labels]  # without its leader
+        for one, other in itertools.combinations(boxes, 2):
+            across = min(one.x1, other.x1) - max(one.x0, other.x0)
+            below = min(one.y1, other.y1) - max(one.y0, other.y0)
+            assert across <= 0 or below <= 0.35 * min(one.height, other.height)
+
+
+@pytest.mark.parametrize("number", MODULES)
+def test_gamma_and_sigma_are_in_the_picture(number):
+    texts = " ".join(
+        text for axes in MODULES[number].draw().axes for text in (axes.get_title(), *(t.get_text() for t in axes.texts))
+    )
+    assert re.search(r"\\sigma\$ = \d", texts)
+    assert number == "3" or re.search(r"\\gamma\$ = 2", texts)
+
+
+def test_a_colour_means_the_same_in_all_figures():
+    """A temperature has one colour; a method has one, which no temperature has."""
+    of_temperature = {}
+    for module in MODULES.values():
+        for axes in module.draw().axes:
+            for line in axes.get_lines():
+                found = re.search(r"beta\$ = (\d+)(?:, paper|, released)?$", line.get_label())
+                if found:
+                    of_temperature.setdefault(float(found[1]), set()).add(to_hex(line.get_color()))
+    assert {beta: {to_hex(color)} for beta, color in figures.TEMPERATURES.items()} == of_temperature
+    methods = {figures.DAQ_WEIGHTS, figures.DAQ_ACTIVATIONS, figures.STE, figures.DSQ, figures.COMBINED_STE}
+    methods |= {figures.ANNEALING, figures.BLACK}
+    assert len(methods) == 7
+    assert not methods & set(figures.TEMPERATURES.values())
+    assert {color for color, _, _ in figure6.LINES.values()} <= methods | set(figures.TEMPERATURES.values())
+
+
+def test_labels_are_dark_enough_for_text():
+    def luminance(color):
+        channels = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    for name, color in figures.HUES.items():
+        assert 1.05 / (luminance(color) + 0.05) >= 4.5, name
+
+
+def runs_of(accuracies):
+    """Cells of runs, as `figure6` is given them: for each contender the accuracy after each epoch, a seed each."""
+    measured = {}
+    for contender, by_seed in accuracies.items():
+        for seed, accuracy in enumerate(by_seed):
+            place = runs.place(contender, "1/1", "smoke", seed)
+            measured[place] = Cell(
+                **place._asdict(), unit="percent", measured=accuracy[-1], seeds=(seed,), detail={"accuracy": accuracy}
+            )
+    return measured
+
+
+def test_training_curves_are_means_with_labels_at_their_ends():
+    given = {
+        contender: [(10.0 + i, 20.0 + i, 30.0 + 0.1 * i), (12.0 + i, 22.0 + i, 34.0 + 0.1 * i)]
+        for i, contender in enumerate(figure6.LINES)
+    }
+    figure = figure6.draw(Options(profile="smoke", seeds=2), runs_of(given))
+    FigureCanvasAgg(figure).draw()
+    renderer = figure.canvas.get_renderer()
+    (axes,) = figure.axes
+    for line, (contender, (color, _, label)) in zip(axes.get_lines(), figure6.LINES.items(), strict=True):
+        expected = [(a + b) / 2 for a, b in zip(*given[contender], strict=True)]
+        assert line.get_xdata().tolist() == [1, 2, 3]
+        assert line.get_ydata().tolist() == pytest.approx(expected)
+        assert line.get_color() == color
+        (text,) = (text for text in axes.texts if text.get_text() == label)
+        assert text.get_color() == color
+    boxes = sorted((Text.get_window_extent(text, renderer) for text in axes.texts), key=lambda box: box.y0)
+    assert len(boxes) == len(given)
+    assert all(below.y1 <= above.y0 + 0.35 * below.height for below, above in itertools.pairwise(boxes))
+    assert figure.get_tightbbox(renderer).x1 <= figure.get_size_inches()[0]
+
+
+def test_one_epoch_is_a_point():
+    given = {figure6.runs.DAQ: [(40.0,)], figure6.runs.STE: [(45.0,)]}
+    (axes,) = figure6.draw(Options(profile="smoke", seeds=1), runs_of(given)).axes
+    assert {line.get_marker() for line in axes.get_lines()} == {"o"}
+    low, high = axes.get_xlim()
+    assert low < 1 < high
+
+
+def test_without_runs_the_picture_says_so():
+    figure = figure6.draw(Options(profile="smoke"), {})
+    assert [text.get_text() for text in figure.texts] == ["no run is recorded"]
 
 
 def test_files_are_written_whole_or_not_at_all(tmp_path, monkeypatch):
