@@ -27,9 +27,14 @@ class Figure:
 
 MARKS = {
     "reproduced": "✓",
+    "matches": "✓",
+    "same": "✓",
     "holds": "✓",
+    "by definition": "≡",
     "contradicted": "✗",
     "fails": "✗",
+    "released file differs": "≠",
+    "differs": "≠",
     "undecided": "?",
     "vacuous": "∅",
     "not testable": "–",
@@ -41,6 +46,8 @@ WRONG = ("contradicted", "fails")
 STYLES = {
     "✓": "green",
     "✗": "bold red",
+    "≠": "yellow",
+    "≡": "dim",
     "?": "yellow",
     "∅": "yellow",
     "–": "dim",
@@ -250,7 +257,10 @@ measuring takes long, a hash of the sources and data that shaped it.
 
 - ✓ *reproduced*: within half a unit of the last printed digit; for a formula, the worst error over a dense grid is
   below the accuracy of the computation it is compared with. ✗ *contradicted*: not so.
-- ✓ *holds*, ✗ *fails*: a claim in words. ? *undecided*: within chance. ∅ *vacuous*: there is nothing to compare with.
+- ✓ *matches*, ≠ *released file differs*: a released file beside the printed number of a training run, which may have
+  been another run. ✓ *same*, ≠ *differs*: what the released code does beside what the paper says.
+- ✓ *holds*, ✗ *fails*: a claim in words. ≡ *by definition*: nothing could come out otherwise. ? *undecided*: within
+  chance, or two fair readings disagree. ∅ *vacuous*: there is nothing to compare with.
   – *not testable*: the reason says what it would take.
 - A printed number alone, or ·, is *not run*: the section of that name says why, and the command that would.
   \\* *recorded*: measured earlier, with the sources and data as they are now. *stale*: measured earlier, with
