@@ -245,7 +245,7 @@ def _figure_4() -> float:
     def beta_star(t: float) -> float:
         return 2 / (math.exp(-t) - math.exp(-0.5) * math.exp(t - 1))
 
-    found = [brentq(lambda t, beta=beta: beta_star(t) - beta, 0.0, 0.5, xtol=1e-15) for beta in (4.0, 6.0)]  # type: ignore[misc]
+    found = [brentq(lambda t, beta=beta: beta_star(t) - beta, 0.0, 0.5, xtol=1e-15) for beta in (4.0, 6.0)]
     return worst([daq_theory.distance_at_temperature(beta, sigma=1.0) for beta in (4.0, 6.0)], found)
 
 

@@ -73,7 +73,7 @@ def wilson(p: float, images: int, z: float) -> tuple[float, float]:
 
 
 def difference_interval(
-    ours: Decimal, theirs: Decimal, images: int, comparisons: int = 1, *, their_images: int | None = None
+    ours: Decimal, theirs: Decimal, images: int, comparisons: float = 1, *, their_images: int | None = None
 ) -> tuple[float, float]:
     """Interval of ``ours - theirs``, in percentage points, at 95 % for all `comparisons` together.
 
@@ -83,8 +83,8 @@ def difference_interval(
         Accuracies in percent.
     images : int
         Test images of each; `their_images` if theirs differ.
-    comparisons : int
-        How many are made (Bonferroni).
+    comparisons : float
+        How many are made (Bonferroni); in general, 5 % over the level.
 
     >>> [round(end, 2) for end in difference_interval(Decimal("85.8"), Decimal("85.4"), 10_000)]
     [-0.57, 1.37]
@@ -108,7 +108,7 @@ def half_unit(printed: Decimal) -> float:
 
 
 def printed_interval(
-    ours: Decimal, theirs: Decimal, images: int, comparisons: int = 1, *, their_images: int | None = None
+    ours: Decimal, theirs: Decimal, images: int, comparisons: float = 1, *, their_images: int | None = None
 ) -> tuple[float, float]:
     """Widen `difference_interval` by half a unit of the last digit of either number.
 

@@ -3,8 +3,8 @@
 A claim *holds* or *fails*; it is true *by definition* where nothing else could come out; it is *undecided* where a
 comparison lies within 95 % noise, two fair measures disagree, or what was released differs (the paper's numbers may be
 of other runs); *vacuous* where there is nothing to compare with, and *not testable* where nothing that the suite has
-could contradict it: the reason then says what could. Every number is computed when this runs, from the reference functions or from the
-printed tables; one judgement serves all the sentences that say the same thing.
+could contradict it: the reason then says what could. Every number is computed when this runs, from the reference
+functions or from the printed tables; one judgement serves all the sentences that say the same thing.
 
 The judgements stand, by topic, in the files beside this one, each with its rule on top: `quantizer` (words of
 degree are judged against the alternatives that the paper names), `temperature`, `gradients` (gradient
