@@ -19,7 +19,7 @@ from rich.progress import track
 from scipy.integrate import quad
 from scipy.optimize import brentq
 
-from paper_tables import cells
+from paper_tables import cells, definitions
 from paper_tables.cells import Cell
 from paper_tables.tables import Options, Table, console
 from reference import daq, daq_theory, dsq
@@ -47,7 +47,8 @@ INTRO = (
     f"Each formula against the computation it is about, at {LEVELS * POINTS} inputs in float64, over gamma in "
     f"{GAMMAS}, sigma in {SIGMAS} and both kernels unless stated. Worst absolute error; a formula is reproduced if "
     "that stays below the accuracy of the computation it is compared with, which each line states. What the paper "
-    "states is *reproduced* or *contradicted*; what is derived here from its equations *holds* or *fails*."
+    "states is *reproduced* or *contradicted*; what is derived here from its equations *holds* or *fails*. Eq. 1 to 8 "
+    "are definitions: who follows them is said, and by which line."
 )
 
 
@@ -432,7 +433,7 @@ def run(options: Options) -> Table:
                 versions=cells.versions(),
             )
         )
-    found.extend(two_level_cells())
+    found = [*definitions.cells(), *found, *two_level_cells()]
     failed = [cell.row for cell in found if {"contradicted", "fails"} & {cell.value_verdict, cell.claim_verdict}]
     low, high = daq_theory.slope_range(sigma=daq.SIGMA["weight"])
     wrong = tuple(f"Does not hold: {name}." for name in failed)

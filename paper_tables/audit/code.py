@@ -24,6 +24,7 @@ from scipy.stats import norm
 
 from paper_tables import keys, table5
 from paper_tables.cells import Cell, Place
+from paper_tables.definitions import COMMIT, LAYER, REPOSITORY
 from paper_tables.jobs import Job
 from paper_tables.tables import InputError, Measured, Options, Table
 from reference import daq, daq_theory, grid
@@ -34,8 +35,7 @@ from torchimpl.data import cifar10
 TITLE = "Paper against released code"
 NEEDS = "nothing; in full, --checkpoints and --data as for Table 5"
 COMMAND = "python -m paper_tables --table code --data DIR --checkpoints DIR"
-REPOSITORY, COMMIT = "cvlab-yonsei/DAQ", "ce2a9a8"
-LAYER, TRAINER, CONFIG = "models/resnet20_DAQ.py", "cifar10_train.py", "configs/DAQ/resnet20_DAQ_W1A1.yml"
+TRAINER, CONFIG = "cifar10_train.py", "configs/DAQ/resnet20_DAQ_W1A1.yml"
 INTRO = (
     "What the paper says or leaves open, beside what its released code and checkpoints do "
     f"({REPOSITORY} on GitHub, as of commit {COMMIT}). *Same* and *differs* are of the code; *matches* and *released "
