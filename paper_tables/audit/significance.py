@@ -53,7 +53,7 @@ INTRO = (
     "chance in a paired test, one comparison alone."
 )
 BEST = " (best rival)"
-FAR = 40.0  # standard errors; beyond, the probability is 0 in floating point
+NEAR, FAR = 1e-9, 40.0  # standard errors; beyond, the probability is 1 or 0 in floating point
 
 
 def wilson(p: float, images: int, z: float) -> tuple[float, float]:
@@ -137,7 +137,7 @@ def chance(ours: Decimal, theirs: Decimal, images: int) -> float:
     def low(z: float) -> float:
         return p - q - off / 100 - math.hypot(p - wilson(p, images, z)[0], wilson(q, images, z)[1] - q)
 
-    return float(2 * norm.sf(brentq(low, 0.0, FAR))) if low(FAR) < 0 else 0.0
+    return float(2 * norm.sf(brentq(low, NEAR, FAR))) if low(FAR) < 0 else 0.0
 
 
 def holm(chances: Sequence[float]) -> list[float]:
