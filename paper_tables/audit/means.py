@@ -87,7 +87,7 @@ def compare(first: Mean, second: Mean) -> Compared | None:
 
     >>> found = compare(Mean(Decimal("91.0"), Decimal("0.2"), 5), Mean(Decimal("90.5"), Decimal("0.3"), 5))
     >>> found.test, round(found.degrees, 1), [round(end, 2) for end in found.interval()]
-    ("Welch's t", 7.1, [-0.01, 1.01])
+    ("Welch's t", 7.2, [-0.05, 1.05])
     >>> compare(Mean(Decimal("91.0"), Decimal("0.2"), 5), Mean(Decimal("90.5"))).test
     'pooled t, with the one deviation that is printed'
     """
