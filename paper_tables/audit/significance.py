@@ -126,7 +126,7 @@ def chance(ours: Decimal, theirs: Decimal, images: int) -> float:
     1 where rounding alone could have made the difference.
 
     >>> round(chance(Decimal("86.9"), Decimal("85.8"), 10_000), 3), chance(Decimal("85.8"), Decimal("85.7"), 10_000)
-    (0.041, 1.0)
+    (0.039, 1.0)
     """
     higher, lower = max(ours, theirs), min(ours, theirs)
     off = half_unit(ours) + half_unit(theirs)
@@ -167,7 +167,7 @@ def tipping(ours: Decimal, theirs: Decimal, images: int) -> int | None:
         even if all else agreed. More than `images`: no number makes it chance.
 
     >>> tipping(Decimal("85.8"), Decimal("84.1"), 10_000), tipping(Decimal("85.8"), Decimal("85.8"), 10_000)
-    (6662, None)
+    (6582, None)
     """
     off = half_unit(ours) + half_unit(theirs)
     apart = math.ceil((abs(float(ours - theirs)) - off) * images / 100 - 1e-6)

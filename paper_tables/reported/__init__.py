@@ -107,7 +107,7 @@ class ReportedTable:
         """Return the row of a method; KeyError where there is none.
 
         >>> tables()["2"].row("RQ").values["4/4"]
-        Printed(value=Decimal('62.5'), difference=Decimal('-7.0'), fully_quantized=True)
+        Printed(value=Decimal('62.5'), difference=Decimal('-7.0'), fully_quantized=True, deviation=None, runs=None)
         """
         return {row.method: row for row in self.rows}[method]
 

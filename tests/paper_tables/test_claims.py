@@ -12,11 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from paper_tables import jobs, reported
-from paper_tables.audit import claims, code
+from paper_tables.audit import claims, code, significance
 from paper_tables.audit.claims import (
     ablation,
     dsq,
     gradients,
+    methods,
     quantizer,
     released,
     tables,
@@ -32,8 +33,8 @@ from reference import daq, daq_theory, grid, qnet
 TABLES = reported.tables()
 CLAIMS = reported.claims()
 NOT_RUN = {job.place: jobs.shown(job, None, recorded=False) for job in claims.jobs(Options())}
-NO_CODE = {cell.row: cell for cell in (*code.kernel_cells(), *code.judged(Options(), NOT_RUN))}
-MATHEMATICAL = (quantizer, temperature, gradients, untestable)
+NO_CODE = {cell.row: cell for cell in (*code.kernel_cells(), *code.read_cells(), *code.judged(Options(), NOT_RUN))}
+MATHEMATICAL = (quantizer, temperature, gradients, methods, untestable)
 READING_TABLES = (tables, ablation, dsq)
 ORDER = {"fails": 0, "undecided": 1, "holds": 2}
 
@@ -106,8 +107,11 @@ def test_verdicts_and_reasons_are_well_formed(judged):
         assert reason == " ".join(reason.split()), claim
         assert re.search(r"[.)]$", reason), (claim, reason)
         assert not re.search(r"\b(nan|inf|None)\b", reason), (claim, reason)
-        assert verdict == "not testable" or re.search(r"\d", reason) or verdict == "vacuous", (claim, reason)
-        assert len(reason) < 900, (claim, len(reason))
+        assert verdict in ("not testable", "by definition") or re.search(r"\d", reason) or verdict == "vacuous", (
+            claim,
+            reason,
+        )
+        assert len(reason) < 1000, (claim, len(reason))
 
 
 def test_the_table_has_a_cell_a_claim(judged):
@@ -126,13 +130,12 @@ def test_the_table_has_a_cell_a_claim(judged):
 def test_every_failure_is_stated_first(judged):
     table = claims.audit(Evidence(TABLES, NO_CODE))
     said = " ".join(table.wrong)
-    elsewhere = {"table6-drops", "sigma-is-1-and-2"}  # the audits of arithmetic and of the code say these
     for claim, (verdict, reason) in judged.items():
-        if verdict == "fails" and claim not in elsewhere:
+        if verdict == "fails":
             assert reason in said, claim
     assert len(table.wrong) <= 12
     assert all(": fails (" in sentence for sentence in table.wrong)
-    assert "Two readings disagree" in table.findings[1]
+    assert "Readings disagree" in table.findings[1]
     assert "(7 claims)" in table.findings[1]
     assert all(re.search(r": (undecided|vacuous) \(", sentence) for sentence in table.findings[1:])
 
@@ -147,36 +150,42 @@ def test_mathematical_claims_do_not_depend_on_the_tables(judged):
 @pytest.mark.parametrize(
     ("verdict", "expected"),
     [
-        (
-            "fails",
-            "state-of-the-art-consistently best-improvement-mobilenet drop-from-76-2-to-3-8 table6-drops "
-            "assignment-differentiable score-levels-one-apart sigma-is-1-and-2 "
-            "soft-quantizers-alleviate-mismatch dsq-consistently-outperforms",
-        ),
+        ("fails", "score-levels-one-apart"),
         (
             "undecided",
             "conclusion-mismatch better-than-interval-learners related-no-sigmoid-or-tanh resnet18-significant-margin "
             "table1-same-output-as-rounding assignment-much-smaller-temperature related-daq-mismatch "
-            "abstract-outperforms abstract-significantly contribution-state-of-the-art lsq-slightly-better "
+            "abstract-outperforms abstract-significantly contribution-state-of-the-art conclusion-state-of-the-art "
+            "state-of-the-art-consistently lsq-slightly-better resnet34-same-as-qil "
             "lsq-better-full-precision resnet34-outperforms-2-2 cifar10-outperforms-1-1 cifar10-outperforms-1-32 "
-            "better-than-soft-quantizers best-improvement-resnet34 drop-decreases-with-temperature "
-            "kernel-much-smaller-temperature dsq-accurate-gradients",
+            "better-than-soft-quantizers better-than-clipping-learners beats-irnet-1-32 best-improvement "
+            "drop-decreases-with-temperature drop-from-76-2-to-3-8 table6-drops kernel-much-smaller-temperature "
+            "addressing-gap-improves-significantly conclusion-each-component related-soft-degrades-significantly "
+            "dsq-accurate-gradients dsq-consistently-outperforms sigma-is-1-and-2 assignment-differentiable "
+            "intro-dasr-differentiable soft-quantizers-alleviate-mismatch learners-use-ste",
         ),
         ("vacuous", "beats-irnet-1-1 resnet34-outperforms-1-1"),
         (
+            "by definition",
+            "cifar10-size dsq-less-memory score-cost-exponential score-two-nearest-suffice figure4-x1-temperature-4 "
+            "figure4-x2-temperature-6",
+        ),
+        (
             "holds",
             "conclusion-gap free-from-quantizer-gap equation11-exactly-the-rounding equation9-lambda dasr-mismatch "
-            "table1-same-dasr-both-passes related-same-quantizer-both-passes beats-irnet-1-32 "
-            "better-than-clipping-learners "
-            "resnet34-outperforms-1-32 resnet34-same-as-qil adaptive-no-drop adaptive-best-result "
+            "table1-same-dasr-both-passes related-same-quantizer-both-passes "
+            "resnet34-outperforms-1-32 adaptive-no-drop adaptive-best-result "
             "kernel-handles-gap-better controller-large-margin large-temperature-derivative-to-zero "
-            "temperature-increases-near-transition table2-differences-from-full-precision dsq-less-memory "
-            "related-qnet-transforms-gradually intro-raised-temperature-unstable",
+            "temperature-increases-near-transition table2-differences-from-full-precision "
+            "related-qnet-transforms-gradually intro-raised-temperature-unstable "
+            "gamma-is-2 weights-standardized weight-bounds-at-3 activation-bounds-at-3-sigma cifar10-splits "
+            "table2-dagger table4-dagger related-ste-rounding-forward related-intervals-use-rounding",
         ),
         (
             "not testable",
             "intro-first-to-alleviate-both abstract-no-bells-and-whistles figure6-better-during-training "
-            "dsq-1-7-times-ncnn grid-search sgd-rate-resnets imagenet-size",
+            "dsq-1-7-times-ncnn grid-search sgd-rate-resnets imagenet-size cosine-annealing first-and-last-layers-kept "
+            "fine-tunes-directly relu-lower-bound-zero",
         ),
     ],
 )
@@ -353,36 +362,96 @@ PERCENT = st.integers(1, 999).map(lambda tenths: Decimal(tenths).scaleb(-1))
 PAIRS = st.builds(Pair, st.just("rival"), st.just("1/1"), PERCENT, PERCENT, st.sampled_from([10_000, 50_000]))
 
 
+def holm(found):
+    chances = {pair: pair.chance() for pair in found}
+    adjusted, largest = {}, 0.0
+    for rank, pair in enumerate(sorted(chances, key=chances.__getitem__)):
+        largest = max(largest, min(1.0, (len(chances) - rank) * chances[pair]))
+        adjusted[pair] = largest
+    return adjusted
+
+
 @given(st.lists(PAIRS, min_size=1, max_size=4))
 def test_wins_hold_only_if_all_are_beyond_noise(found):
-    verdict, reason = judge_wins(found)
+    verdict, reason = judge_wins(found, holm(found))
     z = NormalDist().inv_cdf(1 - 0.05 / len(found) / 2)
-    # Wald's margin is close to Newcombe's; where the two could disagree nothing is asserted
-    margins = [
-        100 * z * math.sqrt(sum(float(p) * (100 - float(p)) for p in (one.first, one.second)) / 1e4 / one.images)
-        for one in found
-    ]
+
+    # Wald's margin is close to Newcombe's; where the two could disagree nothing is asserted. 0.1: half units of both
+    def margins(z):
+        return [
+            0.1
+            + 100 * z * math.sqrt(sum(float(p) * (100 - float(p)) for p in (one.first, one.second)) / 1e4 / one.images)
+            for one in found
+        ]
+
     differences = [float(one.first - one.second) for one in found]
-    if any(d < -m - 0.1 for d, m in zip(differences, margins, strict=True)):
+    if any(d < -m - 0.1 for d, m in zip(differences, margins(z), strict=True)):
         assert verdict == "fails"
-    elif all(d > m + 0.1 for d, m in zip(differences, margins, strict=True)):
+    elif all(d > m + 0.1 for d, m in zip(differences, margins(z), strict=True)):
         assert verdict == "holds"
-    elif any(d < m - 0.1 for d, m in zip(differences, margins, strict=True)):
+    elif any(d < m - 0.1 for d, m in zip(differences, margins(1.96), strict=True)):
         assert verdict in ("undecided", "fails")  # one that loses may be beyond noise
-    if all(abs(d) < m - 0.1 for d, m in zip(differences, margins, strict=True)):
+    if all(abs(d) < m - 0.1 for d, m in zip(differences, margins(1.96), strict=True)):
         assert verdict == "undecided"
     assert re.search(r"\d", reason)
 
 
 @given(st.lists(PAIRS, min_size=1, max_size=3), st.data())
 def test_a_better_rival_never_helps(found, data):
+    """By one yardstick: each comparison alone."""
     index = data.draw(st.integers(0, len(found) - 1))
     better = dataclasses.replace(found[index], second=data.draw(PERCENT.filter(lambda p: p >= found[index].second)))
-    assert ORDER[judge_wins([*found[:index], better, *found[index + 1 :]])[0]] <= ORDER[judge_wins(found)[0]]
+    other = [*found[:index], better, *found[index + 1 :]]
+    before, after = (judge_wins(some, {pair: pair.chance() for pair in some})[0] for some in (found, other))
+    assert ORDER[after] <= ORDER[before]
 
 
 def test_no_pair_is_vacuous():
-    assert judge_wins([])[0] == "vacuous"
+    assert judge_wins([], {})[0] == "vacuous"
+
+
+@given(PAIRS, PERCENT, PERCENT)
+def test_a_p_value_of_changes_is_the_level_whose_interval_ends_at_0(pair, base, other):
+    change = dataclasses.replace(pair, baselines=(base, other))
+    p = change.chance()
+    assert p == pytest.approx(change.turned().chance(), rel=1e-6)
+    low, high = change.interval()
+    if abs(p - 0.05) > 1e-9:
+        assert (p < 0.05) == (low > 0 or high < 0)
+
+
+# One correction, once
+
+
+def test_every_comparison_is_corrected_once_in_one_of_two_families():
+    evidence = Evidence(TABLES, NO_CODE)
+    adjusted = tables.adjusted(evidence)
+    cells = significance.check([TABLES[name] for name in significance.TABLES])
+    shown = {f"{cell.row.split(' against ')[1].removesuffix(' (best rival)')}, {cell.column}": cell for cell in cells}
+    rivals = {pair for name in tables.TABLES for pair in tables.pairs(evidence, name, like=False)}
+    assert len(rivals) == len(cells) == 52
+    for pair in rivals:  # as in the table of significance, whichever way round
+        assert adjusted[pair] == adjusted[pair.turned()] == shown[pair.what].detail["p adjusted"]
+    others = {pair for found in tables.SENTENCES for pair in found(evidence)} - rivals
+    others -= {pair.turned() for pair in rivals}
+    expected = holm(sorted(others, key=str))
+    assert {pair: adjusted[pair] for pair in others} == pytest.approx(expected)
+    assert adjusted.keys() == {*rivals, *(pair.turned() for pair in rivals), *others}
+
+
+def test_slightly_better_and_the_same_are_one_rule():
+    def verdict(first, second, images, least, most):
+        return tables.judge_close([Pair("", "", Decimal(first), Decimal(second), images)], least, most, "")[0]
+
+    many = 10**8
+    assert verdict("70.7", "70.7", many, -0.5, 0.5) == "holds"
+    assert verdict("70.7", "70.7", 50_000, -0.5, 0.5) == "undecided"
+    assert verdict("71.7", "70.7", 50_000, -0.5, 0.5) == "undecided"
+    assert verdict("72.7", "70.7", 50_000, -0.5, 0.5) == "fails"
+    assert verdict("70.9", "70.7", many, 0, 0.5) == "holds"
+    assert verdict("70.9", "70.7", 50_000, 0, 0.5) == "undecided"
+    assert verdict("70.5", "70.7", many, 0, 0.5) == "fails"
+    assert verdict("72.9", "70.7", many, 0, 0.5) == "fails"  # better, and not slightly
 
 
 @given(PAIRS, PERCENT, PERCENT)
@@ -411,7 +480,16 @@ def test_the_interval_of_a_difference_of_differences_covers():
 
 
 @pytest.mark.parametrize(
-    ("found", "verdict"), [("reproduced", "holds"), ("contradicted", "fails"), ("not run", "not testable")]
+    ("found", "verdict"),
+    [
+        ("matches", "holds"),
+        ("same", "holds"),
+        ("released file differs", "undecided"),
+        ("differs", "undecided"),
+        ("not run", "not testable"),
+        ("stale", "not testable"),
+        (None, "not testable"),
+    ],
 )
 def test_the_recipe_is_judged_by_the_released_checkpoints(found, verdict):
     cells = {
@@ -423,12 +501,22 @@ def test_the_recipe_is_judged_by_the_released_checkpoints(found, verdict):
     assert ("0.01" in judged[1] and "0.1 (SGD's initial_lr)" in judged[1]) == (verdict != "not testable")
 
 
-def test_one_contradicting_checkpoint_is_enough():
-    rows = {"epochs, 1/1": "reproduced", "epochs, 1/32": "contradicted", "batch size, 1/1": "not run"}
+def test_one_checkpoint_that_differs_is_enough():
+    rows = {"epochs, 1/1": "matches", "epochs, 1/32": "released file differs", "batch size, 1/1": "not run"}
     code_cells = {row: dataclasses.replace(NO_CODE[row], value_verdict=v, measured=1.0) for row, v in rows.items()}
-    assert released.judges.by_claim["resnet20-recipe"](Evidence({}, code_cells))[0] == "fails"
+    assert released.judges.by_claim["resnet20-recipe"](Evidence({}, code_cells))[0] == "undecided"
     del code_cells["epochs, 1/32"]
     assert released.judges.by_claim["resnet20-recipe"](Evidence({}, code_cells))[0] == "not testable"
+
+
+def test_what_was_released_refutes_no_sentence():
+    """Whatever it shows: the printed numbers may be of other runs."""
+    for found in ("released file differs", "differs"):
+        cells = {row: dataclasses.replace(cell, value_verdict=found) for row, cell in NO_CODE.items()}
+        for claim, judge in released.judges.by_claim.items():
+            verdict, reason = judge(Evidence(TABLES, cells))
+            assert verdict == "undecided", claim
+            assert "other runs" in reason
 
 
 # Mathematical claims follow the functions
@@ -438,12 +526,13 @@ def test_the_numbers_of_the_mismatch(judged):
     weights, activations = (2 / math.sinh(2) * math.log(math.sinh(0.5 + c) / math.sinh(c)) for c in (1 / 4, 1 / 16))
     reason = judged["conclusion-mismatch"][1]
     assert f"{weights:.3f} for weights and {activations:.2f} for activations, where the STE uses 1." in reason
+    assert "at s = 0.1, by 0.785, 0.920 and 0.595; at s = 0.5, by 0.965, 0.838 and 1.000" in reason
 
 
 @pytest.fixture
 def fresh():
     """Empty the caches of the functions measured, before and after."""
-    cached = (gradients.daq_mismatch, gradients.ste_mismatch, quantizer.equal_temperature)
+    cached = (gradients.daq_mismatch, gradients.ste_mismatch, gradients.agreements, quantizer.equal_temperature)
     for function in cached:
         function.cache_clear()
     yield

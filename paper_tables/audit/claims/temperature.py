@@ -181,9 +181,11 @@ def figure_4(_: Evidence) -> Judged:
             ranges[f"{name}, {variant} kernel"] = float(beta.min()), float(beta.max())
     reached = [name for name, (low, high) in ranges.items() if all(low <= beta <= high for beta in named)]
     points = {beta: daq_theory.distance_at_temperature(beta, sigma=WEIGHTS) for beta in named}
+    found = [float(daq.adaptive_temperature(t, sigma=WEIGHTS)) for t in points.values()]
+    right = max(abs(a - b) for a, b in zip(found, named, strict=True)) < EXACT
     listed = "; ".join(f"{shown(low)} to {shown(high)} ({name})" for name, (low, high) in ranges.items())
     return (
-        "by definition" if reached else "fails",
+        "by definition" if reached and right else "fails",
         "x_1 and x_2 are the inputs at which beta* is "
         + " and ".join(f"{beta:g}, {shown(t)} from a level" for beta, t in points.items())
         + f" (sigma = {WEIGHTS:g}); an input takes the function of its own temperature. What could fail is that there "
