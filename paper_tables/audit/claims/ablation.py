@@ -7,12 +7,11 @@ paper prints, and the share that is lost of the accuracy above chance. Where the
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from decimal import Decimal
 
 from paper_tables import reported
 from paper_tables.audit.claims.judging import Evidence, Judged, Judgements, Verdict, decide
-from paper_tables.audit.claims.tables import Pair, pairs, value, wins
+from paper_tables.audit.claims.tables import Pair, at_most_undecided, pairs, value, wins
 from reference import daq_theory
 from torchimpl.data import cifar10
 
@@ -155,18 +154,12 @@ def beta_24(evidence: Evidence) -> list[Pair]:
     ]
 
 
-def _at_most_undecided(evidence: Evidence, judged: Judged, _: Sequence[Pair]) -> Judged:
-    """What a claim is about is not all printed: what is can refute it, and cannot establish it."""
-    verdict, said = judged
-    return ("undecided" if verdict == "holds" else verdict), said
-
-
 @wins(
     judges,
     "related-soft-degrades-significantly",
     note="These are the soft argmaxes of Table 6. The sentence is on sigmoid and tanh, of which no table has a row "
     "with and without the gap: undecided at best.",
-    then=_at_most_undecided,
+    then=at_most_undecided,
 )
 def gap_costs_accuracy(evidence: Evidence) -> list[Pair]:
     return [
@@ -216,7 +209,7 @@ def no_drop(evidence: Evidence) -> Judged:
     "conclusion-each-component",
     note="Each number is of one run. No row leaves DASR out, as the plain STE in the same network would: undecided at "
     "best.",
-    then=_at_most_undecided,
+    then=at_most_undecided,
 )
 def components(evidence: Evidence) -> list[Pair]:
     best = {kind: max(numbers[0] for numbers in accuracies(evidence, kind).values()) for kind in (SOFT, KERNEL)}
