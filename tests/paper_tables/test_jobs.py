@@ -253,12 +253,12 @@ def test_a_changed_printed_number_changes_the_verdict_of_a_recorded_cell(tmp_pat
         assert (cell.measured, cell.recorded) == (85.62, True)
         return cell.reported, cell.value_verdict, any("1/1" in sentence for sentence in table.wrong)
 
-    assert verdict() == ("85.8", "contradicted", True)
+    assert verdict() == ("85.8", "released file differs", True)
     printed = (Path(reported.__file__).parent / "table5.toml").read_text()
     (tmp_path / "table5.toml").write_text(printed.replace("value = 85.8, difference = -5.6", "value = 85.6"))
     changed = reported.load_table(tmp_path / "table5.toml")
     monkeypatch.setattr(reported, "tables", lambda: {"5": changed})
-    assert verdict() == ("85.6", "reproduced", False)
+    assert verdict() == ("85.6", "matches", False)
     assert (tmp_path / "measured" / "5" / job.place.filename).read_bytes() == before
 
 
@@ -302,7 +302,7 @@ def test_the_report_marks_what_is_recorded_and_what_is_stale(tmp_path, results, 
     out = capsys.readouterr().out
     assert out.count("85.00 stale ") == 3
     assert "Table 5, 3 numbers: recorded with other sources, configuration or data" in out
-    assert "contradicted" not in out
+    assert "released file differs" not in out
 
 
 def test_a_damaged_result_ends_with_one_line(tmp_path, results, quick, capsys):
