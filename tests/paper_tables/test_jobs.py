@@ -251,7 +251,7 @@ def test_a_changed_printed_number_changes_the_verdict_of_a_recorded_cell(tmp_pat
         (table,), _ = jobs.regenerate([table5], Options(out=tmp_path, profile="cifar10"))
         (cell,) = [cell for cell in table.cells if cell.place == job.place]
         assert (cell.measured, cell.recorded) == (85.62, True)
-        return cell.reported, cell.value_verdict, any("1/1" in sentence for sentence in table.wrong)
+        return cell.reported, cell.value_verdict, any(sentence.startswith("1/1: ") for sentence in table.findings)
 
     assert verdict() == ("85.8", "released file differs", True)
     printed = (Path(reported.__file__).parent / "table5.toml").read_text()
@@ -294,9 +294,9 @@ def test_the_command_line_records_and_measures_again(tmp_path, results, quick, c
 def test_the_report_marks_what_is_recorded_and_what_is_stale(tmp_path, results, quick, monkeypatch, capsys):
     command = ["--table", "5", "--data", str(tmp_path), "--checkpoints", str(tmp_path), "--out", str(tmp_path)]
     assert cli.main(command) == 0
-    assert "85.00 ✗*" not in capsys.readouterr().out
+    assert "85.00 ≠*" not in capsys.readouterr().out
     assert cli.main(command) == 0
-    assert capsys.readouterr().out.count("85.00 ✗*") == 3
+    assert capsys.readouterr().out.count("85.00 ≠*") == 3
     monkeypatch.setattr(table5.cifar10, "SHA256", {"test": "other images"})
     assert cli.main(["--table", "5", "--out", str(tmp_path)]) == 0
     out = capsys.readouterr().out

@@ -40,9 +40,13 @@ TITLE = "Every claim of the papers, judged"
 NEEDS = "nothing; claims on the training recipe need --checkpoints and --data, as for Table 5"
 INTRO = (
     "Each sentence that claims something, as printed. Accuracies are judged by the printed numbers and the 95 % noise "
-    "of the test images; what the equations imply by evaluating the reference on dense grids. By definition: nothing "
-    "else could come out. Undecided: within noise, two fair measures or readings disagree, or what was released "
-    "differs. Vacuous: nothing to compare with. Not testable: the basis says what it would take."
+    "of the test images, with Holm's correction, once; what the equations imply by evaluating the reference on dense "
+    "grids. One rule for all sentences on the state of the art: the best rival that prints a number and is like for "
+    "like is beaten beyond noise in every setting of the tables that the sentence is on; a loss beyond noise refutes "
+    'it, unless it says "various" or names no settings, and at least two bit-widths of two benchmarks or '
+    "architectures are won as printed. By definition: nothing else could come out. Undecided: within noise, two fair "
+    "measures or readings disagree, or what was released differs. Vacuous: nothing to compare with. Not testable: the "
+    "basis says what it would take."
 )
 TOPICS: tuple[ModuleType, ...] = (
     quantizer,
