@@ -323,7 +323,10 @@ def test_an_interruption_says_so(monkeypatch, tmp_path, capsys):
     assert "interrupted" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("verdict", ["contradicted", "reproduced", "not run"])
+@pytest.mark.parametrize(
+    "verdict",
+    ["contradicted", "reproduced", "not run", "released file differs", "matches", "differs", "same", "by definition"],
+)
 def test_strict_fails_on_a_contradiction_only(verdict, monkeypatch, tmp_path):
     import dataclasses
 
@@ -371,14 +374,14 @@ def test_released_checkpoints_on_cifar10(images, cifar10_root, checkpoint_root, 
     monkeypatch.setattr(cells, "RESULTS", tmp_path / "results")
     monkeypatch.setattr(table5.runs, "jobs", lambda options, contenders: [])
     arguments = ["--table", "5", "--data", str(cifar10_root), "--checkpoints", str(checkpoint_root)]
-    assert cli.main([*arguments, "--out", str(tmp_path), "--quiet", "--record", "--strict"]) == 1
+    assert cli.main([*arguments, "--out", str(tmp_path), "--quiet", "--record", "--strict"]) == 0
     found = {cell.column: cell for cell in shown(tmp_path / "cells" / "5") if cell.row == "Ours"}
     # Counts in float32 on a CPU; another build of torch may move an image or two that lie on a decision boundary.
     counted = {10_000: {"FP": 9145, "1/1": 8562, "1/32": 9152}, 1000: {"FP": 918, "1/1": 866, "1/32": 922}}
     for column, correct in counted[images].items():
         assert abs(found[column].measured * images / 100 - correct) <= 3, column
         assert found[column].images == images
-    assert found["1/1"].value_verdict == found["1/32"].value_verdict == "contradicted"
+    assert found["1/1"].value_verdict == found["1/32"].value_verdict == "released file differs"
     assert len(files(tmp_path / "results")) == 3
     # What was recorded is shown where there are no data.
     assert cli.main(["--table", "5", "--out", str(tmp_path / "again"), "--quiet"]) == 0
