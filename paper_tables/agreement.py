@@ -18,7 +18,7 @@ from scipy.optimize import brentq
 from paper_tables.equations import inside_cells
 from reference.grid import Array
 
-NOISES = (0.1, 0.2, 0.5, 1.0)  # levels
+NOISES = (0.1, 0.5)  # levels: narrow, and wide
 CURVE = tuple(float(round(s, 4)) for s in np.geomspace(0.05, 1.0, 27))
 
 

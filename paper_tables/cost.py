@@ -32,12 +32,12 @@ LITERAL = "daq by autograd, not compiled"
 STE = "ste"
 INTRO = (
     f"A quantizer of activations at 2 bits (IR-Net: 1) over {ELEMENTS:,} float32 elements: nanoseconds an element for "
-    "the forward pass and for both passes; both in units of the straight-through estimator's, and of a copy of the 20 "
-    "bytes an element that both must move, measured by turns with it; bytes kept for the backward pass; and a training "
-    f"step of ResNet-20 (batch {BATCH}, at the lowest bit-widths of the method; with Hardtanh for IR-Net) in "
-    "milliseconds and in units of the step in full precision, by turns too. Medians; spread is the half of the times "
-    "in the middle, over the median, of the noisiest of a row. Each row is measured by itself, at another time: rows "
-    "are not ranked. They are this machine's numbers, and say nothing about another's."
+    "the forward pass and for both passes; both in units of the straight-through estimator's, and of a copy of the "
+    "20 bytes an element that both must move, measured by turns with it; bytes kept for the backward pass; and a "
+    f"training step of ResNet-20 (batch {BATCH}, at the lowest bit-widths of the method; with Hardtanh for IR-Net) in "
+    "milliseconds and in units of the step in full precision, by turns too (a slash: in units of). Medians; spread "
+    "is the half of the times in the middle, over the median, of the noisiest of a row. Each row is measured by "
+    "itself, at another time: rows are not ranked. They are this machine's numbers, and say nothing about another's."
 )
 USUAL = "one compiled pass in each direction, on the CPU"
 WHY = {
@@ -49,18 +49,19 @@ WHY = {
 }
 
 
-BOTH = "both, ns"
-TO_STE = "to the STE"
-STEP = "step to full precision"
+BOTH = "both ns"
+TO_STE = "/ STE"
+TO_COPY = "/ copy"
+STEP = "/ full"
 COLUMNS = {  # and their units
-    "forward, ns": "ns an element",
+    "forward ns": "ns an element",
     BOTH: "ns an element",
     TO_STE: "ratio",
-    "to a copy": "ratio",
-    "kept, bytes": "bytes an element",
-    "step, ms": "ms",
+    TO_COPY: "ratio",
+    "kept B": "bytes an element",
+    "step ms": "ms",
     STEP: "ratio",
-    "spread, %": "percent of the median",
+    "spread %": "percent of the median",
 }
 MEASURE = "measured by turns"
 
@@ -96,14 +97,14 @@ def _cells(name: str, row: Cell) -> Iterator[Cell]:
     time = {turn: float(row.detail[turn]) for turn in TURNS}  # type: ignore[arg-type]
     ns = 1e9 / ELEMENTS
     numbers = {
-        "forward, ns": time["forward"] * ns,
+        "forward ns": time["forward"] * ns,
         BOTH: time["both"] * ns,
         TO_STE: time["both"] / time["ste"],
-        "to a copy": time["both"] / time["copy"],
-        "kept, bytes": float(row.detail["kept"]),  # type: ignore[arg-type]
-        "step, ms": 1000 * time["own step"],
+        TO_COPY: time["both"] / time["copy"],
+        "kept B": float(row.detail["kept"]),  # type: ignore[arg-type]
+        "step ms": 1000 * time["own step"],
         STEP: time["own step"] / time["full step"],
-        "spread, %": 100 * max((spread(row, turn)[1] - spread(row, turn)[0]) / time[turn] for turn in TURNS),
+        "spread %": 100 * max((spread(row, turn)[1] - spread(row, turn)[0]) / time[turn] for turn in TURNS),
     }
     why = "differentiated by autograd, operator by operator" if name == LITERAL else WHY.get(name, USUAL)
     low, high = (ns * end for end in spread(row, "both"))

@@ -1,13 +1,15 @@
 """The cost table: every method in it, each row by turns, and nothing said that the spread does not bear."""
 
 import dataclasses
+import io
 import itertools
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
-from paper_tables import cells, cost, jobs
+from paper_tables import cells, cost, jobs, render
 from paper_tables.cells import Cell
 from paper_tables.tables import Options
 from reference import registry
@@ -41,7 +43,7 @@ def test_every_method_and_the_literal_computation(table):
     assert set(rows) == {*registry.methods(), cost.LITERAL}
     for row, found in itertools.groupby(rows):
         assert len(list(found)) == len(cost.COLUMNS), row
-    assert all(cell.measured > 0 or cell.column == "spread, %" for cell in table.cells)
+    assert all(cell.measured > 0 or cell.column == "spread %" for cell in table.cells)
     assert all(cell.hardware and cell.reason for cell in table.cells)
     assert not any(cell.value_verdict or cell.claim_verdict or cell.reported for cell in table.cells)
 
@@ -52,13 +54,13 @@ def test_a_row_is_one_measurement_with_its_own_baselines(table, out):
     for cell in table.cells:
         time = cell.detail
         expected = {
-            "forward, ns": time["forward"] * 1e9 / (1 << 12),
-            "both, ns": time["both"] * 1e9 / (1 << 12),
-            "to the STE": time["both"] / time["ste"],
-            "to a copy": time["both"] / time["copy"],
-            "kept, bytes": time["kept"],
-            "step, ms": time["own step"] * 1000,
-            "step to full precision": time["own step"] / time["full step"],
+            "forward ns": time["forward"] * 1e9 / (1 << 12),
+            "both ns": time["both"] * 1e9 / (1 << 12),
+            "/ STE": time["both"] / time["ste"],
+            "/ copy": time["both"] / time["copy"],
+            "kept B": time["kept"],
+            "step ms": time["own step"] * 1000,
+            "/ full": time["own step"] / time["full step"],
         }
         if cell.column in expected:
             assert cell.measured == pytest.approx(expected[cell.column], rel=0.006)
@@ -68,8 +70,20 @@ def test_a_row_is_one_measurement_with_its_own_baselines(table, out):
 
 
 def test_units_stand_in_the_header():
-    for column in set(cost.COLUMNS) - {"to the STE", "to a copy", "step to full precision"}:
-        assert column.rpartition(", ")[2] in ("ns", "bytes", "ms", "%")
+    for column in cost.COLUMNS:
+        assert column.startswith("/ ") or column.rpartition(" ")[2] in ("ns", "B", "ms", "%")
+
+
+def test_nothing_is_cut_at_80_columns(table):
+    console = Console(width=80, file=io.StringIO())
+    render.show(table, console)
+    shown = console.file.getvalue()
+    assert "…" not in shown
+    for column in cost.COLUMNS:
+        assert column in shown
+    for cell in table.cells:
+        assert render.summary(cell) in shown
+        assert cell.row.split(" ")[0] in shown
 
 
 def test_what_is_measured_is_this_machines(table, out, monkeypatch):
@@ -81,7 +95,7 @@ def test_what_is_measured_is_this_machines(table, out, monkeypatch):
 
 
 def test_what_is_kept_is_the_input_where_a_method_has_kernels(table):
-    kept = {cell.row: cell.measured for cell in table.cells if cell.column == "kept, bytes"}
+    kept = {cell.row: cell.measured for cell in table.cells if cell.column == "kept B"}
     for name in set(registry.methods()) - {"lqnets"}:
         assert 4 <= kept[name] < 4.1, f"{name} keeps {kept[name]} bytes an element"
     assert kept[cost.LITERAL] > 20
