@@ -366,7 +366,7 @@ def lines(options: Options) -> Iterator[Line]:
     yield Line(
         read("learned lower bounds of the inputs, 1/1", _lower_bounds, "layers", STATE),
         "0, as inputs come from a ReLU (Section 4.1)",
-        lambda cell: f"{cell.measured:g} layers have one, {cell.detail['upper']:g} have a learned upper bound",
+        lambda cell: f"layers with one: {cell.measured:g}; with a learned upper bound: {cell.detail['upper']:g}",
         lambda cell: cell.measured == 0 and cell.detail["upper"] != 0,
     )
     yield Line(

@@ -348,7 +348,7 @@ def summary(found: Sequence[Cell]) -> tuple[str, ...]:
     """Count, for the best rivals and for all: wins beyond chance, wins within it, ties, losses."""
     best = [cell for cell in found if cell.row.endswith(BEST)]
     sentences = []
-    for name, some in (("best-rival comparisons", best), ("comparisons in all", list(found))):
+    for name, more, some in (("best-rival comparison", "", best), ("comparison", " in all", list(found))):
         if not some:
             continue
         differences = [cell.measured or 0.0 for cell in some]
@@ -358,10 +358,12 @@ def summary(found: Sequence[Cell]) -> tuple[str, ...]:
         lost = [cell for cell in some if (cell.measured or 0.0) < 0]
         beaten = [cell for cell in lost if cell.claim_verdict == "fails"]
         which = f" ({'; '.join(f'{cell.column}, {_rival(cell)}' for cell in beaten)})" if beaten else ""
+        ties = differences.count(0.0)
         sentences.append(
-            f"Of {len(some)} {name}, {won} are wins, {len(alone)} of them by more than the choice of test images "
-            f"explains ({len(sure)} after Holm's correction for {len(found)} comparisons); {differences.count(0.0)} "
-            f"are ties and {len(lost)} losses, {len(beaten)} of them by more than chance{which}."
+            f"Of {len(some)} {name}{'s' * (len(some) != 1)}{more}: {won} win{'s' * (won != 1)}, {len(alone)} by more "
+            f"than the choice of test images explains ({len(sure)} after Holm's correction for {len(found)}); {ties} "
+            f"tie{'s' * (ties != 1)}; {len(lost)} loss{'es' * (len(lost) != 1)}, {len(beaten)} by more than chance"
+            f"{which}."
         )
     return tuple(sentences)
 

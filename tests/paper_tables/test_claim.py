@@ -73,8 +73,8 @@ def test_more_comparisons_ask_for_more(capsys):
         ({}, 0, "1 of 1 printed differences are those of the printed numbers"),
         ({"difference": "-5.5"}, 1, "which rounding can explain"),
         ({"difference": "-4.6"}, 1, "more than rounding can explain"),
-        ({"theirs": "90.0"}, 1, "1 losses"),
-        ({"theirs": "86.0"}, 0, "1 losses"),
+        ({"theirs": "90.0"}, 1, "1 loss, 1 by more than chance"),
+        ({"theirs": "86.0"}, 0, "1 loss, 0 by more than chance"),
         ({"images": "", "theirs": "90.0"}, 0, "nothing to judge"),
     ],
 )

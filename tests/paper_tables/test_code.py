@@ -160,9 +160,9 @@ def test_without_checkpoints_the_rows_are_listed_as_not_run(computed):
             "released file differs",
             "conv1, conv2",
         ),
-        ("learned lower bounds of the inputs, 1/1", 0.0, {"upper": 18}, "matches", "18 have a learned upper bound"),
-        ("learned lower bounds of the inputs, 1/1", 1.0, {"upper": 18}, "released file differs", "1 layers have one"),
-        ("learned lower bounds of the inputs, 1/1", 0.0, {"upper": 0}, "released file differs", "0 have"),
+        ("learned lower bounds of the inputs, 1/1", 0.0, {"upper": 18}, "matches", "with a learned upper bound: 18"),
+        ("learned lower bounds of the inputs, 1/1", 1.0, {"upper": 18}, "released file differs", "layers with one: 1;"),
+        ("learned lower bounds of the inputs, 1/1", 0.0, {"upper": 0}, "released file differs", "upper bound: 0"),
     ],
 )
 def test_measured_lines_are_judged_when_shown(row, value, detail, verdict, says):

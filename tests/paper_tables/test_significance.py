@@ -418,7 +418,7 @@ def test_every_count_and_every_sentence_is_that_of_the_numbers(changes):
         sure_alone = sum(line[4][0] > 0 for line in some)
         sure = sum(line[6] <= 0.05 and line[3] > 0 for line in some)
         beaten = [(line[0], line[1]) for line in some if line[6] <= 0.05 and line[3] < 0]
-        said, _, which = sentence.partition(" of them by more than chance")
+        said, _, which = sentence.partition(" by more than chance")
         numbers = [int(number) for number in re.findall(r"\d+", said)]
         assert numbers == [
             len(some), signs.count(1), sure_alone, sure, len(lines), signs.count(0), signs.count(-1), len(beaten)
