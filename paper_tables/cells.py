@@ -118,9 +118,11 @@ class Cell(Measurement):
     recorded : bool
         Whether it was measured in an earlier run.
     value_verdict : str or None
-        reproduced, contradicted, modelled, not run, stale; None where no verdict can be given (`reason` says why).
+        reproduced, contradicted; matches, released file differs (a released file beside what is printed of a training
+        run); same, differs (released code beside the paper); by definition, modelled, not run, stale; None where no
+        verdict can be given (`reason` says why).
     claim_verdict : str or None
-        holds, fails, undecided, vacuous, not testable.
+        holds, fails, by definition, undecided, vacuous, not testable.
     reason : str
         What the verdicts rest on.
     command : str or None

@@ -6,14 +6,14 @@ import argparse
 import dataclasses
 import re
 from collections.abc import Sequence
-from decimal import Decimal
 from pathlib import Path
 
 from rich.markup import escape
 
 from paper_tables import cells, render, tables
-from paper_tables.audit import arithmetic, significance
-from paper_tables.reported import TableError, load_table
+from paper_tables.audit import arithmetic, granularity, means, significance
+from paper_tables.audit.means import Mean
+from paper_tables.reported import TableError, load_table, printed_decimals
 from paper_tables.tables import InputError, Output, parse_percent, writing
 
 DESCRIPTION = """\
@@ -21,13 +21,22 @@ Is one accuracy better than another by more than the choice of test images expla
 
   quantgap claim --accuracy 85.8 --against 85.4 --images 10000
 
+or means over training runs, with their deviations,
+
+  quantgap claim --accuracy 91.0 --deviation 0.2 --runs 5 --against 90.5 --images 10000
+
 or a table, of which every printed difference is checked as well:
 
   quantgap claim --table FILE.toml
+
+Can an accuracy arise at all, from so many images? (The granularity test, GRIM; also of the numbers above.)
+
+  quantgap claim --accuracy 97.35 --images 1797
 """
 EPILOG = """\
 A table looks like this; the files in paper_tables/reported are examples. A value is a number, or a table with the
-printed difference from the baseline column, and the mark of models that are quantized in all layers:
+printed difference from the baseline column, the mark of models that are quantized in all layers, and, of a mean over
+training runs, their number and deviation:
 
   paper = "Mine"
   table = "1"
@@ -43,7 +52,7 @@ printed difference from the baseline column, and the mark of models that are qua
   method = "Ours"
   [rows.values]
   "FP" = 91.4
-  "1/1" = { value = 85.8, difference = -5.6 }
+  "1/1" = { value = 85.8, difference = -5.6, deviation = 0.2, runs = 5 }
 
   [[rows]]
   method = "Theirs"
@@ -51,13 +60,18 @@ printed difference from the baseline column, and the mark of models that are qua
   "FP" = 91.7
   "1/1" = { value = 85.4, difference = -6.3, fully_quantized = true }
 
-holds: better beyond the 95 % interval of the difference, corrected for the number of comparisons (Bonferroni);
-fails: worse beyond it; undecided: the interval contains 0. The interval (Newcombe) treats the two networks' errors as
-independent, which makes it too wide if both saw the same images, and knows nothing of other training runs, which
-makes it too narrow.
+holds: better beyond the 95 % interval of the difference; fails: worse beyond it; undecided: the interval contains 0.
+Half a unit of the last printed digit counts on either side. Two numbers are corrected for --comparisons (Bonferroni), a
+table for all that it makes (Holm). The interval for other test images (Newcombe) treats the two networks' errors as
+independent, which makes it too wide if both saw the same images, and knows nothing of other training runs, which makes
+it too narrow. That for other runs is Welch's t where both sides print a deviation, and else the pooled t, with the one
+that is printed; it knows nothing of other images.
 
-Exit status: 0 done; 1 with --strict, a comparison fails or a difference is wrong; 2 bad input; 3 a failure of the
-suite.
+What R's scrutiny (GRIM) and statcheck do for psychology, this does for accuracies: whether numbers in print can be
+true, and whether they say what is claimed.
+
+Exit status: 0 done; 1 with --strict, a comparison fails, or a number or a difference cannot be right; 2 bad input; 3 a
+failure of the suite.
 """
 
 
@@ -70,7 +84,11 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     result.add_argument("--accuracy", metavar="PERCENT", help="the accuracy claimed to be better")
+    result.add_argument("--deviation", metavar="POINTS", help="its standard deviation over --runs")
+    result.add_argument("--runs", metavar="N", help="training runs that it is the mean of (default: 1)")
     result.add_argument("--against", metavar="PERCENT", help="the accuracy it is compared with")
+    result.add_argument("--against-deviation", metavar="POINTS", help="its standard deviation over --against-runs")
+    result.add_argument("--against-runs", metavar="N", help="training runs that it is the mean of (default: 1)")
     result.add_argument("--images", metavar="N", help="test images behind each")
     result.add_argument(
         "--comparisons", metavar="N", default="1", help="how many such comparisons are made (default: 1)"
@@ -84,18 +102,22 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str]) -> int:
     """Audit what is given; returns the exit status."""
     given = parser().parse_args(arguments)
-    numbers = [given.accuracy, given.against, given.images]
-    if given.table is not None and not any(numbers):
+    single = [given.accuracy, given.images]
+    others = [given.against, given.deviation, given.runs, given.against_deviation, given.against_runs]
+    if given.table is not None and not any((*single, *others)):
         contradicted = _audit_table(given.table, given.out)
-    elif all(numbers) and given.table is None:
-        contradicted = _audit_pair(
-            parse_percent("--accuracy", given.accuracy),
-            parse_percent("--against", given.against),
-            _count("--images", given.images),
-            _count("--comparisons", given.comparisons),
-        )
+    elif all(single) and given.table is None:
+        images = _count("--images", given.images)
+        first = _mean("", given.accuracy, given.deviation, given.runs)
+        if given.against is None and any(others[3:]):
+            raise InputError("--against-deviation and --against-runs go with --against")
+        if given.against is None:
+            contradicted = _audit_single(first, images)
+        else:
+            second = _mean("against", given.against, given.against_deviation, given.against_runs)
+            contradicted = _audit_pair(first, second, images, _count("--comparisons", given.comparisons))
     else:
-        raise InputError("give either --accuracy, --against and --images, or --table")
+        raise InputError("give either --accuracy and --images, with --against to compare, or --table")
     return 1 if given.strict and contradicted else 0
 
 
@@ -105,18 +127,88 @@ def _count(name: str, text: str) -> int:
     return int(text)
 
 
-def _audit_pair(ours: Decimal, theirs: Decimal, images: int, comparisons: int) -> bool:
-    """Judge one comparison; returns whether it fails."""
-    low, high = significance.difference_interval(ours, theirs, images, comparisons)
-    verdict = significance.judge(ours - theirs, (low, high))
-    needed = significance.smallest_significant((ours + theirs) / 2, images)
-    out = Output(soft_wrap=True, highlight=False)
-    corrected = f", corrected for {comparisons} comparisons" if comparisons > 1 else ""
-    out.print(f"{ours} % against {theirs} %, {images} test images each: {ours - theirs:+} points")
-    out.print(f"95 % interval of the difference{corrected}: {low:+.2f} to {high:+.2f} points")
-    out.print(f"{render.MARKS[verdict]} better: {verdict}. One comparison at this accuracy takes {needed:.2f} points.")
-    out.print("Unpaired: too wide if both saw the same images. One run each: too narrow if other seeds differ.")
-    return verdict == "fails"
+def _mean(side: str, accuracy: str, deviation: str | None, runs: str | None) -> Mean:
+    prefix = f"--{side}-" if side else "--"
+    value = parse_percent(f"--{side}" if side else "--accuracy", accuracy)
+    count = 1 if runs is None else _count(f"{prefix}runs", runs)
+    if deviation is None:
+        return Mean(value, None, count)
+    if count < 2:
+        raise InputError(f"{prefix}deviation goes with {prefix}runs, 2 or more")
+    return Mean(value, parse_percent(f"{prefix}deviation", deviation), count)
+
+
+def _output() -> Output:
+    return Output(soft_wrap=True, highlight=False)
+
+
+def _audit_single(one: Mean, images: int) -> bool:
+    """Say whether an accuracy can arise; returns whether it cannot."""
+    out = _output()
+    out.print(f"{means.said(one)} %, {images} test images")
+    return _granularity(one, images, out)
+
+
+def _granularity(one: Mean, images: int, out: Output) -> bool:
+    """Apply the granularity test; returns whether the accuracy cannot arise."""
+    decimals = printed_decimals(one.value)
+    if not granularity.says_something(decimals, images, one.runs):
+        counted = f"{images} images" + (f" and {one.runs} runs" if one.runs > 1 else "")
+        out.print(f"Granularity: every accuracy of {_plural(decimals, 'decimal')} can arise from {counted}.")
+        return False
+    found = granularity.nearest(one.value, images, one.runs)
+    mark = render.MARKS["holds" if found.possible else "fails"]
+    out.print(f"{mark} Granularity: {one.value} % {found}.")
+    return not found.possible
+
+
+def _plural(count: int, word: str) -> str:
+    return f"{count} {word}{'s' * (count != 1)}"
+
+
+def _audit_pair(first: Mean, second: Mean, images: int, comparisons: int) -> bool:
+    """Judge one comparison; returns whether anything fails."""
+    ours, theirs = first.value, second.value
+    out = _output()
+    difference = ours - theirs
+    out.print(
+        f"{means.said(first)} % against {means.said(second)} %, {_plural(images, 'test image')} each: "
+        f"{difference:+} points"
+    )
+    alone = significance.printed_interval(ours, theirs, images)
+    corrected = significance.printed_interval(ours, theirs, images, comparisons)
+    verdict, by_itself = (significance.judge(difference, interval) for interval in (corrected, alone))
+    out.print(f"95 % interval for other test images: {alone[0]:+.2f} to {alone[1]:+.2f} points")
+    if comparisons > 1:
+        out.print(f"as one of {comparisons} comparisons: {corrected[0]:+.2f} to {corrected[1]:+.2f} points")
+    needed = significance.takes(
+        theirs, images, decimals=printed_decimals(ours), better=difference >= 0, comparisons=comparisons
+    )
+    side = "above" if difference >= 0 else "below"
+    takes = "No accuracy is far enough" if needed is None else f"It takes {needed} points"
+    out.print(f"{render.MARKS[verdict]} better: {verdict}. {takes} {side} {theirs} %, printed so.")
+    if by_itself != verdict:
+        out.print(f"Alone it would count ({by_itself}), not as one of {comparisons}.")
+    tips = significance.tipping(ours, theirs, images)
+    if tips is not None and tips <= images:
+        share = 100 * tips / images
+        out.print(
+            f"In a paired test: chance if exactly one of the two is right on {tips} images ({share:.1f} %) or more."
+        )
+    fails = [verdict == "fails"]
+    found = means.compare(first, second)
+    if found is not None:
+        low, high = found.interval(comparisons)
+        by_runs = significance.judge(difference, (low, high))
+        out.print(
+            f"{render.MARKS[by_runs]} better in other runs, on the same images: {by_runs}. {low:+.2f} to {high:+.2f} "
+            f"points ({found.test}, {found.degrees:.1f} degrees of freedom)"
+        )
+        fails.append(by_runs == "fails")
+    fails += [_granularity(one, images, out) for one in (first, second)]
+    runs = "" if found is not None else " One run each: too narrow if other seeds differ."
+    out.print(f"The interval for images is unpaired: too wide if both saw the same images.{runs}")
+    return any(fails)
 
 
 def _audit_table(path: str, out: str | None) -> bool:
@@ -128,11 +220,15 @@ def _audit_table(path: str, out: str | None) -> bool:
     except OSError as error:
         raise InputError(f"--table {path}: {error.strerror}") from None
     sections = [arithmetic.audit([table]), significance.audit([table])]
+    sections += [section for section in (granularity.audit([table]), means.audit([table])) if section.cells]
     sections = [dataclasses.replace(section, shown=None) for section in sections]
     console = Output()
     for section in sections:
         if section.cells:
             render.show(section, console)
+            for cell in section.cells if section.name in ("significance", "means") else ():
+                console.print(escape(f"  {cell.column}: {cell.row}: {cell.reason}"), highlight=False, soft_wrap=True)
+            console.print()
         else:
             console.print(escape(f"{section.title}: nothing to judge in {path}\n"), highlight=False)
     if out:

@@ -15,10 +15,10 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from paper_tables import cells, figures, jobs, render, report, tables
-from paper_tables.tables import SCRIPTS, Options, Output, folder, guarded, writing
+from paper_tables.tables import SCRIPTS, InputError, Options, Output, folder, guarded, writing
 from reference import registry
 from torchimpl import files
-from torchimpl.training import recipe
+from torchimpl.training import recipe, store
 
 SUBCOMMANDS = {"checkpoint": "paper_tables.checkpoint", "claim": "paper_tables.claim"}
 
@@ -92,6 +92,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument(
         "--workers", metavar="N", type=_count, default=os.cpu_count() or 1, help="runs at once (default: one a core)"
     )
+    result.add_argument("--ray", metavar="ADDRESS", help="train on a Ray cluster: its address, auto, or local")
     result.add_argument("--device", default="cpu", help="where networks are trained: cpu (default), cuda, cuda:1, ...")
     result.add_argument("--tune", action="store_true", help="with --table tuning: try the profile's grid of rates")
     result.add_argument("--out", metavar="DIR", default="out", help="where results go (default: out)")
@@ -112,6 +113,13 @@ def _count(text: str) -> int:
     return int(text)
 
 
+def _device(name: str) -> str:
+    try:
+        return store.check_device(name)
+    except ValueError as error:
+        raise InputError(str(error)) from None
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Regenerate the chosen tables and figures; write them, then show them."""
     out = Output()
@@ -129,7 +137,8 @@ def run(arguments: argparse.Namespace) -> int:
         profile=arguments.profile,
         seeds=arguments.seeds,
         workers=arguments.workers,
-        device=arguments.device,
+        ray=arguments.ray,
+        device=_device(arguments.device),
         tune=arguments.tune or None,
     )
     everything = not (arguments.table or arguments.figure)

@@ -1,18 +1,23 @@
-"""How jobs are executed: one after the other, or in several processes of this machine."""
+"""How jobs are executed: one after the other, in several processes of this machine, or on a Ray cluster."""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
 import queue
+import signal
+import socket
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from typing import Any, TypeAlias
 
 import torch
 
 from paper_tables.cells import Measurement, Place
+from paper_tables.tables import InputError
 
 Report: TypeAlias = Callable[[Place, float], None]
 Task: TypeAlias = Callable[[Callable[[float], None]], Measurement | None]
@@ -30,6 +35,10 @@ def beside(workers: int) -> Executor:
     return partial(_in_processes, workers) if workers > 1 else in_turn
 
 
+KILLED = (
+    "a worker was killed, perhaps for want of memory: try fewer --workers; what had ended is kept, and the same "
+    "command goes on"
+)
 NICE = 10  # how much a worker stands back for whatever else the machine does
 _reports: Any = None  # in a worker: where it reports to
 
@@ -39,13 +48,20 @@ def _begin(reports: Any) -> None:
     _reports = reports
     torch.set_num_threads(1)
     os.nice(NICE)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends its workers
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    threading.Thread(target=_end_after, args=(parent,), daemon=True).start()
+
+
+def _end_after(parent: Any) -> None:
+    """End this process when its parent has ended, killed or not: nobody waits for a result."""
+    parent.join()
+    os._exit(1)
 
 
 def _execute(place: Place, task: Task) -> Measurement | None:
     def report(share: float) -> None:
-        parent = multiprocessing.parent_process()
-        if parent is not None and not parent.is_alive():  # it was killed: nobody waits for the result
-            os._exit(1)
         _reports.put((place, share))
 
     return task(report)
@@ -69,9 +85,65 @@ def _in_processes(
                     except queue.Empty:
                         break
                 for future in done:
-                    yield running.pop(future), future.result()
+                    try:
+                        found = future.result()
+                    except BrokenProcessPool:
+                        raise InputError(KILLED) from None
+                    yield running.pop(future), found
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             for process in multiprocessing.active_children():
                 process.terminate()
             raise
+
+
+def on_ray(address: str) -> Executor:
+    """Run tasks on a Ray cluster, each on one core.
+
+    Its machines have this checkout, the data and the folder of results at the same paths: what a task computes comes
+    back to the caller, who writes it; networks that are trained stay in the folder.
+
+    Parameters
+    ----------
+    address : str
+        Of a running cluster, "auto" for the one of this machine, or "local" to start one here.
+
+    Raises
+    ------
+    InputError
+        If Ray is not installed, or there is no such cluster.
+    """
+    return partial(_on_ray, address)
+
+
+def _alone(task: Task) -> Measurement | None:
+    torch.set_num_threads(1)
+    return task(lambda share: None)
+
+
+def _on_ray(address: str, tasks: Mapping[Place, Task], report: Report) -> Iterator[tuple[Place, Measurement | None]]:
+    if not tasks:
+        return
+    try:
+        import ray
+    except ImportError:
+        raise InputError("--ray needs the package ray: pip install ray") from None
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    try:
+        if colon:  # Ray itself would try for minutes
+            socket.create_connection((host, int(port)), timeout=10).close()
+        ray.init(address=address, log_to_driver=False, include_dashboard=False if address == "local" else None)
+    except (OSError, OverflowError, ValueError, RuntimeError) as error:
+        raise InputError(f"--ray {address}: no such cluster: {' '.join(str(error).split())[:200]}") from None
+    try:
+        remote = ray.remote(num_cpus=1, max_retries=2)(_alone)
+        running = {remote.remote(task): place for place, task in tasks.items()}
+        while running:
+            (done,), _ = ray.wait(list(running), num_returns=1)
+            try:
+                found = ray.get(done)
+            except ray.exceptions.RayTaskError as error:
+                raise error.cause from None
+            yield running.pop(done), found
+    finally:
+        ray.shutdown()

@@ -159,8 +159,9 @@ def _executed(
     """Execute tasks, those first that must be alone, and yield each result as it ends."""
     alone = {place: task for place, task in tasks.items() if not jobs[place].parallel}
     beside = {place: task for place, task in tasks.items() if jobs[place].parallel}
+    spread = executors.on_ray(options.ray) if options.ray else executors.beside(options.workers)
     with Bars(len(tasks), options.quiet, words) as bars:
-        for execute, some in ((executors.in_turn, alone), (executors.beside(options.workers), beside)):
+        for execute, some in ((executors.in_turn, alone), (spread, beside)):
             for place, measurement in execute(some, bars.report):
                 bars.ended(place)
                 yield place, measurement
@@ -250,7 +251,8 @@ def missing(job: Job, options: Options) -> list[str]:
 
 def shown(job: Job, found: Measurement | None, *, recorded: bool) -> Cell:
     """Join a job with what was found; the table adds what is printed, and the verdict on what was measured."""
-    needs = f"needs {' and '.join(NEEDED[name] for name in job.needs)}; see README"
+    asked = [NEEDED[name] for name in job.needs] or [f"--profile {job.profile}"]
+    needs = f"needs {' and '.join(asked)}; see README"
     if found is None:
         return Cell(
             **job.place._asdict(),

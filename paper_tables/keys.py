@@ -37,10 +37,13 @@ def key(roots: Iterable[str], **configuration: Any) -> str:
     for name in waiting:
         if _file(name) is None:
             raise ValueError(f"a root must be a module of {' or '.join(PACKAGES)}, got {name!r}")
+    seen: set[str] = set()
     while waiting:
         name = waiting.pop()
-        path = _file(name)
-        if path and name not in found:
+        if name in seen:
+            continue
+        seen.add(name)
+        if path := _file(name):
             package = name if path.name == "__init__.py" else name.rpartition(".")[0]
             found[name], imported = _read(path.read_bytes(), package)
             waiting.extend((*imported, package))  # a package is imported before its modules

@@ -15,9 +15,14 @@ from paper_tables.tables import Table
 
 MARKS = {
     "reproduced": "✓",
+    "matches": "✓",
+    "same": "✓",
     "holds": "✓",
+    "by definition": "≡",
     "contradicted": "✗",
     "fails": "✗",
+    "released file differs": "≠",
+    "differs": "≠",
     "undecided": "?",
     "vacuous": "∅",
     "not testable": "–",
@@ -29,6 +34,8 @@ WRONG = ("contradicted", "fails")
 STYLES = {
     "✓": "green",
     "✗": "bold red",
+    "≠": "yellow",
+    "≡": "dim",
     "?": "yellow",
     "∅": "yellow",
     "–": "dim",

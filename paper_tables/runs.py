@@ -20,7 +20,7 @@ import torch
 from paper_tables import cells, keys, verdicts
 from paper_tables.cells import Cell, Detail, Measurement, Place
 from paper_tables.jobs import Job
-from paper_tables.tables import InputError, Measured, Options
+from paper_tables.tables import InputError, Measured, Options, writing
 from reference import daq_theory
 from torchimpl.checkpoints import CheckpointError
 from torchimpl.data import cifar10, digits
@@ -68,8 +68,8 @@ class Contender:
     network: str = ""
     rates: str = ""
 
-    def recipe(self, profile: str, width: str, seed: int) -> Recipe:
-        """Return the recipe of a run: the profile's, with the rates that were found on images held out."""
+    def recipe(self, profile: str, width: str, seed: int, *, tuned: bool = True) -> Recipe:
+        """Return the recipe of a run: the profile's, if `tuned` with the rates that were found on images held out."""
         fields: dict[str, Any] = {"method": self.method, "bits": WIDTHS[width], "options": self.options}
         if self.network:
             own = {"network": recipe(profile).network, "method": self.method, **self.options}
@@ -79,7 +79,7 @@ class Contender:
             **fields,
             activation=self.activation if width in ("FP", "1/1") else "relu",
             seed=seed,
-            **tuned_rates(self.rates or self.name, profile),
+            **(tuned_rates(self.rates or self.name, profile) if tuned else {}),
         )
 
 
@@ -124,12 +124,12 @@ CONTENDERS = (
 )
 
 
-def first_of(made: Recipe) -> Recipe | None:
+def first_of(made: Recipe, *, tuned: bool = True) -> Recipe | None:
     """Return the recipe of the full-precision network that a run starts from, of the same profile and seed."""
     if made.method is None and ":" not in made.network:
         return None
     contender = FULL_PRECISION if made.activation == "relu" else FULL_PRECISION_HARDTANH
-    return contender.recipe(made.profile, "FP", made.seed)
+    return contender.recipe(made.profile, "FP", made.seed, tuned=tuned)
 
 
 def tuned_place(name: str, profile: str) -> Place:
@@ -208,7 +208,8 @@ def _measure(
     """Train, and say what came of it."""
     training, test = _splits(made.images, data)
     try:
-        state = _trained(made, folder, training, test, device, progress)
+        with writing(folder):
+            state = _trained(made, folder, training, test, device, progress)
     except CheckpointError as error:
         raise InputError(str(error)) from None
     images = len(test.labels)
@@ -260,14 +261,22 @@ def _trained(
 def rehearsal(made: Recipe, training: cifar10.Split, test: cifar10.Split) -> dict[str, Detail]:
     """Rehearse a run on the CPU; what came of it is recorded beside the run."""
     digest, loss, correct = trainer.rehearsal(made, training, test)
-    return {"rehearsal": digest, "rehearsal loss": loss, "rehearsal correct": float(correct)}
+    known = loss if math.isfinite(loss) else -1.0  # a file of results holds no NaN
+    return {"rehearsal": digest, "rehearsal loss": known, "rehearsal correct": float(correct)}
 
 
 def _rehearse(made: Recipe, data: Path | None, found: Measurement) -> str:
     """Rehearse a run that was recorded with other sources; return why it still stands, or an empty string."""
-    if found.detail.get("recipe") != json.dumps(made.as_json(), sort_keys=True):
+    same = found.detail.get("recipe") == json.dumps(made.as_json(), sort_keys=True)
+    if not same or "rehearsal" not in found.detail:
         return ""
-    return stands(found, rehearsal(made, *_splits(made.images, data)))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(int(float(found.detail.get("threads", threads))))  # type: ignore[arg-type]
+    try:
+        now = rehearsal(made, *_splits(made.images, data))
+    finally:
+        torch.set_num_threads(threads)
+    return stands(found, now)
 
 
 def stands(found: Measurement, now: Mapping[str, Detail]) -> str:

@@ -5,7 +5,12 @@ The paper's table has words, such as "rounding" and "identity". Here are numbers
 (a) the derivative used backward against that of the *per-input function*: the function that training applies to this
     input, with everything that training treats as a constant (DAQ's temperature) held fixed;
 (b) the same derivative against that of the *map realised*: from input to output, as training computes it;
-(c) the output in training against the output in test.
+(c) the output in training against the output in test;
+(d) the cosine between the same derivative and that of the staircase smoothed by Gaussian noise of deviation s, over a
+    range of s: see `paper_tables.agreement`.
+
+(b) rewards any smaller slope, and no gradient but 0 could be perfect there; (d) leaves out how large a slope is. It is
+undecided: narrow noise favours DAQ, wide noise the straight-through estimator, and nothing says which noise is meant.
 
 Functions are differentiated by finite differences of the reference; the derivative used backward is what autograd
 returns from the torch modules. QNet's staircase is taken in the middle of a grid of many levels, away from its ends.
@@ -22,7 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from paper_tables import cells, reported
+from paper_tables import agreement, cells, reported
 from paper_tables.cells import Cell
 from paper_tables.equations import LEVELS, STEP, difference_quotient, frozen, inside_cells, with_edges
 from paper_tables.reported import Printed
@@ -39,6 +44,8 @@ NEEDS = "nothing"
 RESOLUTION = 1e-5  # of the finite differences, over all the functions below
 BITS = 2
 
+AGREEMENTS = {f"d s={noise:g}": noise for noise in agreement.NOISES}
+CROSSING = "d crossing"
 COLUMNS = (
     "a max",
     "a mean",
@@ -46,12 +53,17 @@ COLUMNS = (
     "b mean",
     "c max",
     "c mean",
+    *AGREEMENTS,
+    CROSSING,
 )
 INTRO = (
     "The derivative used backward, less that of (a) the function applied to each input with its temperature held "
     "fixed, (b) the map from input to output that training realises; and (c) the training output less the test output. "
     f"Absolute values, largest and mean over {LEVELS} cells, in units of one level. "
-    f"Below {RESOLUTION:g} is the noise of the differences."
+    f"Below {RESOLUTION:g} is the noise of the differences. (d) The cosine between that derivative and the one of the "
+    "staircase smoothed by Gaussian noise of s levels, 1 at best, and the s from which on the straight-through "
+    "estimator, the constant slope, agrees better. *By definition*: the two sides are one function, so that nothing "
+    "else could come out."
 )
 
 
@@ -70,6 +82,8 @@ class Entry:
         ``per_input(x)`` is the function that training applies to the inputs near `x`, constants held fixed.
     training, test : callable
         The map in training and in test.
+    itself : str
+        The measure, (a) or (c), whose two sides are one function by definition; empty if none.
     """
 
     name: str
@@ -78,6 +92,7 @@ class Entry:
     per_input: Callable[[Array], Callable[[Array], Array]]
     training: Callable[[Array], Array]
     test: Callable[[Array], Array]
+    itself: str = ""
 
 
 def used_backward(method: str, *, role: str, **options: Any) -> Callable[[Array], Array]:
@@ -144,18 +159,19 @@ def _qnet(temperature: float) -> Entry:
 
     backward = qnet_backward(temperature)
 
-    return Entry(f"QNet T = {temperature:g}", "QNet", backward, lambda _: training, training, qnet.hard)
+    return Entry(f"QNet T = {temperature:g}", "QNet", backward, lambda _: training, training, qnet.hard, "a")
 
 
 def _dsq(alpha: float) -> Entry:
     backward = used_backward("dsq", role="signed_activation", alpha=alpha)
-    return Entry(f"DSQ alpha = {alpha:g}", "", backward, lambda _: dsq.hard, dsq.hard, dsq.hard)
+    return Entry(f"DSQ alpha = {alpha:g}", "", backward, lambda _: dsq.hard, dsq.hard, dsq.hard, "c")
 
 
 def entries() -> Iterator[Entry]:
     """The rows of the table: the paper's, and DSQ, which its text describes as soft backward and hard forward."""
     rounding = grid.round_half_even
-    yield Entry("STE", "STE-based", used_backward("ste", role="activation"), lambda _: rounding, rounding, rounding)
+    backward = used_backward("ste", role="activation")
+    yield Entry("STE", "STE-based", backward, lambda _: rounding, rounding, rounding, "c")
     yield from (_qnet(temperature) for temperature in (4.0, 10.0, 100.0))
     yield from (_dsq(alpha) for alpha in (0.2, 0.01))
     for variant in daq.VARIANTS:
@@ -179,19 +195,43 @@ def measure(entry: Entry) -> dict[str, float]:
     for name, evenly, close in zip("ab", mismatch(x), mismatch(beside), strict=True):
         found[f"{name} max"] = float(max(evenly.max(), close.max()))
         found[f"{name} mean"] = float(evenly.mean())
-    return found
+    slope = entry.backward(x)
+    found |= {column: agreement.agreement(slope, noise) for column, noise in AGREEMENTS.items()}
+    crossing = agreement.crossing(slope, np.ones(x.size))
+    return found if crossing is None else {**found, CROSSING: crossing}
+
+
+def curve(entry: Entry) -> dict[str, tuple[float, ...]]:
+    """Return the agreement over all noises, for whoever draws it."""
+    slope = entry.backward(inside_cells())
+    return {
+        "s": agreement.CURVE,
+        "agreement": tuple(round(agreement.agreement(slope, noise), 6) for noise in agreement.CURVE),
+    }
+
+
+def _decided(entry: Entry, crossing: bool, slope_agrees: bool) -> str | None:
+    """Whether DAQ's slope agrees better than the constant one: at every noise, at none, or undecided."""
+    if entry.printed != "Ours":
+        return None
+    return "undecided" if crossing else "holds" if slope_agrees else "fails"
 
 
 def run(options: Options) -> Table:
     """Measure every row."""
     printed = {row.method: row for row in reported.tables()["1"].rows}
     found: list[Cell] = []
+    ste: dict[str, float] = {}
     for entry in entries():
         start = time.perf_counter()
         measured = measure(entry)
+        ste = ste or measured  # the first row
         seconds = round(time.perf_counter() - start, 3)
         words = printed[entry.printed].values if entry.printed else None
-        for column in COLUMNS:
+        curves = curve(entry)
+        for column in measured:
+            itself = bool(entry.itself) and column.startswith(f"{entry.itself} ")
+            narrow = next(iter(AGREEMENTS))
             found.append(
                 Cell(
                     paper="DAQ",
@@ -201,9 +241,17 @@ def run(options: Options) -> Table:
                     unit="levels",
                     measured=measured[column],
                     protocol="dense grid, float64",
-                    reason=f"printed, forward/backward and training/test: {_words(words)}"
-                    if words
-                    else "not in the paper's table; described in its Section 2",
+                    detail=curves if column == narrow else {},
+                    value_verdict="by definition" if itself else None,
+                    claim_verdict=_decided(entry, CROSSING in measured, measured[narrow] > ste[narrow])
+                    if column == (CROSSING if CROSSING in measured else narrow)
+                    else None,
+                    reason=("one function on both sides, by definition; " if itself else "")
+                    + (
+                        f"printed, forward/backward and training/test: {_words(words)}"
+                        if words
+                        else "not in the paper's table; described in its Section 2"
+                    ),
                     seconds=seconds,
                     hardware=cells.hardware(),
                     versions=cells.versions(),
@@ -242,6 +290,20 @@ def _findings(found: list[Cell]) -> tuple[str, ...]:
     sentences = []
     if all(value[cell.row, "c max"] < 1e-12 for cell in found if cell.row.startswith("DAQ")):
         sentences.append("No quantizer gap: DAQ's training output equals its test output. That claim holds.")
+    crossings = {row: value[row, CROSSING] for row, column in value if column == CROSSING and row.startswith("DAQ")}
+    if crossings:
+        at = {noise: column for column, noise in AGREEMENTS.items()}
+        listed = "; ".join(
+            f"s = {noise:g}: {value['STE', at[noise]]:.3f}, {value['DAQ weights', at[noise]]:.3f} and "
+            f"{value['DAQ activations', at[noise]]:.3f}"
+            for noise in (0.1, 0.5)
+        )
+        sentences.append(
+            "Undecided, and no fault of either: how well a slope agrees (cosine) with the derivative of the staircase "
+            "smoothed by Gaussian noise of s levels, of the straight-through estimator, of DAQ's weights and of its "
+            f"activations. {listed}. DAQ agrees better up to s = {crossings['DAQ weights']:.2f} (weights) and "
+            f"{crossings['DAQ activations']:.2f} (activations), the constant slope beyond."
+        )
     gaps = {row: value[row, "c max"] for row in ("QNet T = 4", "QNet T = 100")}
     if math.isclose(min(gaps.values()), 0.5):
         sentences.append(

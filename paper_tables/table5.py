@@ -33,10 +33,13 @@ class Released:
     filename: str
     sha256: str
     bits: tuple[int | None, int | None]
+    selection: str | None = "last"  # None: the file has no schedule that would tell
 
 
 RELEASED = {
-    "FP": Released("cifar10_fp.pth", "992dd27379c66f3ddf43109ae1b29cada412a582b2ec77de319538f606fb16ab", (None, None)),
+    "FP": Released(
+        "cifar10_fp.pth", "992dd27379c66f3ddf43109ae1b29cada412a582b2ec77de319538f606fb16ab", (None, None), None
+    ),
     "1/1": Released("cifar10_W1A1.pth", "300e9e57c2ed76da12dadbfe598bda29baa7ffad2c88183110c6e5a7af4c9773", (1, 1)),
     "1/32": Released(
         "cifar10_W1A32.pth", "f24a5e82849c126fd338c764af9c16caa85db92c2c499e3813cbb56349000b78", (1, None)
@@ -44,11 +47,13 @@ RELEASED = {
 }
 
 INTRO = (
-    "The paper's accuracies beside those of the checkpoints its authors released, in the network they released "
-    "(not quite ResNet-20), with rounding at test time. The released files are the last epoch of one run each. Below "
-    "them what the suite trains: each method from the same full-precision network, with the same schedule and seeds, "
-    "and rates from one grid (table tuning). IR-Net takes signs, so that its 1/1 network has Hardtanh in place of "
-    "ReLU and a start of its own: it is not like for like."
+    "The paper's accuracies beside those of the checkpoints its authors released, in the network they released (not "
+    "quite ResNet-20), with rounding at test time. Each file is of one run; the two quantized ones are its last "
+    "epoch, where their schedules end, and of the full-precision one nothing tells which epoch it is. A file that "
+    "differs from what is printed refutes nothing, since the number may be of another run. Below them what the suite "
+    "trains: each method from the same full-precision network, with the same schedule and seeds, and rates from one "
+    "grid (table tuning). IR-Net takes signs, so that its 1/1 network has Hardtanh in place of ReLU and a start of "
+    "its own: it is not like for like."
 )
 PROTOCOL = "released checkpoint, released network, ImageNet mean and deviation, rounding, all 10,000 test images"
 PRINTED_ROWS = {
@@ -83,6 +88,7 @@ ORDERINGS = tuple(
     Ordering("the paper's kernel over the released one", ENTRIES[runs.DAQ, width], ENTRIES[runs.DAQ_RELEASED, width])
     for width in ("1/1", "1/32")
 )
+DIFFERS = "released file differs"
 OTHERS = "a rival's number, as the DAQ paper prints it; no checkpoint of it is known to the suite"
 
 
@@ -117,10 +123,11 @@ def run(options: Options, measured: Measured) -> Table:
         for row in table.rows
         for column, printed in row.values.items()
     )
-    wrong = [_finding(cell) for cell in ours.values()]
-    off = [cell for cell in ours.values() if cell.value_verdict == "contradicted" and cell.measured is not None]
+    said = [sentence for cell in ours.values() if (sentence := _finding(cell))]
+    last = [cell for cell in ours.values() if cell.selection == "last"]
+    off = [cell for cell in last if cell.value_verdict == DIFFERS and cell.measured is not None]
     if {Decimal(str(cell.measured)) > Decimal(cell.reported or "NaN") for cell in off} == {True, False}:
-        wrong.append(
+        said.append(
             "One checkpoint is below what is printed and one above. If the paper printed each run's best epoch on the "
             "test images, no last epoch could be above it; if it printed the last, these are other runs."
         )
@@ -130,8 +137,7 @@ def run(options: Options, measured: Measured) -> Table:
         table.title,
         INTRO,
         (*found, *trained.cells(table, entries, ORDERINGS, options, measured)),
-        wrong=tuple(filter(None, wrong)),
-        findings=trained.findings(entries, options, measured),
+        findings=(*said, *trained.findings(entries, options, measured)),
         columns=(*table.columns, "2/2"),
     )
 
@@ -169,27 +175,28 @@ def _measure(
         "ci95": verdicts.accuracy_interval(correct, images),
         "runs": 1,
         "images": images,
-        "selection": "last",
+        "selection": released.selection,
         "protocol": PROTOCOL,
     }
 
 
 def _judged(cell: Cell, printed: Printed) -> Cell:
     """Set a measured accuracy beside the printed one."""
-    cell = dataclasses.replace(cell, reported=printed_text(printed))
+    selection = cell.selection and RELEASED[cell.column].selection
+    cell = dataclasses.replace(cell, reported=printed_text(printed), selection=selection)
     if cell.value_verdict is not None or cell.measured is None or cell.images is None:
         return cell
     assert isinstance(printed.value, Decimal)
     correct = round(cell.measured * cell.images / 100)
-    verdict, reason = verdicts.judge_accuracy(correct, cell.images, printed.value)
+    verdict, reason = verdicts.judge_released(correct, cell.images, printed.value)
     return dataclasses.replace(cell, value_verdict=verdict, reason=reason)
 
 
 def _finding(cell: Cell) -> str:
-    if cell.value_verdict != "contradicted":
+    if cell.value_verdict != DIFFERS:
         return ""
-    said = cell.reason.split("; ")[-1]
-    return f"{cell.column}: the paper prints {cell.reported} %; with the released checkpoint {said}."
+    _, interval, counted = cell.reason.split("; ")
+    return f"{cell.column}: the paper prints {cell.reported} %; with the released checkpoint {counted}; {interval}."
 
 
 if __name__ == "__main__":

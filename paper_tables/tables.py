@@ -120,6 +120,8 @@ class Options:
         Training runs a cell, with seeds 0, 1, ...
     workers : int
         Processes that train side by side.
+    ray : str or None
+        Address of a Ray cluster that trains instead.
     device : str
         On which networks are trained.
     tune : bool or None
@@ -135,6 +137,7 @@ class Options:
     profile: str = "embedded"
     seeds: int = 3
     workers: int = 1
+    ray: str | None = None
     device: str = "cpu"
     tune: bool | None = None
 

@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from paper_tables import keys, runs, verdicts
+from paper_tables.cells import Measurement
 from paper_tables.jobs import Job
 from paper_tables.runs import MAIN
-from paper_tables.tables import InputError, Measured, Options, Table
+from paper_tables.tables import InputError, Measured, Options, Table, writing
+from torchimpl.checkpoints import CheckpointError
 from torchimpl.data.cifar10 import DataError, Split
 from torchimpl.training import batches, store, trainer
 from torchimpl.training.recipe import Recipe
@@ -40,11 +42,11 @@ def jobs(options: Options) -> list[Job]:
             if contender.rates:
                 continue
             made = dataclasses.replace(
-                contender.recipe(profile, contender.widths[0], SEED), rate=0.0, quantizer_rate=0.0
+                contender.recipe(profile, contender.widths[0], SEED, tuned=False), rate=0.0, quantizer_rate=0.0
             )
             epochs = made.epochs if made.method is None or profile == "embedded" else 1
             made = dataclasses.replace(made, epochs=epochs)
-            first = runs.first_of(made)
+            first = runs.first_of(made, tuned=False)  # so that rates can be sought in any order
             key = keys.key(
                 ["torchimpl.training.trainer", *keys.method_modules(made.method)],
                 recipe=made.as_json(),
@@ -52,11 +54,12 @@ def jobs(options: Options) -> list[Job]:
                 grid=[RATES, QUANTIZER_RATES, LIMIT],
                 images=images,
             )
+            rehearse = partial(_rehearse, made, options.data)
             measure = partial(_measure, made, first, images, options.data, options.out / "tuning", options.device)
             command = f"python -m paper_tables --table tuning --profile {profile} --tune --record"
             place = runs.tuned_place(contender.name, profile)
             needs = ("tune", "data") if made.images == "cifar10" else ("tune",)
-            found.append(Job(place, "percent", key, command, measure, needs, profile=profile, parallel=True))
+            found.append(Job(place, "percent", key, command, measure, needs, profile, parallel=True, rehearse=rehearse))
     return found
 
 
@@ -93,9 +96,22 @@ def _measure(
 ) -> dict[str, Any]:
     """Try the grid, and more of it while the best lies at an edge."""
     try:
-        training, held_out = batches.splits(made.images, data, held_out=True)
-    except DataError as error:
+        with writing(folder):
+            return _sought(made, first, images, data, folder, device, progress)
+    except (DataError, CheckpointError) as error:
         raise InputError(str(error)) from None
+
+
+def _sought(
+    made: Recipe,
+    first: Recipe | None,
+    images: int,
+    data: Path | None,
+    folder: Path,
+    device: str,
+    progress: Callable[[float], None],
+) -> dict[str, Any]:
+    training, held_out = batches.splits(made.images, data, held_out=True)
     start: Callable[[], Mapping[str, Any]] | None = None
     if first is not None:
         weights = store.run(first, folder, training, held_out, key_of=_key, device=device)[0].model
@@ -131,8 +147,18 @@ def _measure(
             "rates": tuple(pair[0] for pair in pairs),
             "quantizer_rates": tuple(pair[1] for pair in pairs),
             "accuracies": tuple(tried[pair] for pair in pairs),
+            **runs.rehearsal(dataclasses.replace(made, rate=best[0], quantizer_rate=best[1]), training, held_out),
         },
     }
+
+
+def _rehearse(made: Recipe, data: Path | None, found: Measurement) -> str:
+    """Rehearse the best attempt that was recorded with other sources; return why it still stands, or nothing."""
+    if "rehearsal" not in found.detail:
+        return ""
+    training, held_out = batches.splits(made.images, data, held_out=True)
+    rates: dict[str, Any] = {name: float(found.detail[name]) for name in ("rate", "quantizer_rate")}  # type: ignore[arg-type]
+    return runs.stands(found, runs.rehearsal(dataclasses.replace(made, **rates), training, held_out))
 
 
 def _key(made: Recipe, **more: Any) -> str:

@@ -53,6 +53,37 @@ def judge_accuracy(correct: int, images: int, printed: Decimal) -> tuple[str, st
     >>> print(verdict, reason, sep="; ")
     contradicted; not within 0.05 of 85.8 %; 8562 of 10000 images are right (85.62 %), 18 images fewer than printed
     """
+    within, reason = _beside(correct, images, printed)
+    return "reproduced" if within else "contradicted", reason
+
+
+def judge_released(correct: int, images: int, printed: Decimal) -> tuple[str, str]:
+    """Set a released file beside the number that is printed of a training run.
+
+    A file that differs refutes nothing: the number may be of another run. So the verdict is on the file, and the reason
+    has the 95 % interval for other test images.
+
+    Returns
+    -------
+    verdict : {"matches", "released file differs"}
+    reason : str
+        With the difference in images.
+
+    >>> verdict, reason = judge_released(8562, 10000, Decimal("85.8"))
+    >>> print(verdict, reason.partition("; ")[2], sep="; ")  # doctest: +NORMALIZE_WHITESPACE
+    released file differs; the 95 % interval for other test images, 84.92 to 86.29, contains 85.8; 8562 of 10000 images
+    are right (85.62 %), 18 images fewer than printed
+    """
+    within, reason = _beside(correct, images, printed)
+    low, high = accuracy_interval(correct, images)
+    contains = "contains" if low <= printed <= high else "does not contain"
+    edge, _, counted = reason.partition("; ")
+    interval = f"the 95 % interval for other test images, {low:.2f} to {high:.2f}, {contains} {printed}"
+    return "matches" if within else "released file differs", f"{edge}; {interval}; {counted}"
+
+
+def _beside(correct: int, images: int, printed: Decimal) -> tuple[bool, str]:
+    """Return whether an accuracy is as printed, and how far off, in images."""
     measured = accuracy(correct, images)
     difference = Decimal(correct) - printed * images / 100
     half = Decimal(1).scaleb(-printed_decimals(printed)) / 2
@@ -60,5 +91,5 @@ def judge_accuracy(correct: int, images: int, printed: Decimal) -> tuple[str, st
     said = f"{correct} of {images} images are right ({measured:.2f} %), {counted if difference else 'as printed'}"
     if matches_printed(measured, printed):
         edge = "exactly" if abs(measured - printed) == half else "within"
-        return "reproduced", f"{edge} {half} {'off' if edge == 'exactly' else 'of'} {printed} %; {said}"
-    return "contradicted", f"not within {half} of {printed} %; {said}"
+        return True, f"{edge} {half} {'off' if edge == 'exactly' else 'of'} {printed} %; {said}"
+    return False, f"not within {half} of {printed} %; {said}"

@@ -50,7 +50,9 @@ def is_locked(path: Path) -> bool:
     """Whether a process holds this lock, this one or another."""
     try:
         with path.open("rb") as stream:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(
+                stream, fcntl.LOCK_SH | fcntl.LOCK_NB
+            )  # shared, so that two who ask don't take each other for one
     except FileNotFoundError:
         return False
     except BlockingIOError:

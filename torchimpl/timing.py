@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import getpass
+import os
 import statistics
 import tempfile
 import time
@@ -24,7 +24,7 @@ from torchimpl.quantizers import quantizer_class
 from torchimpl.quantizers.base import Quantizer
 
 Run = Callable[[], object]
-QUIET = Path(tempfile.gettempdir()) / f"quantgap-timing-{getpass.getuser()}.lock"
+QUIET = Path(tempfile.gettempdir()) / f"quantgap-timing-{os.getuid()}.lock"
 
 
 def quiet() -> AbstractContextManager[None]:

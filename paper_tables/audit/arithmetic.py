@@ -14,8 +14,9 @@ TITLE = "Arithmetic of the printed differences"
 NEEDS = "nothing"
 INTRO = (
     "Every number in parentheses against the difference of the two printed numbers it is taken from, in exact "
-    "decimals. A difference may have been rounded from accuracies with more digits; a mismatch that "
-    "this can explain is said to."
+    "decimals, rounded to the decimals that it is printed with. A difference may also have been rounded from "
+    "accuracies with more digits; a mismatch that this can explain is said to. Which of the three numbers is "
+    "misprinted cannot be told from them."
 )
 
 
@@ -57,15 +58,19 @@ def _judge(printed: Printed, base: Printed | None, baseline: str) -> tuple[float
         return None, None, f"nothing is printed in column {baseline!r}, which the difference is taken from"
     expected = value - base.value
     sum_ = f"{value} - {base.value} = {expected}"
+    half = Decimal(1).scaleb(-printed_decimals(difference)) / 2
     if expected == difference:
         return float(expected), "reproduced", sum_
+    if abs(expected - difference) <= half:
+        return float(expected), "reproduced", f"{sum_}, rounded to {difference}"
     # Each number is off by half a unit of its last digit at most.
     slack = sum(
         (Decimal(1).scaleb(-printed_decimals(number)) / 2 for number in (value, base.value, difference)), Decimal(0)
     )
     off = abs(expected - difference)
     why = "which rounding can explain" if off < slack else "more than rounding can explain"
-    return float(expected), "contradicted", f"{sum_}, printed {difference}: off by {off}, {why}"
+    fits = f"{base.value + difference} - {base.value} or {value} - {value - difference} would fit"
+    return float(expected), "contradicted", f"{sum_}, printed {difference}: off by {off}, {why}; {fits}"
 
 
 def audit(tables: Iterable[ReportedTable]) -> Table:

@@ -1,42 +1,59 @@
 """Is "ours" better than "theirs" by more than the choice of test images explains?
 
 For two accuracies on n images each, the interval of their difference is Newcombe's (1998, method 10): the two Wilson
-intervals, combined. Where several comparisons are made, each is held to 0.05 / (their number) (Bonferroni), so that
-the chance of calling any of them falsely stays below 5 %.
+intervals, combined. A printed accuracy may be half a unit of its last digit off, which widens the interval on either
+side. A comparison's p-value is the level at which that interval just reaches 0; all of them are one family, and Holm's
+step-down procedure, used once, keeps the chance of calling any of them falsely below 5 %.
 
 What is printed allows no better, and the two things that it hides err in opposite ways:
 
 - the networks were tested on the *same* images. Their errors tend to coincide, and a paired test would then find
-  smaller differences: the intervals here are too wide;
+  smaller differences: the intervals here are too wide. The *tipping disagreement* says how much that could matter: on
+  how many images exactly one of the two networks must be right for a win of that size to be chance in a paired test
+  (McNemar's). Beside it stands what was measured between released networks;
 - each number is of one run (or of one chosen from several). Another seed gives another network, which the intervals do
   not know: they are too narrow.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import partial
+from pathlib import Path
+from typing import Any
 
-from scipy.stats import norm
+from scipy.optimize import brentq
+from scipy.stats import binom, norm
 
-from paper_tables import reported
-from paper_tables.cells import Cell
-from paper_tables.reported import Printed, ReportedTable
-from paper_tables.tables import Options, Table
+from paper_tables import keys, reported, table5
+from paper_tables.cells import Cell, Place
+from paper_tables.jobs import Job
+from paper_tables.reported import Printed, ReportedTable, printed_decimals
+from paper_tables.tables import InputError, Measured, Options, Table
+from torchimpl import checkpoints, disagreement
+from torchimpl.data import cifar10
 
 TITLE = "Significance of the printed comparisons"
-NEEDS = "nothing"
+NEEDS = "nothing; the disagreement of released networks needs --checkpoints and --data, as for Table 5"
+COMMAND = "python -m paper_tables --table significance --data DIR --checkpoints DIR"
 TABLES = ("2", "3", "4", "5")
 LEVEL = 0.05
 INTRO = (
     "Each printed accuracy of the paper's own method against each rival's in the same column: the difference in "
-    "points, its 95 % interval for the choice of test images, and the verdict after Bonferroni's correction for all "
-    "comparisons made. Two assumptions, which err in opposite ways: the intervals treat the two networks' errors as "
-    "independent, though both saw the same images (too wide); and they know nothing of the spread between training "
-    "runs, as one run is printed of each (too narrow)."
+    "points, its 95 % interval for the choice of test images, with half a unit of the last printed digit on either "
+    "side, and the verdict after Holm's correction for all comparisons made, as one family. Two assumptions, which err "
+    "in opposite ways: the intervals treat the two networks' errors as independent, though both saw the same images "
+    "(too wide); and they know nothing of the spread between training runs, as one run is printed of each (too "
+    "narrow). Tipping disagreement: on so many images exactly one of the two networks must be right for the win to be "
+    "chance in a paired test, one comparison alone."
 )
+BEST = " (best rival)"
+NEAR, FAR = 1e-9, 40.0  # standard errors; beyond, the probability is 1 or 0 in floating point
 
 
 def wilson(p: float, images: int, z: float) -> tuple[float, float]:
@@ -56,7 +73,7 @@ def wilson(p: float, images: int, z: float) -> tuple[float, float]:
 
 
 def difference_interval(
-    ours: Decimal, theirs: Decimal, images: int, comparisons: int = 1, *, their_images: int | None = None
+    ours: Decimal, theirs: Decimal, images: int, comparisons: float = 1, *, their_images: int | None = None
 ) -> tuple[float, float]:
     """Interval of ``ours - theirs``, in percentage points, at 95 % for all `comparisons` together.
 
@@ -66,8 +83,8 @@ def difference_interval(
         Accuracies in percent.
     images : int
         Test images of each; `their_images` if theirs differ.
-    comparisons : int
-        How many are made (Bonferroni).
+    comparisons : float
+        How many are made (Bonferroni); in general, 5 % over the level.
 
     >>> [round(end, 2) for end in difference_interval(Decimal("85.8"), Decimal("85.4"), 10_000)]
     [-0.57, 1.37]
@@ -81,14 +98,131 @@ def difference_interval(
     return 100 * low, 100 * high
 
 
-def smallest_significant(accuracy: Decimal, images: int) -> float:
-    """How many points two networks of about this accuracy must differ by, for one comparison at 95 %.
+def half_unit(printed: Decimal) -> float:
+    """Half a unit of the last digit of a printed number: how far it may be from what was rounded.
 
-    >>> round(smallest_significant(Decimal("85.6"), 10_000), 2), round(smallest_significant(Decimal(66), 50_000), 2)
-    (0.97, 0.59)
+    >>> half_unit(Decimal("85.8")), half_unit(Decimal("85.80"))
+    (0.05, 0.005)
     """
-    p = float(accuracy) / 100
-    return 100 * float(norm.isf(LEVEL / 2)) * math.sqrt(2 * p * (1 - p) / images)
+    return float(Decimal(1).scaleb(-printed_decimals(printed)) / 2)
+
+
+def printed_interval(
+    ours: Decimal, theirs: Decimal, images: int, comparisons: float = 1, *, their_images: int | None = None
+) -> tuple[float, float]:
+    """Widen `difference_interval` by half a unit of the last digit of either number.
+
+    >>> [round(end, 2) for end in printed_interval(Decimal("85.8"), Decimal("85.4"), 10_000)]
+    [-0.67, 1.47]
+    """
+    low, high = difference_interval(ours, theirs, images, comparisons, their_images=their_images)
+    off = half_unit(ours) + half_unit(theirs)
+    return max(low - off, -100.0), min(high + off, 100.0)
+
+
+def chance(ours: Decimal, theirs: Decimal, images: int) -> float:
+    """The level at which the interval of two printed numbers just reaches 0: a two-sided p-value.
+
+    1 where rounding alone could have made the difference.
+
+    >>> round(chance(Decimal("86.9"), Decimal("85.8"), 10_000), 3), chance(Decimal("85.8"), Decimal("85.7"), 10_000)
+    (0.039, 1.0)
+    """
+    higher, lower = max(ours, theirs), min(ours, theirs)
+    off = half_unit(ours) + half_unit(theirs)
+    if float(higher - lower) <= off + 1e-9:  # equal decimals are not equal in binary
+        return 1.0
+    p, q = float(higher) / 100, float(lower) / 100
+
+    def low(z: float) -> float:
+        return p - q - off / 100 - math.hypot(p - wilson(p, images, z)[0], wilson(q, images, z)[1] - q)
+
+    return float(2 * norm.sf(brentq(low, NEAR, FAR))) if low(FAR) < 0 else 0.0
+
+
+def holm(chances: Sequence[float]) -> list[float]:
+    """Adjust p-values for how many there are, by Holm's step-down procedure; in the order given.
+
+    >>> [round(p, 3) for p in holm([0.04, 0.01, 0.03])]
+    [0.06, 0.03, 0.06]
+    """
+    adjusted = [0.0] * len(chances)
+    largest = 0.0
+    for rank, index in enumerate(sorted(range(len(chances)), key=chances.__getitem__)):
+        largest = max(largest, min(1.0, (len(chances) - rank) * chances[index]))
+        adjusted[index] = largest
+    return adjusted
+
+
+def tipping(ours: Decimal, theirs: Decimal, images: int) -> int | None:
+    """On how many images exactly one of the two must be right for the difference to be chance.
+
+    That is in McNemar's exact test, two-sided at 5 %, of one comparison; half a unit of rounding counts against the
+    difference.
+
+    Returns
+    -------
+    int or None
+        None if no number makes it a finding: where rounding explains the difference, or it is too few images to count
+        even if all else agreed. More than `images`: no number makes it chance.
+
+    >>> tipping(Decimal("85.8"), Decimal("84.1"), 10_000), tipping(Decimal("85.8"), Decimal("85.8"), 10_000)
+    (6582, None)
+    """
+    off = half_unit(ours) + half_unit(theirs)
+    apart = math.ceil((abs(float(ours - theirs)) - off) * images / 100 - 1e-6)
+
+    def is_chance(worse: int) -> bool:
+        """Whether it is with so many images that only the worse network has right; the better has `apart` more."""
+        return bool(2 * binom.cdf(worse, apart + 2 * worse, 0.5) > LEVEL)
+
+    if apart <= 0 or is_chance(0):
+        return None
+    low, high = 0, (images - apart) // 2
+    if not is_chance(high):
+        return images + 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if is_chance(middle) else (middle, high)
+    return apart + 2 * high
+
+
+def takes(against: Decimal, images: int, *, decimals: int, better: bool, comparisons: int = 1) -> Decimal | None:
+    """The smallest difference, as printed, that the interval of `printed_interval` does not reach 0 at.
+
+    Parameters
+    ----------
+    against : Decimal
+        Accuracy in percent of one network.
+    images, comparisons : int
+    decimals : int
+        With which the other one is printed.
+    better : bool
+        Whether the other one is above or below it.
+
+    Returns
+    -------
+    Decimal or None
+        In points, at least one unit of the last digit; None where 0 or 100 % would not be enough.
+
+    >>> takes(Decimal("85.4"), 10_000, decimals=1, better=True), takes(Decimal("78.5"), 200, decimals=0, better=True)
+    (Decimal('1.1'), Decimal('8.5'))
+    """
+    unit = Decimal(1).scaleb(-decimals)
+    least = math.floor(against / unit) if better else -math.ceil(against / unit)
+    most = int((100 if better else 0) / unit) * (1 if better else -1)
+
+    def counts(steps: int) -> bool:
+        other = abs(steps) * unit
+        low, high = printed_interval(other, against, images, comparisons)
+        return low > 0 if better else high < 0
+
+    if not counts(most):
+        return None
+    while most - least > 1:
+        middle = (least + most) // 2
+        least, most = (least, middle) if counts(middle) else (middle, most)
+    return abs(abs(most) * unit - against)
 
 
 @dataclass(frozen=True)
@@ -108,6 +242,19 @@ class Comparison:
         assert isinstance(self.ours.value, Decimal)
         assert isinstance(self.theirs.value, Decimal)
         return self.ours.value - self.theirs.value
+
+    @property
+    def accuracies(self) -> tuple[Decimal, Decimal]:
+        """Ours and theirs, in percent."""
+        assert isinstance(self.ours.value, Decimal)
+        assert isinstance(self.theirs.value, Decimal)
+        return self.ours.value, self.theirs.value
+
+    @property
+    def images(self) -> int:
+        """Test images behind each."""
+        assert self.table.images is not None
+        return self.table.images
 
 
 def comparisons(table: ReportedTable) -> Iterator[Comparison]:
@@ -135,42 +282,62 @@ def judge(difference: Decimal, interval: tuple[float, float]) -> str:
     return "fails" if high < 0 else "undecided"
 
 
+def verdict_of(difference: Decimal, adjusted: float) -> str:
+    """Return the verdict on "ours is better", by the p-value that Holm's procedure has adjusted."""
+    if adjusted > LEVEL:
+        return "undecided"
+    return "holds" if difference > 0 else "fails"
+
+
+def family(tables: Sequence[ReportedTable]) -> list[tuple[Comparison, float, float]]:
+    """Every comparison of tables that say how many images they are on, with its p-value, alone and adjusted."""
+    made = [one for table in tables if table.images is not None for one in comparisons(table)]
+    alone = [chance(*one.accuracies, one.images) for one in made]
+    return list(zip(made, alone, holm(alone), strict=True))
+
+
 def check(tables: Sequence[ReportedTable]) -> list[Cell]:
     """Judge every comparison of `tables`, together."""
-    made = [
-        (comparison, table.images) for table in tables if table.images is not None for comparison in comparisons(table)
-    ]
     found = []
-    for one, images in made:
-        assert isinstance(one.ours.value, Decimal)
-        assert isinstance(one.theirs.value, Decimal)
-        single = difference_interval(one.ours.value, one.theirs.value, images)
-        corrected = difference_interval(one.ours.value, one.theirs.value, images, len(made))
-        verdict = judge(one.difference, corrected)
+    judged = family(tables)
+    for one, alone, adjusted in judged:
+        ours, theirs = one.accuracies
+        single = printed_interval(ours, theirs, one.images)
+        verdict = verdict_of(one.difference, adjusted)
+        tips = tipping(ours, theirs, one.images)
         found.append(
             Cell(
                 paper=one.table.paper,
                 table="significance",
-                row=f"{one.table.ours} against {one.rival}" + (" (best rival)" if one.best else ""),
+                row=f"{one.table.ours} against {one.rival}" + (BEST if one.best else ""),
                 column=f"Table {one.table.table}, {one.column}",
                 unit="points",
-                reported=f"{one.ours.value} against {one.theirs.value}",
+                reported=f"{ours} against {theirs}",
                 measured=float(one.difference),
                 ci95=single,
-                images=images,
-                protocol=f"Newcombe's interval, unpaired, one of {len(made)} comparisons",
+                images=one.images,
+                protocol=f"Newcombe's interval and half a printed unit, unpaired, one of {len(judged)} comparisons",
+                detail={"p alone": alone, "p adjusted": adjusted} | ({} if tips is None else {"tipping": float(tips)}),
                 claim_verdict=verdict,
-                reason=_reason(one, single, corrected, verdict),
+                reason=_reason(one, single, alone, adjusted, len(judged), tips),
             )
         )
     return found
 
 
-def _reason(one: Comparison, single: tuple[float, float], corrected: tuple[float, float], verdict: str) -> str:
-    said = f"{one.difference:+} points, 95 % interval {single[0]:+.2f} to {single[1]:+.2f}"
-    alone = judge(one.difference, single)
-    if alone != verdict:
-        said += f"; alone it would count, not as one of many ({corrected[0]:+.2f} to {corrected[1]:+.2f})"
+def _reason(
+    one: Comparison, single: tuple[float, float], alone: float, adjusted: float, count: int, tips: int | None
+) -> str:
+    said = (
+        f"{one.difference:+} points, 95 % interval {single[0]:+.2f} to {single[1]:+.2f}; p = {alone:.2g} alone, "
+        f"{adjusted:.2g} as one of {count}"
+    )
+    if (alone <= LEVEL) != (adjusted <= LEVEL):
+        said += "; alone it would count, not as one of many"
+    if tips is not None and tips <= one.images:
+        share = 100 * tips / one.images
+        said += f"; in a paired test it is chance if exactly one of the two is right on {tips} images ({share:.1f} %) "
+        said += "or more"
     if one.ours.fully_quantized != one.theirs.fully_quantized:
         which = "ours" if one.ours.fully_quantized else "theirs"
         said += f"; not like for like, as only {which} quantizes every layer"
@@ -179,7 +346,7 @@ def _reason(one: Comparison, single: tuple[float, float], corrected: tuple[float
 
 def summary(found: Sequence[Cell]) -> tuple[str, ...]:
     """Count, for the best rivals and for all: wins beyond chance, wins within it, ties, losses."""
-    best = [cell for cell in found if cell.row.endswith("(best rival)")]
+    best = [cell for cell in found if cell.row.endswith(BEST)]
     sentences = []
     for name, some in (("best-rival comparisons", best), ("comparisons in all", list(found))):
         if not some:
@@ -189,35 +356,134 @@ def summary(found: Sequence[Cell]) -> tuple[str, ...]:
         sure = [cell for cell in some if cell.claim_verdict == "holds"]
         won = sum(difference > 0 for difference in differences)
         lost = [cell for cell in some if (cell.measured or 0.0) < 0]
-        beaten = sum(cell.ci95 is not None and cell.ci95[1] < 0 for cell in lost)
+        beaten = [cell for cell in lost if cell.claim_verdict == "fails"]
+        which = f" ({'; '.join(f'{cell.column}, {_rival(cell)}' for cell in beaten)})" if beaten else ""
         sentences.append(
             f"Of {len(some)} {name}, {won} are wins, {len(alone)} of them by more than the choice of test images "
-            f"explains ({len(sure)} after correcting for {len(found)} comparisons); {differences.count(0.0)} are ties "
-            f"and {len(lost)} losses, {beaten} of them by more than chance."
+            f"explains ({len(sure)} after Holm's correction for {len(found)} comparisons); {differences.count(0.0)} "
+            f"are ties and {len(lost)} losses, {len(beaten)} of them by more than chance{which}."
         )
     return tuple(sentences)
 
 
-def audit(tables: Sequence[ReportedTable]) -> Table:
-    """Judge the comparisons that `tables` make, together."""
+def _rival(cell: Cell) -> str:
+    return cell.row.partition(" against ")[2].removesuffix(BEST)
+
+
+def audit(tables: Sequence[ReportedTable], measured: Sequence[Cell] = ()) -> Table:
+    """Judge the comparisons that `tables` make, together; `measured` is the disagreement of released networks."""
     found = check(tables)
     wrong = tuple(f"{cell.column}: {cell.row}, {cell.reason}." for cell in found if cell.claim_verdict == "fails")
     return Table(
         "significance",
         TITLE,
         INTRO,
-        tuple(found),
+        (*found, *measured),
         wrong=wrong,
-        findings=summary(found),
+        findings=(*summary(found), *_paired(found, measured)),
         layout="list",
         shown=("fails", "undecided"),
     )
 
 
-def run(options: Options) -> Table:
+# ---------------------------------------------------------------------------------------------------------------------
+# How much released networks disagree
+# ---------------------------------------------------------------------------------------------------------------------
+
+PAIRS = tuple(itertools.combinations(table5.RELEASED, 2))
+
+
+def jobs(options: Options) -> list[Job]:
+    """Return a job for each pair of released networks."""
+    found = []
+    for pair in PAIRS:
+        released = [table5.RELEASED[column] for column in pair]
+        key = keys.key(
+            ["torchimpl.disagreement", *keys.ACCURACY, *keys.method_modules("daq")],
+            checkpoints=[one.sha256 for one in released],
+            normalization="imagenet",
+            images=cifar10.SHA256["test"],
+        )
+        place = Place("DAQ", "significance", f"right in only one of the released {pair[0]} and {pair[1]}", "CIFAR-10")
+        measure = partial(_measure, options.data, options.checkpoints, pair)
+        found.append(Job(place, "images", key, COMMAND, measure, ("data", "checkpoints")))
+    return found
+
+
+def _measure(
+    data: Path | None, folder: Path | None, pair: tuple[str, str], progress: Callable[[float], None]
+) -> dict[str, Any]:
+    """Count the test images on which exactly one of two released networks is right."""
+    assert data is not None  # the job needs it
+    assert folder is not None
+    mean, std = checkpoints.NORMALIZATIONS["imagenet"]
+    answers = []
+    done = 0
+    try:
+        test = cifar10.load(data, "test")
+        images = len(test.labels)
+
+        def advance(more: int) -> None:
+            nonlocal done
+            done += more
+            progress(done / images / 2)
+
+        for released in (table5.RELEASED[column] for column in pair):
+            method = None if released.bits == (None, None) else "daq"
+            checkpoint = checkpoints.read(folder / released.filename, sha256=released.sha256)
+            model = checkpoints.load(checkpoint, "resnet20_released", method, released.bits)
+            answers.append(disagreement.right(model, test.images, test.labels, mean=mean, std=std, progress=advance))
+    except (cifar10.DataError, checkpoints.CheckpointError) as error:
+        raise InputError(str(error)) from None
+    first, second = disagreement.discordant(*answers)
+    return {
+        "measured": float(first + second),
+        "runs": 1,
+        "images": images,
+        "protocol": table5.PROTOCOL,
+        "detail": {"first alone": float(first), "second alone": float(second)},
+    }
+
+
+def measured_cells(options: Options, measured: Measured) -> list[Cell]:
+    """Show the disagreement of each pair of released networks."""
+    found = []
+    for job in jobs(options):
+        cell = measured[job.place]
+        if cell.value_verdict is None and cell.measured is not None and cell.images:
+            share = 100 * cell.measured / cell.images
+            only = [cell.detail[name] for name in ("first alone", "second alone")]
+            reason = f"{share:.1f} % of {cell.images} test images; {only[0]:g} the one, {only[1]:g} the other"
+            cell = dataclasses.replace(cell, reason=reason)
+        found.append(cell)
+    return found
+
+
+def _paired(found: Sequence[Cell], measured: Sequence[Cell]) -> tuple[str, ...]:
+    """Say which wins on CIFAR-10 would stand in a paired test of networks that disagree as the released ones do."""
+    shares = [
+        cell.measured / cell.images
+        for cell in measured
+        if cell.measured is not None and cell.images and cell.value_verdict is None
+    ]
+    wins = [cell for cell in found if (cell.measured or 0.0) > 0]
+    if not shares or not wins:
+        return ()
+    counts = [
+        sum(float(cell.detail.get("tipping", 0.0)) > share * (cell.images or 0) for cell in wins)  # type: ignore[arg-type]
+        for share in (min(shares), max(shares))
+    ]
+    return (
+        f"The released networks disagree on {100 * min(shares):.1f} to {100 * max(shares):.1f} % of CIFAR-10's test "
+        f"images (one is right where the other is wrong). If each two networks compared did so, {counts[1]} to "
+        f"{counts[0]} of the {len(wins)} wins would be more than chance in a paired test, each alone.",
+    )
+
+
+def run(options: Options, measured: Measured) -> Table:
     """Judge every comparison of Tables 2 to 5."""
     tables = reported.tables()
-    return audit([tables[name] for name in TABLES])
+    return audit([tables[name] for name in TABLES], measured_cells(options, measured))
 
 
 if __name__ == "__main__":

@@ -40,11 +40,17 @@ class Printed:
         The number in parentheses: the difference from the row's baseline column.
     fully_quantized : bool
         Whether the cell carries the mark (a dagger in DAQ) of models quantized in all their layers.
+    deviation : Decimal or None
+        Standard deviation over runs, where it is printed.
+    runs : int or None
+        Training runs that the number is the mean of.
     """
 
     value: Decimal | str
     difference: Decimal | None = None
     fully_quantized: bool = False
+    deviation: Decimal | None = None
+    runs: int | None = None
 
 
 @dataclass(frozen=True)
@@ -101,7 +107,7 @@ class ReportedTable:
         """Return the row of a method; KeyError where there is none.
 
         >>> tables()["2"].row("RQ").values["4/4"]
-        Printed(value=Decimal('62.5'), difference=Decimal('-7.0'), fully_quantized=True)
+        Printed(value=Decimal('62.5'), difference=Decimal('-7.0'), fully_quantized=True, deviation=None, runs=None)
         """
         return {row.method: row for row in self.rows}[method]
 
@@ -315,10 +321,20 @@ class _File:
         optional: dict[str, Callable[[object, _Where], object]] = {"fully_quantized": self.mark}
         if unit != "text":
             optional["difference"] = lambda node, where: self.number(node, where, -100 if percent else None)
+            optional["deviation"] = lambda node, where: self.number(node, where, 0)
+            optional["runs"] = self.count
         if not isinstance(node, dict):
             return Printed(value(node, where))
         cell = self.fields(node, where, {"value": value}, optional)
-        return Printed(cell["value"], cell.get("difference"), bool(cell["fully_quantized"]))
+        if cell.get("deviation") is not None and (cell["runs"] or 0) < 2:
+            self.fail((*where, "deviation"), "is of no runs", 'a deviation beside a key "runs", 2 or more')
+        return Printed(
+            cell["value"],
+            cell.get("difference"),
+            bool(cell["fully_quantized"]),
+            cell.get("deviation"),
+            cell.get("runs"),
+        )
 
 
 def _decimal(text: str) -> Decimal:

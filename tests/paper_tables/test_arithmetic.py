@@ -133,10 +133,24 @@ def test_the_count_and_the_sentences_are_those_of_the_numbers(slips):
         off = abs(value - base - printed)
         if off:  # three numbers of one decimal can be 0.05 off each
             why = "which rounding can explain" if off < Decimal("0.15") else "more than rounding can explain"
-            said = f"{value} - {base} = {value - base}, printed {printed}: off by {off}, {why}."
+            fits = f"{base + printed} - {base} or {value} - {value - printed} would fit"
+            said = f"{value} - {base} = {value - base}, printed {printed}: off by {off}, {why}; {fits}."
             wrong.append(f"Table {name}, {column}, {method}: {said}")
     assert list(table.wrong) == wrong
     right = len(DIFFERENCES) - len(wrong)
     assert table.findings == (f"{right} of {len(DIFFERENCES)} printed differences are those of the printed numbers.",)
     assert table.counts().get("contradicted", 0) == len(wrong)
     assert table.counts()["reproduced"] == right
+
+
+@given(st.integers(0, 10_000), st.integers(0, 10_000), st.integers(0, 2), st.integers(-3, 3))
+def test_a_difference_may_be_rounded_to_fewer_decimals(value, base, decimals, slip):
+    """74.1 - 75.36 is -1.26: printed -1.3 is right."""
+    first, second = Decimal(value).scaleb(-2), Decimal(base).scaleb(-2)
+    unit = Decimal(1).scaleb(-decimals)
+    difference = ((first - second) / unit).to_integral_value() * unit + slip * unit
+    table = TABLES["4"]
+    row = reported.Row("Ours", None, None, {"FP": Printed(second), "4/4": Printed(first, difference)})
+    (cell,) = arithmetic.check(dataclasses.replace(table, rows=(row,)))
+    right = 2 * abs(first - second - difference) <= unit
+    assert cell.value_verdict == ("reproduced" if right else "contradicted")

@@ -2,15 +2,17 @@
 
 import dataclasses
 import math
+import re
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paper_tables import equations
+from paper_tables import cells, definitions, equations
 from paper_tables.cells import Cell
 from paper_tables.tables import Options
-from reference import daq, daq_theory, dsq
+from reference import daq, daq_theory, dsq, grid, integer
 
 
 def by_name(part):
@@ -64,7 +66,7 @@ def test_two_levels_are_all_levels_at_one_bit():
     phi = sum(q * w for q, w in enumerate(weights)) / sum(weights)
     assert daq.full_grid_kernel_soft_argmax(x, beta, bits=2, sigma=1.0) == pytest.approx(phi)
     assert changes["2 bit, 4 scores"] >= phi - daq.lambda_(2.0)
-    assert table.counts().keys() == {"reproduced", "holds"}
+    assert table.counts().keys() == {"reproduced", "holds", "by definition"}
     assert {cell.column for cell in table.cells if cell.value_verdict} == {"Eq. 9", "Eq. 10, 11"}
 
 
@@ -85,6 +87,7 @@ def test_each_statement_gets_the_one_verdict_that_is_its_own(made_up):
     ]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(equations, "statements", lambda: iter(made))
+        patch.setattr(equations.definitions, "cells", lambda: iter([]))
         patch.setattr(equations, "two_level_cells", lambda: iter([NOTHING]))
         table = equations.run(Options(quiet=True))
     assert [(cell.row, cell.column) for cell in table.cells[:-1]] == [(one.name, one.where) for one in made]
@@ -114,7 +117,7 @@ def test_every_line_but_the_cost_of_levels_has_a_verdict():
     for cell in cells:
         given_verdicts = [verdict for verdict in (cell.value_verdict, cell.claim_verdict) if verdict]
         assert len(given_verdicts) == (0 if cell.row.startswith("all 2^b") else 1), cell.row
-    assert len(made) == len(cells) - 1
+    assert len(made) == len(cells) - 1 - len(equations.definitions.DEFINITIONS)
 
 
 @given(st.lists(st.floats(0, 9.4), min_size=1, max_size=8))
@@ -126,3 +129,35 @@ def test_the_finding_on_two_levels_names_the_largest_change(changes):
     sentence = equations._two_level_finding([dataclasses.replace(NOTHING, row="other", measured=99.0), *found])
     k = changes.index(max(changes))
     assert f"up to {changes[k]:.0f} levels (column {k}). What the two save: saves {k}." in sentence
+
+
+# Eq. 1 to 8: definitions, and who follows them
+
+WRONG = {
+    1: (grid, "normalize", lambda x, low, high, bits: np.asarray(x)),
+    2: (grid, "decode", lambda q, bits, role: np.asarray(q) / 3),
+    3: (integer, "multiply", lambda x, w: np.asarray([1.0])),
+    4: (daq, "distance_score", lambda x, q: np.exp(-2 * np.abs(np.asarray(x) - q))),
+    5: (daq, "kernel_soft_argmax", lambda x, beta, *, sigma: np.asarray(x)),
+    6: (daq, "distance_probability", lambda scores, beta: scores),
+    7: (daq, "adaptive_temperature", lambda x, **_: np.full(np.shape(x), 4.0)),
+    8: (daq, "weighted_scores", lambda x, right=daq.weighted_scores, **_: right(x, sigma=1.0, variant="released")),
+}
+
+
+@pytest.mark.parametrize("number", range(1, 9))
+def test_a_definition_is_followed_or_not(number, monkeypatch):
+    def line():
+        (cell,) = (cell for cell in definitions.cells() if cell.column == f"Eq. {number}, definition")
+        return cell
+
+    right = line()
+    assert (right.claim_verdict, right.value_verdict) == ("by definition", None)
+    path, at, function = re.search(r"reference: (\S+):(\d+), (\w+),", right.reason).groups()
+    assert (cells.ROOT / path).read_text().splitlines()[int(at) - 1].startswith(f"def {function}(")
+    assert re.search(r"released: models/resnet20_DAQ\.py:\d+", right.reason)
+    module, name, wrong = WRONG[number]
+    monkeypatch.setattr(definitions, "DEFINITIONS", (definitions.DEFINITIONS[number - 1],))
+    monkeypatch.setattr(definitions.Definition, "line", "somewhere")
+    monkeypatch.setattr(module, name, wrong)
+    assert line().claim_verdict == "fails"

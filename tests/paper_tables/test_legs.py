@@ -7,7 +7,7 @@ from paper_tables.audit import claims
 from paper_tables.audit.claims import dsq as about_dsq
 from paper_tables.audit.claims import gradients, quantizer, tables, temperature
 from paper_tables.audit.claims.judging import Evidence
-from reference import daq, daq_theory, dsq, grid, qnet
+from reference import daq, daq_theory, dsq, grid, lsq, pact, qil, qnet, ste
 
 JUDGES = claims.judgements()
 W, A = 1.0, 2.0  # widths of the kernel for weights and activations
@@ -78,6 +78,7 @@ def packed(array):
     return np.zeros(10**6 if array.shape[1] == 4 else 10, np.uint8)
 
 
+NO_AGREEMENT = [(gradients, "agreements", lambda sigma: {0.1: 0.1, 0.5: 0.9})]
 BY_SETTING = [(sigma, variant) for sigma in (W, A) for variant in daq.VARIANTS]
 
 # claim, what is changed (module, name, instead), the verdict then
@@ -99,17 +100,30 @@ BREAKS = {
         "fails",
     ),
     "a slope of the map itself": ("summary-gradient-computable", [(daq, "discretize", lambda x, **_: x)], "fails"),
-    "phi jumps, f does not": ("assignment-differentiable", [(daq, "discretize", lambda x, **_: np.zeros(2))], "fails"),
-    "f jumps, phi does not": (
-        "assignment-differentiable", [(daq_theory, "fixed_beta_jumps", constant((0.0, 0.0)))], "fails",
+    "phi jumps, f does not": (
+        "assignment-differentiable", [(daq, "discretize", lambda x, **_: np.zeros(2))], "undecided",
     ),
+    "f jumps, phi does not": (
+        "assignment-differentiable", [(daq_theory, "fixed_beta_jumps", constant((0.0, 0.0)))], "undecided",
+    ),
+    **{
+        f"phi jumps, and its slope at beta = {beta} is another's": (
+            "assignment-differentiable",
+            [(
+                daq, "kernel_soft_argmax_slope",
+                where(lambda x, b, beta=beta, **_: b == beta, SLOPE, lambda x, b, *, sigma: SLOPE(x, b, sigma=2.0)),
+            )],
+            "fails",
+        )
+        for beta in (4, 24)
+    },
     "phi jumps at one temperature": (
         "assignment-differentiable",
         [
             (daq, "discretize", lambda x, **_: np.zeros(2)),
             (daq_theory, "fixed_beta_jumps", lambda beta, **_: (0.0, float(beta == 8))),
         ],
-        "fails",
+        "undecided",
     ),
     "nothing jumps": (
         "assignment-differentiable",
@@ -158,12 +172,26 @@ BREAKS = {
     ),
     "mismatch of weights, per input too": (
         "conclusion-mismatch",
-        [(gradients, "daq_mismatch", lambda sigma, per_input=False: float(sigma == W))],
+        [(gradients, "daq_mismatch", lambda sigma, per_input=False: float(sigma == W)), *NO_AGREEMENT],
         "fails",
     ),
+    "mismatch per input too, but slopes that agree better": (
+        "conclusion-mismatch", [(gradients, "daq_mismatch", constant(1.0))], "undecided",
+    ),
+    **{
+        f"slopes that agree better, but for sigma = {sigma:g}": (
+            "conclusion-mismatch",
+            [
+                (gradients, "daq_mismatch", constant(1.0)),
+                (gradients, "agreements", lambda s, sigma=sigma: {0.1: 0.9 * (s != sigma), 0.5: 1.0}),
+            ],
+            "fails",
+        )
+        for sigma in (W, A)
+    },
     "mismatch of activations, per input too": (
         "conclusion-mismatch",
-        [(gradients, "daq_mismatch", lambda sigma, per_input=False: float(sigma == A))],
+        [(gradients, "daq_mismatch", lambda sigma, per_input=False: float(sigma == A)), *NO_AGREEMENT],
         "fails",
     ),
     "the sigmoid has a mismatch": (
@@ -172,6 +200,17 @@ BREAKS = {
     "the tanh has a mismatch": ("related-soft-continuous-both-passes", [(dsq, "slope", constant(1.0))], "fails"),
     "neither DSQ nor sigmoid has a mismatch": (
         "soft-quantizers-alleviate-mismatch", [(gradients, "dsq_mismatch", constant(0.0))], "holds",
+    ),
+    "DSQ has one, and a slope that agrees worse": (
+        "soft-quantizers-alleviate-mismatch", [(gradients, "dsq_agreements", lambda: {0.1: 0.5, 0.5: 0.9})], "fails",
+    ),
+    "DSQ has one, and a slope that agrees better somewhere": (
+        "soft-quantizers-alleviate-mismatch",
+        [(gradients, "dsq_agreements", lambda: {0.1: 0.7, 0.5: 0.9})],
+        "undecided",
+    ),
+    "both have one, and DSQ's slope agrees better": (
+        "soft-quantizers-alleviate-mismatch", [(gradients, "sigmoid_mismatch", constant(1.0))], "fails",
     ),
     "the sigmoid has one, DSQ has not": (
         "soft-quantizers-alleviate-mismatch",
@@ -442,6 +481,45 @@ BREAKS = {
         )
         for beta in (4.0, 6.0)
     },
+    "beta* never as high as 6": (
+        "figure4-x2-temperature-6",
+        [
+            (daq, "adaptive_temperature", lambda x, right=daq.adaptive_temperature, **n: np.minimum(right(x, **n), 5)),
+            (daq_theory, "distance_at_temperature", lambda beta, **_: 0.1),
+        ],
+        "fails",
+    ),
+    "a method with more levels": (
+        "related-intervals-use-rounding",
+        [(lsq, "forward", lambda x, params, **_: np.asarray(x))],
+        "fails",
+    ),
+    "a method that falls": (
+        "related-intervals-use-rounding",
+        [(qil, "forward", lambda x, params, right=qil.forward, **n: -right(x, params, **n))],
+        "fails",
+    ),
+    "no STE among the learners": (
+        "learners-use-ste",
+        [(m, "vjp", lambda x, params, grad: (np.linspace(1, 2, x.size), {})) for m in (lsq, qil, pact)],
+        "fails",
+    ),
+    "every learner an STE": (
+        "learners-use-ste", [(dsq, "vjp", lambda x, params, grad: (np.ones(x.size), {}))], "holds",
+    ),
+    "one learner an STE no more": (
+        "learners-use-ste",
+        [(lsq, "vjp", lambda x, params, grad: (np.linspace(1, 2, x.size), {}))],
+        "undecided",
+    ),
+    "an STE that rounds up": (
+        "related-ste-rounding-forward", [(ste, "codes", lambda x, params: np.ceil(x).astype(int))], "fails",
+    ),
+    "an STE with a slope": (
+        "related-ste-rounding-forward",
+        [(ste, "vjp", lambda x, params, grad: (np.linspace(1, 2, x.size), {}))],
+        "fails",
+    ),
     **{
         f"no less loss at {bits} bits, {variant}": (
             "dsq-less-quantization-loss",
@@ -460,7 +538,11 @@ BREAKS = {
 @pytest.fixture(autouse=True)
 def fresh():
     """Empty the caches of the functions measured, before and after."""
-    cached = (gradients.daq_mismatch, gradients.ste_mismatch, quantizer.equal_temperature)
+    cached = (
+        gradients.daq_mismatch, gradients.ste_mismatch, gradients.agreements, gradients.ste_agreements,
+        quantizer.equal_temperature,
+    )  # fmt: skip
+    cached = tuple(function for function in cached if hasattr(function, "cache_clear"))
     for function in cached:
         function.cache_clear()
     yield

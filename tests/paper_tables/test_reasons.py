@@ -19,7 +19,7 @@ from scipy.stats import norm
 
 from paper_tables import jobs, reported
 from paper_tables.audit import claims, code
-from paper_tables.audit.claims import ablation, dsq, gradients, quantizer, tables, temperature
+from paper_tables.audit.claims import ablation, dsq, gradients, methods, quantizer, tables, temperature
 from paper_tables.audit.claims.judging import Evidence
 from paper_tables.tables import Options
 
@@ -27,7 +27,7 @@ from paper_tables.tables import Options
 NUMBER = re.compile(r"(?<![\w.^\[])[-+]?\d+(?:,\d{3})*(?:\.\d+)?(?:e[+-]\d+)?(?!\w)")
 TABLES = reported.tables()
 NOT_RUN = {job.place: jobs.shown(job, None, recorded=False) for job in claims.jobs(Options())}
-NO_CODE = {cell.row: cell for cell in (*code.kernel_cells(), *code.judged(Options(), NOT_RUN))}
+NO_CODE = {cell.row: cell for cell in (*code.kernel_cells(), *code.read_cells(), *code.judged(Options(), NOT_RUN))}
 JUDGES = claims.judgements()
 
 
@@ -134,6 +134,27 @@ def mean_daq(sigma):
     return mean(lambda t: daq_slope(t, sigma))
 
 
+def agreement(slope_at, noise):
+    """Cosine of a slope with the derivative of the staircase smoothed by noise: a bump at each half-integer."""
+    n = 1000
+    dot = own = other = 0.0
+    for k in range(n):
+        t = (k + 0.5) / (2 * n)
+        bumps = sum(math.exp(-(((t - 0.5 - j) / noise) ** 2) / 2) for j in range(-8, 9))
+        used = slope_at(t)
+        dot, own, other = dot + used * bumps, own + used * used, other + bumps * bumps
+    return f"{dot / math.sqrt(own * other):.3f}"
+
+
+def dsq_slope(t):
+    """alpha = 0.2; the tanh's cell is between two levels."""
+    return 0.625 * math.log(9) / math.cosh(math.log(9) * (0.5 - t)) ** 2
+
+
+def agreements(noise):
+    return [agreement(at, noise) for at in (lambda t: daq_slope(t, W), lambda t: daq_slope(t, A), lambda t: 1.0)]
+
+
 def sig(value):
     return f"{value:.3g}"
 
@@ -160,6 +181,17 @@ def clipped_share():
     """Of normal inputs after a ReLU: half are 0, and those beyond three deviations are clipped."""
     deviation = math.sqrt(1 / 2 - 1 / (2 * math.pi))
     return 100 * (0.5 + norm.sf(3 * deviation))
+
+
+def all_outputs():
+    """Of LSQ, QIL, PACT and DSQ at 3 bits, over normal inputs (PACT: after a ReLU), counted."""
+    x = [NormalDist().inv_cdf((k + 0.5) / 4096) for k in range(4096)]
+    step = 2 * sum(map(abs, x)) / len(x) / math.sqrt(3)
+    lsq = {max(-4, min(3, round(v / step))) for v in x}
+    pact = {round(min(max(v, 0.0), 10.0) * 7 / 10) for v in x}  # alpha begins at 10
+    qil = {s * q for s in (-1, 1) for q in range(4)}  # a sign and three magnitudes besides 0
+    dsq = {math.floor(7 * (v - x[0]) / (x[-1] - x[0]) + 0.5) for v in x}
+    return [str(len(some)) for some in (lsq, qil, pact, dsq)]
 
 
 WEIGHTS = [float(norm.ppf((k + 0.5) / 1024)) for k in range(1024)]
@@ -268,7 +300,7 @@ REASONS = {
     "figure4-x1-temperature-4": lambda: [
         "4", sig(bisect(lambda t: controlled(t, W) - 4, 0, 0.5)),
         "6", sig(bisect(lambda t: controlled(t, W) - 6, 0, 0.5)),
-        "1", sig(controlled(0.5, W / math.sqrt(2))), "6",
+        "1", *(sig(controlled(t, s / d)) for s in (W, A) for d in (1, math.sqrt(2)) for t in (0, 0.5)),
     ],
     "equation9-lambda": lambda: ["1", "1", sig(LAMBDA), "2", TINY],
     "equation9-transition-point": lambda: ["0.5", sig(math.exp(-0.5))],
@@ -278,12 +310,18 @@ REASONS = {
     "abstract-rounding-not-differentiable": lambda: ["1", "0"],
     "abstract-ste-mismatch": lambda: ["1", "1", sig(mean_daq(W)), sig(mean_daq(A))],
     "related-soft-continuous-both-passes": lambda: ["0", "1"],
-    "soft-quantizers-alleviate-mismatch": lambda: ["0", "1", "1", "2"],
-    "conclusion-mismatch": lambda: [TINY, "0", sig(mean_daq(W)), sig(mean_daq(A)), "1", "0", "0"],
+    "soft-quantizers-alleviate-mismatch": lambda: [
+        "0", "1", "1", "2", agreement(dsq_slope, 0.1), "0.1", agreements(0.1)[2],
+        agreement(dsq_slope, 0.5), "0.5", agreements(0.5)[2],
+    ],
+    "conclusion-mismatch": lambda: [
+        TINY, "0", sig(mean_daq(W)), sig(mean_daq(A)), "1", "0", "0",
+        "0.1", *agreements(0.1), "0.5", *agreements(0.5),
+    ],
     "table1-same-dasr-both-passes": lambda: ["0", sig(mean_daq(W)), sig(mean_daq(A))],
     "dasr-mismatch": lambda: ["0", "4", "24", sig(far(0.5, 4, W)), sig(far(0.5, 24, W)), sig(mean_daq(W))],
     "assignment-differentiable": lambda: [
-        sig(1 - 2 * far(0.5, 4, W)), "4", sig(1 - 2 * far(0.5, 24, W)), "24", "1",
+        "0", sig(1 - 2 * far(0.5, 4, W)), "4", sig(1 - 2 * far(0.5, 24, W)), "24", "1",
     ],
     "summary-gradient-computable": lambda: [
         *(sig(daq_slope(t, s)) for s in (W, A) for t in (0, 0.5)), "0", SINGLE,
@@ -311,7 +349,10 @@ REASONS = {
     "dsq-less-quantization-loss": lambda: [
         "200", *(number for variant in ("hard", "soft") for bits in (1, 2, 4) for number in losses(bits, variant)),
     ],
-    "dsq-less-memory": lambda: ["1", "2", "4", *(f"{32 / bits:g}" for bits in (1, 2, 4)), "32"],
+    "dsq-less-memory": lambda: ["32", "1", "2", "4", *(f"{32 / bits:g}" for bits in (1, 2, 4)), "32"],
+    "related-ste-rounding-forward": lambda: ["4097", "0", "0"],
+    "related-intervals-use-rounding": lambda: ["3", "4096", *all_outputs()],
+    "learners-use-ste": lambda: ["1", "1", "1", sig(1 / math.cosh(math.log(9) / 2) ** 2), "1", "2"],
 }  # fmt: skip
 
 
@@ -328,7 +369,9 @@ def test_every_number_of_a_reason_is_right(claim):
 
 
 def test_every_reason_that_follows_from_the_equations_is_tested():
-    mathematical = {judge for topic in (gradients, quantizer, temperature) for judge in topic.judges.by_claim.values()}
+    mathematical = {
+        judge for topic in (gradients, methods, quantizer, temperature) for judge in topic.judges.by_claim.values()
+    }
     assert mathematical <= {JUDGES[claim] for claim in REASONS}
 
 
@@ -370,22 +413,21 @@ def quantile(comparisons):
     return NormalDist().inv_cdf(1 - 0.05 / comparisons / 2)
 
 
-@cache
-def wilson(accuracy, images, comparisons):
+def wilson(accuracy, images, z):
     """As it is written in textbooks: the centre, more and less half the width."""
-    p, z = float(accuracy) / 100, quantile(comparisons)
+    p = float(accuracy) / 100
     centre = (p + z**2 / (2 * images)) / (1 + z**2 / images)
     half = z / (1 + z**2 / images) * math.sqrt(p * (1 - p) / images + z**2 / (4 * images**2))
     return 100 * (centre - half), 100 * (centre + half)
 
 
-def newcombe(first, second, images, comparisons=1):
-    """Interval of a difference, by Newcombe's method 10."""
-    ends = [wilson(number, images, comparisons) for number in (first, second)]
+def newcombe(first, second, images, z):
+    """Interval of a difference, by Newcombe's method 10, and half a unit of either number: 0.05, within +-100."""
+    ends = [wilson(number, images, z) for number in (first, second)]
     p, q = float(first), float(second)
     return (
-        p - q - math.hypot(p - ends[0][0], ends[1][1] - q),
-        p - q + math.hypot(ends[0][1] - p, q - ends[1][0]),
+        max(-100.0, p - q - math.hypot(p - ends[0][0], ends[1][1] - q) - 0.1),
+        min(100.0, p - q + math.hypot(ends[0][1] - p, q - ends[1][0]) + 0.1),
     )
 
 
@@ -403,9 +445,26 @@ class Match:
         return self.first - self.second - (self.bases[0] - self.bases[1] if self.bases else 0)
 
     def interval(self, comparisons=1):
-        low, high = newcombe(self.first, self.second, self.images, comparisons)
+        return self.at(quantile(comparisons))
+
+    def chance(self):
+        """The p-value: by bisection over standard errors."""
+        low, high = 1e-9, 37.0
+        if self.margin == 0 or not self.apart(low):
+            return 1.0
+        for _ in range(60):
+            middle = (low + high) / 2
+            low, high = (middle, high) if self.apart(middle) else (low, middle)
+        return math.erfc(low / math.sqrt(2))
+
+    def apart(self, z):
+        ends = self.at(z)
+        return ends[0] > 0 or ends[1] < 0
+
+    def at(self, z):
+        low, high = newcombe(self.first, self.second, self.images, z)
         if self.bases:
-            base = newcombe(*self.bases, self.images, comparisons)
+            base = newcombe(*self.bases, self.images, z)
             change, below = float(self.first - self.second), float(self.bases[0] - self.bases[1])
             middle = float(self.margin)
             low, high = (
@@ -465,22 +524,40 @@ def in_6(*pairs):
     return lambda found: [Match(at(found, "6", *first), at(found, "6", *second), 10_000) for first, second in pairs]
 
 
+def step_down(matches):
+    """Holm's procedure; equal numbers have equal p-values, alone and adjusted."""
+    chances = [match.chance() for match in matches]
+    adjusted, largest = {}, 0.0
+    for rank, k in enumerate(sorted(range(len(chances)), key=chances.__getitem__)):
+        largest = max(largest, min(1.0, (len(chances) - rank) * chances[k]))
+        adjusted[matches[k]] = largest
+    return adjusted
+
+
+def corrected(found):
+    """Every comparison, corrected once: those of Tables 2 to 5 with rivals, and all others that a sentence makes."""
+    with_rivals = [match for name in ACCURACY_TABLES for _, match in rivals(found, name, like=False)]
+    others = [match for claim in sorted(OTHERS) for match in WINS[claim](found)]
+    return step_down(with_rivals), step_down(others)
+
+
 def components(found):
     top = [max(at(found, "6", method, "Rounding") for method in some) for some in (KERNEL_FIXED, SOFT_FIXED)]
     return [Match(at(found, "6", ADAPTIVE, "Rounding"), top[0], 10_000), Match(*top, 10_000)]
 
 
-# Published before ICCV 2019: arXiv 2016 and 2018, ECCV 2018, ICLR 2019, CVPR 2019
-BEFORE_DSQ = {"DoReFa", "PACT", "LQ-Nets", "LQ-Net", "RQ", "QIL", "QNet"}
+# Published before 2019: arXiv 2016 and 2018, ECCV 2018; and in it: ICLR 2019, CVPR 2019
+BEFORE_DSQ = {"DoReFa", "PACT", "LQ-Nets", "LQ-Net"}
+BESIDE_DSQ = {"RQ", "QIL", "QNet"}
 
 
-def dsq_against_older(found):
+def dsq_against_older(found, methods=BEFORE_DSQ):
     matches = []
     for name in ACCURACY_TABLES:
         own = found[name].row("DSQ").values
         for row in found[name].rows:
             for column in own.keys() & row.values.keys() - {"FP"}:
-                if row.method in BEFORE_DSQ and own[column].fully_quantized == row.values[column].fully_quantized:
+                if row.method in methods and own[column].fully_quantized == row.values[column].fully_quantized:
                     matches.append(Match(own[column].value, row.values[column].value, found[name].images))
     return matches
 
@@ -500,6 +577,10 @@ def lsq_full_precision(found):
     return [Match(at(found, "2", method, "FP"), ours, 50_000) for method in ("LSQ", "LSQ+")]
 
 
+def everywhere(found):
+    return [match for name in ACCURACY_TABLES for match in best_of(found, name).values()]
+
+
 def changes_from_full_precision(name):
     return lambda found: [match for _, match in rivals(found, name, changes=True)]
 
@@ -508,7 +589,6 @@ R, D = "Rounding", "DASR"
 LOW_BIT = ("1/1", "1/2", "1/32", "2/32")
 WINS = {
     "resnet18-outperforms": best("2", LOW_BIT),
-    "lsq-slightly-better": all_of("2", ["4/4"], ["LSQ", "LSQ+"], turned=True),
     "lsq-better-full-precision": lsq_full_precision,
     "beats-irnet-1-1": all_of("2", ["1/1"], ["IRNet"]),
     "beats-irnet-1-32": all_of("2", ["1/32"], ["IRNet"]),
@@ -518,8 +598,7 @@ WINS = {
     "resnet34-outperforms-1-1": best("3", ["1/1"]),
     "resnet34-outperforms-2-2": best("3", ["2/2"]),
     "resnet34-outperforms-1-32": best("3", ["1/32"]),
-    "best-improvement-resnet34": changes_from_full_precision("3"),
-    "best-improvement-mobilenet": changes_from_full_precision("4"),
+    "best-improvement": changes_from_full_precision("3"),
     "effective-on-mobilenet": all_of("4", None, ["PACT", "DSQ"], like=False),
     "cifar10-outperforms-1-1": best("5", ["1/1"]),
     "cifar10-outperforms-1-32": best("5", ["1/32"]),
@@ -529,16 +608,36 @@ WINS = {
           for low, high in ((12, 24),) for c in (R, D))
     ),
     "related-soft-degrades-significantly": in_6(*(((method, D), (method, R)) for method in FIXED)),
-    "addressing-gap-improves-significantly": in_6(*(((ADAPTIVE, R), (method, R)) for method in FIXED)),
+    "addressing-gap-improves-significantly": all_of("2", None, ["QNet", "RQ"]),
+    "state-of-the-art-consistently": best("2"),
+    "abstract-outperforms": everywhere,
+    "conclusion-state-of-the-art": everywhere,
     "adaptive-best-result": in_6(*(((ADAPTIVE, R), (method, R)) for method in FIXED)),
     "conclusion-each-component": components,
     "controller-large-margin": all_of("7"),
     "dsq-consistently-outperforms": dsq_against_older,
     "dsq-others-degrade": older_degrade,
 }  # fmt: skip
+# Not of ours with a rival in Tables 2 to 5: the second family
+OTHERS = {
+    "lsq-better-full-precision", "best-improvement", "soft-argmax-degrades-without-gap", "beta-24-degrades",
+    "related-soft-degrades-significantly", "adaptive-best-result", "conclusion-each-component",
+    "controller-large-margin", "dsq-consistently-outperforms", "dsq-others-degrade",
+}  # fmt: skip
+CAPPED = {  # what neither holds, nor fails
+    "addressing-gap-improves-significantly": "holds",
+    "conclusion-each-component": "holds",
+    "related-soft-degrades-significantly": "holds",
+    "dsq-consistently-outperforms": "fails",
+}
+GROUPS = {
+    "abstract-outperforms": {"ImageNet": "234", "CIFAR-10": "5"},
+    "conclusion-state-of-the-art": {"ResNet-18": "2", "ResNet-34": "3", "MobileNet-V2": "4", "ResNet-20": "5"},
+}
 # Comparisons that a note adds
 NOTED = {
-    "beats-irnet-1-1": all_of("5", ["1/1"], ["IRNet"]),
+    "beats-irnet-1-1": lambda found: all_of("2", ["1/1"])(found) + all_of("5", ["1/1"], ["IRNet"])(found),
+    "best-improvement": changes_from_full_precision("4"),
     "effective-on-mobilenet": all_of("4", None, ["PROFIT"]),
 }
 PHRASE = re.compile(
@@ -555,27 +654,50 @@ def phrase(match):
 
 
 def judged(claim, found):
-    return JUDGES[claim](Evidence(found, NO_CODE))
+    return JUDGES[claim](found if isinstance(found, Evidence) else Evidence(found, NO_CODE))
+
+
+def won_in(found, of):
+    """Bit-widths in which the best rival is beaten as printed, by group of tables."""
+    return {
+        group: {column for name in names for column, match in best_of(found, name).items() if match.margin > 0}
+        for group, names in of.items()
+    }
 
 
 @given(CHANGES)
 def test_the_numbers_of_comparisons_are_right(changes):
     found = moved(changes)
+    evidence = Evidence(found, NO_CODE)
+    rivals_corrected, others_corrected = corrected(found)
     for claim, matches in WINS.items():
-        verdict, reason = judged(claim, found)
+        verdict, reason = judged(claim, evidence)
         some = matches(found)
+        adjusted = others_corrected if claim in OTHERS else rivals_corrected
         said = PHRASE.findall(reason)
         noted = [phrase(match) for match in NOTED[claim](found)] if claim in NOTED else []
         assert all(each in said for each in noted), (claim, reason)
         said = said[: len(said) - len(noted)]
         lost = [match for match in some if match.margin <= 0]
-        noisy = [match for match in some if match.margin > 0 and match.interval(len(some))[0] <= 0]
-        beaten = [match for match in lost if match.interval(len(some))[1] < 0]
+        noisy = [match for match in some if match.margin > 0 and adjusted[match] > 0.05]
+        beaten = [match for match in lost if adjusted[match] <= 0.05]
         expected = "vacuous" if not some else "fails" if beaten else "undecided" if lost or noisy else "holds"
+        if expected == CAPPED.get(claim):
+            expected = "undecided"
+        if claim in GROUPS:
+            won = won_in(found, GROUPS[claim])
+            if expected == "fails" and sum(len(columns) > 1 for columns in won.values()) > 1:
+                expected = "undecided"
+            for group, columns in won.items():
+                listed = re.findall(rf"{group}: ([^;.]*)[;.]", reason)[0]
+                assert set(listed.split(", ")) == (columns or {"none"}), reason
         assert verdict == expected, (claim, reason)
         if len(some) > 1:
             counts = [int(number) for number in re.findall(r"Of (\d+) .*? (\d+) agree, (\d+) by more", reason)[0]]
             assert counts == [len(some), len(some) - len(lost), len(some) - len(lost) - len(noisy)], (claim, reason)
+        elif some:
+            (p,) = re.findall(r"adjusted p = (\S+)\.(?: |$)", reason)
+            assert float(p) == pytest.approx(adjusted[some[0]], rel=0.06, abs=1e-290), (claim, reason)
         listed = [phrase(match) for match in lost or noisy]
         more = re.findall(r"; and (\d+) more", reason)
         assert more == ([str(len(listed) - 4)] if len(listed) > 4 and len(some) > 1 else []), (claim, reason)
@@ -589,52 +711,10 @@ def test_the_numbers_of_comparisons_are_right(changes):
                 reason,
             )
             assert float(said[0][3]) == pytest.approx(lowest, abs=0.006), (claim, reason)
-
-
-def groups(found, of):
-    every = {group: [(c, m) for name in names for c, m in best_of(found, name).items()] for group, names in of.items()}
-    matches = [match for some in every.values() for _, match in some]
-    sure = {g: {c for c, m in some if m.interval(len(matches))[0] > 0} for g, some in every.items()}
-    won = {g: {c for c, m in some if m.margin > 0} for g, some in every.items()}
-    verdict = "fails"
-    if sum(len(columns) >= 2 for columns in won.values()) >= 2:
-        verdict = "undecided"
-    if sum(len(columns) >= 2 for columns in sure.values()) >= 2:
-        verdict = "holds"
-    margins = [match.margin for match in matches]
-    return verdict, sure, len(matches), [sum(m > 0 for m in margins), margins.count(0), sum(m < 0 for m in margins)]
-
-
-HEADLINES = {
-    "abstract-outperforms": {"ImageNet": "234", "CIFAR-10": "5"},
-    "conclusion-state-of-the-art": {"ResNet-18": "2", "ResNet-34": "3", "MobileNet-V2": "4", "ResNet-20": "5"},
-}
-
-
-@given(CHANGES)
-def test_the_numbers_on_the_state_of_the_art_are_right(changes):
-    found = moved(changes)
-    for claim, of in HEADLINES.items():
-        verdict, reason = judged(claim, found)
-        expected, sure, comparisons, counts = groups(found, of)
-        assert verdict == expected, reason
-        assert f"corrected for {comparisons} comparisons" in reason
-        for group, columns in sure.items():
-            listed = re.findall(rf"{group}: ([^;.]*)[;.]", reason)[0]
-            assert set(listed.split(", ")) == (columns or {"none"}), reason
-        said = re.findall(r"As printed (\d+) are wins, (\d+) ties and (\d+) losses", reason)
-        assert [[int(number) for number in one] for one in said] == [counts], reason
-        assert len(re.findall(r", Table \d, \d/\d+, -\d", reason)) == counts[2]
-    verdict, reason = judged("state-of-the-art-consistently", found)
-    every = [match for name in ACCURACY_TABLES for match in best_of(found, name).values()]
-    lost = [match for match in every if match.margin < 0]
-    noisy = [match for match in every if match.interval()[0] <= 0]
-    assert verdict == ("fails" if lost else "undecided" if noisy else "holds")
-    assert reason.startswith(
-        f"Of {len(every)} comparisons with the best rival in Tables 2 to 5, {len(lost)} are losses"
-    )
-    assert f"; {len(every) - len(noisy)} are wins by more than 95 % noise." in reason
-    assert PHRASE.findall(reason) == [phrase(match) for match in lost[:4]]
+    behind = [match for match in dsq_against_older(found, BESIDE_DSQ) if match.margin < 0]
+    reason = judged("dsq-consistently-outperforms", evidence)[1]
+    of = len(dsq_against_older(found, BESIDE_DSQ))
+    assert f"Of {of} against methods of its own year, which it need not have known, {len(behind)} are behind" in reason
 
 
 def especially_low_bit(found):
@@ -708,8 +788,9 @@ def drops_in_the_text(found):
     kernel = table_6(found, KERNEL_FIXED)
     said = {4: Decimal("76.2"), 24: Decimal("3.8")}
     right = all(kernel[beta][1] - kernel[beta][0] == number for beta, number in said.items())
+    # In parentheses the table prints what the text says: the two have one misprint
     listed = [(beta, kernel[beta][1], kernel[beta][0], kernel[beta][1] - kernel[beta][0], said[beta]) for beta in said]
-    return "holds" if right else "fails", [str(number) for one in listed for number in one]
+    return "holds" if right else "undecided", [str(number) for one in listed for number in one]
 
 
 def no_drop(found):
@@ -728,11 +809,24 @@ def same_network(found):
     return "holds" if three[0] == three[1] == three[2] else "fails", ["5", "6", "7", *map(str, three)]
 
 
+def close(least, most, matches):
+    """Whether every interval, corrected for two, is within two ends, or some beyond them."""
+    ends = [match.interval(len(matches)) for match in matches]
+    if any(high < least or low > most for low, high in ends):
+        return "fails"
+    return "holds" if all(least <= low and high <= most for low, high in ends) else "undecided"
+
+
 def same_as_qil(found):
     matches = [match for _, match in rivals(found, "3", ("3/3", "4/4"), ["QIL"])]
     said = [[*phrase(m)[:2], "3", c, c, phrase(m)[2], "95", *phrase(m)[3:]] for m, c in zip(matches, "34", strict=True)]
-    same = all(match.first == match.second for match in matches)
-    return "holds" if same else "fails", [number for one in said for number in one]
+    return close(-0.5, 0.5, matches), [*(number for one in said for number in one), "-0.5", "+0.5"]
+
+
+def lsq_slightly(found):
+    matches = [match for _, match in rivals(found, "2", ("4/4",), ["LSQ", "LSQ+"], turned=True)]
+    said = [[*phrase(m)[:2], "2", "4", "4", phrase(m)[2], "95", *phrase(m)[3:]] for m in matches]
+    return close(0, 0.5, matches), [*(number for one in said for number in one), "+0", "+0.5"]
 
 
 ACC = "Top-1 accuracy"
@@ -746,17 +840,19 @@ FROM_TABLES = {
     "controller-slower": slower,
     "discussion-1-1-resnet20": same_network,
     "resnet34-same-as-qil": same_as_qil,
+    "lsq-slightly-better": lsq_slightly,
     "various-bit-widths": lambda found: ("holds", ["8", "2", "6", "3", "1", "4", "2", "5"]),
     "others-specific-settings": lambda found: ("not testable", ["8", "1", "6", "1", "1", "2", "5"]),
-    "cifar10-size": lambda found: ("holds", ["50000", "10000", "10"]),
+    "cifar10-size": lambda found: ("by definition", ["50000", "10000", "10"]),
 }
 
 
 @given(CHANGES)
 def test_the_other_numbers_of_printed_tables_are_right(changes):
     found = moved(changes)
+    evidence = Evidence(found, NO_CODE)
     for claim, oracle in FROM_TABLES.items():
-        verdict, reason = judged(claim, found)
+        verdict, reason = judged(claim, evidence)
         expected, said = oracle(found)
         assert verdict == expected, (claim, reason)
         assert numbers(reason) == said, (claim, reason, said)
@@ -764,20 +860,20 @@ def test_the_other_numbers_of_printed_tables_are_right(changes):
         "table2-differences-from-full-precision": ("2", "FP"),
         "table6-drops": ("6", D),
     }.items():
-        verdict, reason = judged(claim, found)
+        verdict, reason = judged(claim, evidence)
         count, wrong = printed_differences(found, name, baseline)
-        assert verdict == ("fails" if wrong else "holds")
+        assert verdict == ("holds" if not wrong else "undecided" if 2 * len(wrong) < count else "fails")
         assert reason.startswith(f"{count - len(wrong)} of {count} printed differences")
         assert [Decimal(number) for number in re.findall(r": off by (\d+\.\d+)", reason)] == wrong
     higher = [f"{pair[1]} ({m})" for m, pair in ((m, (at(found, "6", m, R), at(found, "6", m, D))) for m in FIXED)
               if pair[1] > at(found, "6", ADAPTIVE, R)]  # fmt: skip
-    reason = judged("adaptive-best-result", found)[1]
+    reason = judged("adaptive-best-result", evidence)[1]
     assert f"has {len(higher)} higher numbers{': ' if higher else ''}{', '.join(higher)}." in reason
-    assert f"by the factor {1 / (1 - 2 * LAMBDA):.3f}." in judged("controller-large-margin", found)[1]
+    assert f"by the factor {1 / (1 - 2 * LAMBDA):.3f}." in judged("controller-large-margin", evidence)[1]
 
 
 def test_every_reason_that_follows_from_the_tables_is_tested():
     some = {judge for topic in (tables, ablation, dsq) for judge in topic.judges.by_claim.values()}
-    tested = {*REASONS, *WINS, *HEADLINES, *FROM_TABLES, "state-of-the-art-consistently"}
+    tested = {*REASONS, *WINS, *FROM_TABLES, "table2-dagger"}
     tested |= {"table2-differences-from-full-precision", "table6-drops"}
     assert some <= {JUDGES[claim] for claim in tested}

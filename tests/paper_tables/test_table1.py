@@ -1,11 +1,12 @@
 """Table 1, against what the functions' derivatives are known to be."""
 
+import dataclasses
 import math
 
 import numpy as np
 import pytest
 
-from paper_tables import table1
+from paper_tables import agreement, table1
 from paper_tables.tables import Options
 
 
@@ -40,7 +41,89 @@ def test_daq_is_exact_per_input_and_off_by_its_slope_as_realised(measured, row, 
 
 def test_ste_is_off_by_one_and_has_no_gap(measured):
     values, _ = measured
-    assert [values["STE", column] for column in table1.COLUMNS] == pytest.approx([1, 1, 1, 1, 0, 0], abs=1e-9)
+    assert [values["STE", column] for column in table1.COLUMNS[:6]] == pytest.approx([1, 1, 1, 1, 0, 0], abs=1e-9)
+
+
+def cosine(slope_at, noise):
+    """With the derivative of the smoothed staircase: one Gaussian bump at each half-integer."""
+    steps = 2000
+    dot = own = other = 0.0
+    for k in range(steps):
+        x = (k + 0.5) / steps
+        bumps = sum(math.exp(-(((x - 0.5 - j) / noise) ** 2) / 2) for j in range(-12, 13))
+        used = slope_at(min(x, 1 - x))
+        dot, own, other = dot + used * bumps, own + used * used, other + bumps * bumps
+    return dot / math.sqrt(own * other)
+
+
+@pytest.mark.parametrize(
+    ("row", "slope_at"),
+    [
+        ("STE", lambda t: 1.0),
+        ("DAQ weights", lambda t: slope(t, 2.0, 1 / 4)),
+        ("DAQ activations", lambda t: slope(t, 2.0, 1 / 16)),
+        ("DAQ weights, released", lambda t: slope(t, 2.0, 1 / 2)),
+        ("DSQ alpha = 0.2", lambda t: dsq_slope(t)),
+    ],
+)
+def test_the_agreement_with_the_smoothed_staircase(measured, row, slope_at):
+    values, _ = measured
+    for noise in (0.1, 0.2, 0.5, 1.0):
+        assert values[row, f"d s={noise:g}"] == pytest.approx(cosine(slope_at, noise), abs=2e-5)
+
+
+def dsq_slope(t):
+    """Of tanh in a cell between two levels, whose middle is the transition point; t is from the nearest level."""
+    K = math.log(9)
+    return 1.25 * K / 2 / math.cosh(K * (0.5 - t)) ** 2
+
+
+def test_known_agreements(measured):
+    values, _ = measured
+    for noise, expected in ((0.1, (0.595, 0.785, 0.920)), (0.5, (1.000, 0.965, 0.838))):
+        found = [values[row, f"d s={noise:g}"] for row in ("STE", "DAQ weights", "DAQ activations")]
+        assert [round(value, 3) for value in found] == list(expected)
+
+
+def test_which_slope_agrees_better_is_undecided():
+    table = table1.run(Options(quiet=True))
+    crossings = {cell.row: cell for cell in table.cells if cell.column == "d crossing"}
+    for row, cell in crossings.items():
+        assert cell.claim_verdict == ("undecided" if row.startswith("DAQ") else None)
+    assert sum(row.startswith("DAQ") for row in crossings) == 4
+    # at the crossing both agree alike
+    at = crossings["DAQ weights"].measured
+    assert cosine(lambda t: slope(t, 2.0, 1 / 4), at) == pytest.approx(cosine(lambda t: 1.0, at), abs=1e-5)
+    assert any(sentence.startswith("Undecided, and no fault of either") for sentence in table.findings)
+    curves = {cell.row: cell.detail for cell in table.cells if cell.detail}
+    assert set(curves) == {cell.row for cell in table.cells}
+    assert all(len(curve["s"]) == len(curve["agreement"]) for curve in curves.values())
+
+
+@pytest.mark.parametrize(
+    ("instead", "verdict"), [(lambda x: np.ones(x.shape), "fails"), (None, "holds")], ids=["constant", "better"]
+)
+def test_a_slope_that_agrees_better_nowhere_or_everywhere_is_decided(instead, verdict, monkeypatch):
+    best = instead or (lambda x: agreement.smoothed_slope(x, 0.15) + 0.35)
+    monkeypatch.setattr(table1.agreement, "crossing", lambda used, other: None)
+    entries = [
+        dataclasses.replace(entry, backward=best) if entry.name == "DAQ weights" else entry
+        for entry in table1.entries()
+    ]
+    monkeypatch.setattr(table1, "entries", lambda: iter(entries))
+    found = {cell.claim_verdict for cell in table1.run(Options(quiet=True)).cells if cell.row == "DAQ weights"}
+    assert found == {None, verdict}
+
+
+def test_what_is_compared_with_itself_says_so():
+    table = table1.run(Options(quiet=True))
+    labelled = {(cell.row.split(" ")[0], cell.column) for cell in table.cells if cell.value_verdict == "by definition"}
+    assert labelled == {
+        *((row, f"c {which}") for row in ("STE", "DSQ") for which in ("max", "mean")),
+        *(("QNet", f"a {which}") for which in ("max", "mean")),
+    }
+    assert {cell.value_verdict for cell in table.cells} == {None, "by definition"}
+    assert {cell.measured for cell in table.cells if cell.value_verdict and cell.column.startswith("c")} == {0.0}
 
 
 @pytest.mark.parametrize("temperature", [4, 10, 100])

@@ -24,6 +24,29 @@ def test_reproduced_iff_within_half_a_unit(counts, digits, decimals):
     assert (verdict == "reproduced") == within, reason
 
 
+@given(COUNTS, st.integers(0, 10_000), st.integers(0, 3))
+def test_a_released_file_matches_or_differs_and_contradicts_nothing(counts, digits, decimals):
+    correct, images = counts
+    printed = min(Decimal(digits).scaleb(-decimals), Decimal(100))
+    verdict, reason = verdicts.judge_released(correct, images, printed)
+    assert (
+        verdict
+        == {"reproduced": "matches", "contradicted": "released file differs"}[
+            verdicts.judge_accuracy(correct, images, printed)[0]
+        ]
+    )
+    low, high = verdicts.accuracy_interval(correct, images)
+    contains = "contains" if low <= printed <= high else "does not contain"
+    assert f"{low:.2f} to {high:.2f}, {contains} {printed}; {correct} of {images}" in reason
+
+
+def test_the_released_1_1_is_18_images_off_and_its_interval_contains_85_8():
+    verdict, reason = verdicts.judge_released(8562, 10_000, Decimal("85.8"))
+    assert verdict == "released file differs"
+    assert "84.92 to 86.29, contains 85.8" in reason
+    assert reason.endswith("18 images fewer than printed")
+
+
 @given(st.integers(0, 10_000), st.integers(0, 10_000))
 def test_the_difference_is_counted_in_images(correct, claimed):
     printed = Decimal(claimed).scaleb(-2)

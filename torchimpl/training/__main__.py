@@ -8,6 +8,7 @@ import dataclasses
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from torchimpl.checkpoints import CheckpointError, parse_bits
 from torchimpl.data.cifar10 import DataError
+from torchimpl.models import needs_signs
 from torchimpl.training import batches, store
 from torchimpl.training.recipe import Recipe, profiles, recipe
 
@@ -47,7 +49,11 @@ def parser() -> argparse.ArgumentParser:
         "--option", metavar="NAME=VALUE", action="append", default=[], help="of the quantizers; may be repeated"
     )
     result.add_argument("--network", help="instead of the profile's: its name, or package.module:function")
-    result.add_argument("--activation", choices=("relu", "hardtanh"), help="of the profile's network")
+    result.add_argument(
+        "--activation",
+        choices=("relu", "hardtanh"),
+        help="of the profile's network (default: relu, or what the method needs)",
+    )
     for name, kind in (("epochs", int), ("batch", int), ("rate", float), ("quantizer-rate", float), ("seed", int)):
         result.add_argument(f"--{name}", type=kind, help="instead of the profile's" if name != "seed" else "default: 0")
     result.add_argument("--scratch", action="store_true", help="start a quantized network from new weights")
@@ -62,6 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     given = parser().parse_args(arguments)
     try:
+        store.check_device(given.device)
         made = _recipe(given)
         run(made, given)
     except (ValueError, DataError, CheckpointError, ImportError, AttributeError) as error:
@@ -84,7 +91,9 @@ def _recipe(given: argparse.Namespace) -> Recipe:
         if getattr(given, name) is not None:
             fields[name] = getattr(given, name)
     if given.method is not None:
-        fields |= {"method": given.method, "bits": parse_bits(given.bits)}
+        bits = parse_bits(given.bits)
+        fields = {"activation": "hardtanh" if needs_signs(given.method, bits) else "relu", **fields}
+        fields |= {"method": given.method, "bits": bits}
     return recipe(given.profile, **fields)
 
 
@@ -124,6 +133,7 @@ def run(made: Recipe, given: argparse.Namespace) -> None:
                 training,
                 test,
                 start=weights if start else None,
+                key_of=partial(store.identify, start=start),
                 device=given.device,
                 progress=lambda share: bar.update(task, completed=share),
             )

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from reference import grid
 from torchimpl.checkpoints import NORMALIZATIONS
 from torchimpl.data import cifar10, digits
 from torchimpl.data.cifar10 import Split
@@ -55,11 +56,20 @@ class Batches:
         Its `batch` is what all ranks see in a step together.
     device : torch.device
     rank, ranks : int
-        Which part of each batch is this process's.
+        Which part of each batch is this process's. All parts are of the same size: of a last, smaller batch what does
+        not divide is left out.
+
+    Raises
+    ------
+    ValueError
+        If the ranks do not divide the batch.
     """
 
     def __init__(self, split: Split, recipe: Recipe, device: torch.device, rank: int = 0, ranks: int = 1) -> None:
+        if recipe.batch % ranks:
+            raise grid.refuse("batch", recipe.batch, f"a multiple of the {ranks} ranks")
         self.recipe, self.rank, self.ranks = recipe, rank, ranks
+        self.used = len(split.labels) - len(split.labels) % recipe.batch % ranks
         pad = recipe.crop
         padded = np.pad(split.images, ((0, 0), (0, 0), (pad, pad), (pad, pad)))
         self.padded = torch.from_numpy(padded).to(device)
@@ -75,7 +85,7 @@ class Batches:
 
     def __len__(self) -> int:
         """Steps an epoch: the last batch may be smaller."""
-        return -(-len(self.labels) // self.recipe.batch)
+        return -(-self.used // self.recipe.batch)
 
     def epoch(self, number: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield an epoch's batches: normalised images (N, C, H, W), float32, channels last, and labels (N,)."""
@@ -86,9 +96,9 @@ class Batches:
         top, left = draw.integers(0, places, (2, len(order)))
         mirrored = draw.random(len(order)) < (0.5 if self.recipe.flip else 0.0)
         chances = [torch.from_numpy(a).to(self.padded.device) for a in (order, top, left, mirrored)]
-        for start in range(0, len(order), self.recipe.batch):
-            own = slice(start + self.rank, start + self.recipe.batch, self.ranks)
-            yield self._batch(*(a[: start + self.recipe.batch][own] for a in chances))
+        for start in range(0, self.used, self.recipe.batch):
+            own = slice(start + self.rank, min(start + self.recipe.batch, self.used), self.ranks)
+            yield self._batch(*(a[own] for a in chances))
 
     def _batch(self, chosen: Tensor, top: Tensor, left: Tensor, mirrored: Tensor) -> tuple[Tensor, Tensor]:
         steps = torch.arange(self.size, device=chosen.device)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from reference import grid, registry
+from torchimpl.checkpoints import NORMALIZATIONS
 from torchimpl.models import NETWORKS
 
 IMAGES = ("cifar10", "digits")
@@ -94,9 +95,13 @@ class Recipe:
             ("images", IMAGES),
             ("activation", ACTIVATIONS),
             ("precision", PRECISIONS),
+            ("normalize", tuple(NORMALIZATIONS)),
+            ("flip", (False, True)),
         ):
             if getattr(self, name) not in admitted:
-                raise grid.refuse(name, getattr(self, name), f"one of {', '.join(admitted)}")
+                raise grid.refuse(name, getattr(self, name), f"one of {', '.join(map(str, admitted))}")
+        if len(self.bits) != 2 or not all(b is None or (isinstance(b, int) and 1 <= b <= 8) for b in self.bits):
+            raise grid.refuse("bits", self.bits, "a pair of whole numbers from 1 to 8, or None for full precision")
         if self.network not in NETWORKS and ":" not in self.network:
             raise grid.refuse("network", self.network, f"one of {', '.join(NETWORKS)}, or package.module:function")
         for name, least in (("epochs", 1), ("batch", 2), ("crop", 0), ("seed", 0)):

@@ -23,10 +23,25 @@ from torchimpl.training.trainer import State
 SCHEMA = 1
 
 
-def identify(recipe: Recipe) -> str:
-    """Return a hash of a recipe and of torch's version; `paper_tables` adds the sources."""
-    text = json.dumps([recipe.as_json(), torch.__version__], sort_keys=True)
+def identify(recipe: Recipe, start: Recipe | None = None) -> str:
+    """Return a hash of a recipe, of that of its start, and of torch's version; `paper_tables` adds the sources."""
+    text = json.dumps([recipe.as_json(), start and start.as_json(), torch.__version__], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def check_device(name: str) -> str:
+    """Return the name of a device that is here.
+
+    Raises
+    ------
+    ValueError
+        If it is none, or is not here.
+    """
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:  # the latter where torch was built without it
+        raise ValueError(f"--device {name}: {str(error).splitlines()[0]}") from None
+    return name
 
 
 def path_of(folder: Path, recipe: Recipe, key: str) -> Path:
@@ -80,7 +95,7 @@ def run(
     OSError
         If it cannot be written.
     """
-    key = key_of(recipe)
+    key = key_of(recipe) + ("" if device == "cpu" else f" {device.partition(':')[0]}")
     path = path_of(folder, recipe, key)
     with files.locked(path.with_suffix(".lock")):
         files.sweep(folder)
@@ -115,9 +130,12 @@ def read(path: Path, key: str) -> State:
     CheckpointError
         If it is damaged, of another version or another run's; it says that the file can be deleted.
     """
-    content: Any
-    content, _ = checkpoints.read_content(path)
     remedy = "delete it, to train again"
+    content: Any
+    try:
+        content, _ = checkpoints.read_content(path)
+    except checkpoints.CheckpointError as error:
+        raise checkpoints.CheckpointError(f"{error}; {remedy}") from None
     names = {field.name for field in dataclasses.fields(State)}
     if not isinstance(content, dict) or content.keys() != names | {"schema", "key"} or content["schema"] != SCHEMA:
         raise checkpoints.CheckpointError(f"{path}: no state of a run in the format {SCHEMA}; {remedy}")

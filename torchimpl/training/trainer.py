@@ -194,12 +194,12 @@ def train(
             schedule(model, optimize, recipe, done / steps)
             losses.append(step(whole, model, optimize, recipe, images, labels, accumulate))
             progress(done / steps)
-        loss = float(torch.stack(losses).mean())
+        loss = float(mean_over_ranks(torch.stack(losses).mean()))
         set_progress(model, (state.epochs + 1) / recipe.epochs)
         correct, undefined = test_accuracy(model, test, recipe)
         if not math.isfinite(loss):
-            first = next(i for i, each in enumerate(losses) if not bool(each.isfinite()))
-            state.diverged = f"the loss is {float(losses[first])} at step {first + 1} of epoch {state.epochs + 1}"
+            at = next((i for i, each in enumerate(losses) if not bool(each.isfinite())), len(losses) - 1)
+            state.diverged = f"the loss is {float(losses[at]):g} at step {at + 1} of epoch {state.epochs + 1}"
         state.epochs += 1
         state.loss.append(loss)
         state.correct.append(correct)
@@ -225,17 +225,25 @@ def step(
     for optimizer in optimize:
         optimizer.zero_grad(set_to_none=True)
     total = torch.zeros((), device=images.device)
-    for x, y in zip(images.chunk(accumulate), labels.chunk(accumulate), strict=True):
+    parts = list(zip(images.chunk(accumulate), labels.chunk(accumulate), strict=True))  # may be fewer than asked for
+    for x, y in parts:
         with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=recipe.precision == "bfloat16"):
             logits = whole(x)
         loss = F.cross_entropy(logits.float(), y) * (len(x) / len(images))
         if recipe.penalty:
-            loss = loss + recipe.penalty / accumulate * penalty(model)
+            loss = loss + recipe.penalty / len(parts) * penalty(model)
         loss.backward()  # type: ignore[no-untyped-call]
         total += loss.detach()
     for optimizer in optimize:
         optimizer.step()
     return total
+
+
+def mean_over_ranks(value: Tensor) -> Tensor:
+    """Return the mean of all ranks' values: all go on, or none does."""
+    if ranks() > 1:
+        torch.distributed.all_reduce(value)
+    return value / ranks()
 
 
 def penalty(model: nn.Module) -> Tensor:

@@ -9,12 +9,12 @@ from typing import Literal, TypeAlias
 from paper_tables.cells import Cell
 from paper_tables.reported import ReportedTable
 
-Verdict: TypeAlias = Literal["holds", "fails", "undecided", "vacuous", "not testable"]
-VERDICTS: tuple[Verdict, ...] = ("holds", "fails", "undecided", "vacuous", "not testable")
+Verdict: TypeAlias = Literal["holds", "fails", "by definition", "undecided", "vacuous", "not testable"]
+VERDICTS: tuple[Verdict, ...] = ("holds", "fails", "by definition", "undecided", "vacuous", "not testable")
 Judged: TypeAlias = tuple[Verdict, str]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Evidence:
     """What claims are judged by, beside the functions of the reference.
 

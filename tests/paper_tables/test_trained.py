@@ -1,0 +1,506 @@
+"""What is said of training runs, against definitions written out: deviations, intervals, probabilities, verdicts."""
+
+import dataclasses
+import itertools
+import math
+import re
+import statistics
+from decimal import Decimal
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import special
+from scipy import stats as scipy_stats
+
+from paper_tables import reported, runs, table5, table6, table7, tables, trained
+from paper_tables.cells import Cell
+from paper_tables.tables import Options
+from paper_tables.trained import Entry, Ordering, Pooled
+from tests.paper_tables import made_up
+from torchimpl.training import recipe as recipes
+
+ACCURACIES = st.decimals(10, 100, places=2).map(float)
+CHANCES = st.sampled_from([0.0, 0.001, 0.01, 0.02, 0.05, 0.3, 1.0]) | st.floats(0, 1)
+
+
+# Arithmetic
+
+
+@given(st.lists(st.lists(ACCURACIES, max_size=5), max_size=6))
+def test_the_deviation_is_pooled_over_groups_with_their_own_means(groups):
+    found = trained.pooled(groups)
+    several = [group for group in groups if len(group) > 1]
+    degrees = sum(len(group) - 1 for group in several)
+    assert found.degrees == degrees
+    if degrees:
+        variance = sum((len(group) - 1) * statistics.variance(group) for group in several) / degrees
+        assert found.deviation == pytest.approx(math.sqrt(variance), rel=1e-9, abs=1e-9)
+    else:
+        assert math.isnan(found.deviation)
+
+
+@pytest.mark.parametrize(("degrees", "quantile"), [(2, 4.303), (10, 2.228), (14, 2.145), (30, 2.042), (10**6, 1.960)])
+def test_half_an_interval_of_printed_quantiles(degrees, quantile):
+    spread = Pooled(0.7, degrees)
+    assert trained.half_width(spread, 3) == pytest.approx(quantile * 0.7 / math.sqrt(3), rel=3e-4)
+    one_more = quantile * 0.7 * math.sqrt(1 + 1 / 3)
+    assert trained.half_width(spread, 3, of_one_run=True) == pytest.approx(one_more, rel=3e-4)
+    assert trained.half_width(Pooled(math.nan, 0), 3) == math.inf
+
+
+@given(st.integers(1, 400), st.integers(1, 30), st.floats(0, 20))
+def test_half_an_interval(degrees, count, deviation):
+    expected = special.stdtrit(degrees, 0.975) * deviation / math.sqrt(count)
+    assert trained.half_width(Pooled(deviation, degrees), count) == pytest.approx(expected, rel=1e-9)
+
+
+@given(st.lists(ACCURACIES, min_size=2, max_size=8, unique=True))
+def test_the_chance_of_one_group_is_student_s(values):
+    values = [value - 50 for value in values]
+    expected = scipy_stats.ttest_1samp(values, 0).pvalue
+    assert trained.chance(values, trained.pooled([values])) == pytest.approx(expected, rel=1e-6, abs=1e-12)
+
+
+def test_chances_at_the_ends():
+    assert trained.chance([1.0, 2.0], Pooled(math.nan, 0)) == 1
+    assert trained.chance([1.0, 1.0], Pooled(0.0, 4)) == 0
+    assert trained.chance([1.0, -1.0], Pooled(0.0, 4)) == 1
+    assert trained.chance([-2.0, -2.0], Pooled(1.0, 4)) == trained.chance([2.0, 2.0], Pooled(1.0, 4))
+
+
+@given(st.lists(CHANCES, min_size=1, max_size=6))
+def test_holm_is_the_closed_test_of_bonferroni(chances):
+    """An ordering is certain at a level where all intersections that it is in are, each by its least probability."""
+    names = range(len(chances))
+    adjusted = trained.holm(dict(zip(names, chances, strict=True)))
+    for name in names:
+        sets = [s for k in range(1, len(chances) + 1) for s in itertools.combinations(names, k) if name in s]
+        assert adjusted[name] == pytest.approx(max(min(1, len(s) * min(chances[i] for i in s)) for s in sets))
+
+
+@given(
+    last=st.lists(st.integers(8500, 8660).map(lambda n: n / 100), min_size=1, max_size=6),
+    up=st.integers(0, 100).map(lambda n: n / 100),
+    deviation=st.floats(0.01, 0.6),
+    degrees=st.integers(1, 40),
+)
+def test_a_printed_number_is_judged_by_what_one_more_run_would_give(last, up, deviation, degrees):
+    best = [value + up for value in last]
+    verdict, reason = trained.judge(last, best, Pooled(deviation, degrees), Decimal("85.8"))
+    if len(last) < 3 or degrees < 10:
+        assert verdict is None
+        assert f"{len(last)} runs and {degrees} degrees" in reason
+        return
+
+    def half(runs_made):
+        return special.stdtrit(degrees, 0.975) * deviation * math.sqrt(1 + 1 / runs_made) + 0.05
+
+    off_last = abs(statistics.fmean(last) - 85.8)
+    off_best = abs(statistics.fmean(best) - 85.8)
+    inside = half(len(last))
+    if off_last > inside and off_best > inside:
+        expected = "contradicted"
+    elif off_last <= inside <= 0.5:
+        expected = "reproduced"
+    else:
+        expected = "undecided"
+    if min(abs(off - inside) for off in (off_last, off_best)) > 1e-9:
+        assert verdict == expected, reason
+    takes = re.search(r"it would take (\d+) seeds", reason)
+    if takes:
+        seeds = int(takes.group(1))
+        assert half(seeds) <= 0.5 < half(seeds - 1)
+        assert seeds > len(last)
+    elif verdict == "undecided":
+        assert inside <= 0.5 or half(10**6) > 0.5
+
+
+def test_the_half_unit_is_that_of_the_last_printed_digit():
+    spread = Pooled(0.01, 12)
+    assert trained.judge([85.84] * 3, [85.84] * 3, spread, Decimal("85.8"))[0] == "reproduced"
+    assert trained.judge([85.84] * 3, [85.84] * 3, spread, Decimal("85.80"))[0] == "contradicted"
+
+
+def test_the_best_epoch_keeps_a_number_from_being_contradicted():
+    spread = Pooled(0.1, 12)
+    verdict, reason = trained.judge([85.0, 85.1, 85.2], [85.7, 85.8, 85.9], spread, Decimal("85.8"))
+    assert verdict == "undecided"
+    assert "the best epoch on test images would" in reason
+
+
+# Orderings
+
+A = runs.Contender("a", "daq", ("1/1",))
+B = runs.Contender("b", "ste", ("1/1",))
+C = runs.Contender("c", "lsq", ("1/1",))
+
+
+def entry(contender, measure="last"):
+    return Entry(contender, "1/1", "1/1", measure)
+
+
+AB, BC, AC = (
+    Ordering(f"{more.name} over {less.name}", entry(more), entry(less)) for more, less in [(A, B), (B, C), (A, C)]
+)
+
+
+def measured(values, profile="embedded"):
+    """Runs by contender; values are by seed."""
+    return made_up.by_place(
+        made_up.run(contender, "1/1", profile, seed, value)
+        for contender, row in values.items()
+        for seed, value in enumerate(row)
+        if value is not None
+    )
+
+
+def verdicts(family, found, seeds=3):
+    return {one.ordering.row: one.verdict for one in trained.compare(family, found, "embedded", seeds)}
+
+
+SEEDS = [50.0, 70.0, 60.0]  # what a seed does to all
+
+
+def test_planted_orderings_are_found():
+    noise = [0.1, -0.1, 0.0]
+    plain = [a + b for a, b in zip(SEEDS, noise, strict=True)]
+    found = measured({A: [v + 5 for v in SEEDS], B: plain, C: [v + 0.05 for v in SEEDS]})
+    assert verdicts([AB, BC, AC], found) == {"a over b": "holds", "b over c": "undecided", "a over c": "holds"}
+    found = measured({A: [v - 5 for v in SEEDS], B: plain, C: SEEDS})
+    assert verdicts([AB, BC, AC], found) == {"a over b": "fails", "b over c": "undecided", "a over c": "fails"}
+
+
+def residuals(table):
+    """What is left of values by entry and seed, without the means of both: lists of lists."""
+    rows = [statistics.fmean(row) for row in table]
+    columns = [statistics.fmean(column) for column in zip(*table, strict=True)]
+    grand = statistics.fmean(rows)
+    return [
+        [value - row - column + grand for value, column in zip(values, columns, strict=True)]
+        for values, row in zip(table, rows, strict=True)
+    ]
+
+
+@given(st.data(), st.integers(2, 5), st.integers(2, 5))
+def test_the_deviation_of_a_difference_is_what_entry_and_seed_leave(data, entries, seeds):
+    row = st.lists(ACCURACIES, min_size=seeds, max_size=seeds)
+    table = data.draw(st.lists(row, min_size=entries, max_size=entries))
+    found = trained.spread_of_differences([dict(enumerate(values)) for values in table])
+    degrees = (entries - 1) * (seeds - 1)
+    squares = sum(value**2 for values in residuals(table) for value in values)
+    assert found.degrees == degrees
+    assert found.deviation == pytest.approx(math.sqrt(2 * squares / degrees), abs=1e-8)
+    if entries == 2:
+        assert found.deviation == pytest.approx(statistics.stdev(a - b for a, b in zip(*table, strict=True)), abs=1e-8)
+
+
+def test_a_seed_that_one_entry_has_alone_tells_nothing():
+    one, other = {0: 1.0, 1: 2.5, 2: 3.0}, {0: 0.0, 1: 2.0, 2: 1.0}
+    plain = trained.spread_of_differences([one, other])
+    assert plain == pytest.approx(trained.spread_of_differences([one, {**other, 3: 50.0}]))
+    assert trained.spread_of_differences([{0: 1.0}, {0: 2.0}]).degrees == 0
+    assert trained.spread_of_differences([{0: 1.0, 1: 2.0}]).degrees == 0
+
+
+@pytest.mark.parametrize("script", [table5, table6, table7])
+def test_of_runs_that_are_all_alike_no_more_than_one_family_in_twenty_has_a_verdict(script):
+    """Within three deviations of what 200 families would show."""
+    random, wrong = np.random.default_rng(0), 0
+    wanted = {(one.contender, one.width) for one in script.ENTRIES.values()}
+    for _ in range(200):
+        cells = [
+            made_up.run(contender, width, "embedded", seed, last, detail={"as in training": trained_as})
+            for contender, width in sorted(wanted, key=str)
+            for seed, (last, trained_as) in enumerate(random.normal(80, 1, (3, 2)).tolist())
+        ]
+        found = trained.compare(script.ORDERINGS, made_up.by_place(cells), "embedded", 3)
+        wrong += any(one.verdict != "undecided" for one in found)
+    assert wrong <= 200 * (0.05 + 3 * math.sqrt(0.05 * 0.95 / 200))
+
+
+def test_an_ordering_is_paired_by_seed_with_its_mean_interval_and_probability():
+    differences = {AB: [1.0, 2.0, 3.0], AC: [0.5, -0.5, 0.3]}
+    values = {
+        A: SEEDS,
+        B: [v - d for v, d in zip(SEEDS, differences[AB], strict=True)],
+        C: [v - d for v, d in zip(SEEDS, differences[AC], strict=True)],
+    }
+    deviation = math.sqrt(2 * sum(v**2 for row in residuals(list(values.values())) for v in row) / 4)
+    for one in trained.compare([AB, AC], measured(values), "embedded", 3):
+        own = differences[one.ordering]
+        half = special.stdtrit(4, 0.975) * deviation / math.sqrt(3)
+        mean = statistics.fmean(own)
+        assert one.difference == pytest.approx(mean)
+        assert one.interval == pytest.approx((mean - half, mean + half))
+        p = 2 * special.stdtr(4, -abs(mean) * math.sqrt(3) / deviation)
+        assert f"p = {p:.2g}, among 2 comparisons" in one.reason
+        assert one.seeds == (0, 1, 2)
+
+
+def test_measures_and_bit_widths_have_deviations_of_their_own():
+    drops = Ordering("drop", entry(A, "drop"), entry(B, "drop"))
+    cells = [
+        made_up.run(one, "1/1", "embedded", seed, last, detail={"as in training": last + drop})
+        for one, by_seed in ((A, ((60, 9), (61, 1), (62, 5))), (B, ((50, 2), (51, 8), (52.3, 5))))
+        for seed, (last, drop) in enumerate(by_seed)
+    ]
+    found = {one.ordering.row: one for one in trained.compare([AB, drops], made_up.by_place(cells), "embedded", 3)}
+    assert (found["a over b"].verdict, found["drop"].verdict) == ("holds", "undecided")
+    assert found["a over b"].interval[1] - found["a over b"].interval[0] < 2
+    assert found["drop"].interval[1] - found["drop"].interval[0] > 20
+
+
+def test_only_seeds_that_both_have_count():
+    found = measured({A: [60.0, None, 62.0, 63.0], B: [50.0, 51.0, None, 53.0], C: [None, None, 55.0, None]})
+    by_row = {one.ordering.row: one for one in trained.compare([AB, AC, BC], found, "embedded", 4)}
+    assert by_row["a over b"].seeds == (0, 3)
+    assert by_row["a over c"].seeds == (2,)
+    assert by_row["a over b"].difference == 10
+    assert "b over c" not in by_row
+    assert {one.ordering.row for one in trained.compare([AB, AC, BC], found, "embedded", 1)} == {"a over b"}
+    assert trained.compare([AB, AC, BC], found, "cifar10", 4) == []
+
+
+def test_one_seed_decides_nothing():
+    (one,) = trained.compare([AB], measured({A: [90.0], B: [10.0]}), "embedded", 3)
+    assert (one.verdict, one.interval, one.difference) == ("undecided", None, 80)
+    assert "no deviation is known" in one.reason
+
+
+def test_equal_runs_are_undecided():
+    (one,) = trained.compare([AB], measured({A: SEEDS, B: SEEDS}), "embedded", 3)
+    assert (one.verdict, one.difference) == ("undecided", 0)
+
+
+def test_a_larger_family_takes_stronger_evidence():
+    """p = 0.03 holds alone; among 20 others that are chance it does not."""
+    noise = [0.0, 0.5, -0.5]
+    values = {A: [61.0, 71.0, 61.0], B: [60.0 - 0.3, 70.0, 60.0 + 0.3]}
+    (alone,) = trained.compare([AB], measured(values), "embedded", 3)
+    assert (alone.verdict, alone.difference) == ("holds", pytest.approx(1.0))
+    family = [AB]
+    for i in range(20):
+        other = runs.Contender(f"other {i}", "ste", ("1/1",))
+        values[other] = [v + noise[(i + j) % 3] for j, v in enumerate(SEEDS)]
+        family.append(Ordering(f"b over {i}", entry(B), entry(other)))
+    values[A], values[B] = ([v + up for v in SEEDS] for up in (1.0, 0.0))
+    found = trained.compare(family, measured(values), "embedded", 3)
+    p = float(re.search(r"p = ([\d.e-]+),", found[0].reason).group(1))
+    assert 0.05 / 21 < p < 0.05
+    assert {one.verdict for one in found} == {"undecided"}
+
+
+def test_stale_runs_are_left_out_and_diverged_ones_are_results():
+    found = measured({A: [60.0, 61.0, 62.0], B: [50.0, 51.0, 52.0]})
+    place = runs.place(B, "1/1", "embedded", 1)
+    stale = found | {place: dataclasses.replace(found[place], value_verdict="stale")}
+    assert trained.compare([AB], stale, "embedded", 3)[0].seeds == (0, 2)
+    absent = found | {place: dataclasses.replace(found[place], measured=None, value_verdict="not run")}
+    assert trained.compare([AB], absent, "embedded", 3)[0].seeds == (0, 2)
+    diverged = found | {place: made_up.run(B, "1/1", "embedded", 1, 10.0, detail={"diverged": "the loss is nan"})}
+    assert trained.compare([AB], diverged, "embedded", 3)[0].difference == pytest.approx((10 + 51 + 10) / 3)
+
+
+def test_drops_are_what_rounding_costs():
+    cell = made_up.run(A, "1/1", "embedded", 0, 40.0, detail={"as in training": 65.0})
+    for measure, value in (("last", 40.0), ("as in training", 65.0), ("drop", 25.0)):
+        assert entry(A, measure).values({cell.place: cell}, "embedded", 3) == {0: value}
+
+
+@pytest.mark.parametrize("script", [table5, table6, table7])
+def test_families_are_named_once_with_sentences_that_the_paper_has(script):
+    known = {claim.id for claim in reported.claims()}
+    assert len({(one.row, one.more.column) for one in script.ORDERINGS}) == len(script.ORDERINGS)
+    for one in script.ORDERINGS:
+        assert set(one.claims) <= known, one.row
+        assert one.more != one.less
+
+
+def test_labels_are_of_the_recipes():
+    assert tuple(trained.LABELS) == recipes.profiles()
+    for profile, label in trained.LABELS.items():
+        made = recipes.recipe(profile)
+        images = {"cifar10": "CIFAR-10", "digits": "digits"}[made.images]
+        assert label == f"{images}, {made.epochs} epoch" + "s" * (made.epochs > 1)
+
+
+# Tables
+
+SCRIPTS = {"5": table5, "6": table6, "7": table7}
+RELEASED = [
+    Cell(paper="DAQ", table="5", row="Ours", column=column, unit="percent", value_verdict="not run", reason="-")
+    for column in table5.RELEASED
+]
+QUARTILES = [f"{name}, {end} quartile" for name in table7.TIMED for end in ("lower", "upper")]
+TIMES = [
+    Cell(
+        **table7._place(form)._asdict(),
+        unit="ms",
+        measured=10.0,
+        detail={**dict.fromkeys(table7.TIMED, 10.0), **dict.fromkeys(QUARTILES, 10.0)},
+    )
+    for form in table7.FORMS
+]
+
+
+def entries(script):
+    return tuple(script.ENTRIES.values())
+
+
+def all_runs(script, profile, value, seeds=3):
+    """Every run of a table; ``value(contender, width, seed)`` is its accuracy."""
+    wanted = {(one.contender, one.width) for one in entries(script)}
+    return [made_up.run(c, width, profile, seed, value(c, width, seed)) for c, width in wanted for seed in range(seeds)]
+
+
+def table(name, cells, **options):
+    given = made_up.by_place([*cells, *RELEASED, *TIMES])
+    return SCRIPTS[name].run(Options(**options), given)
+
+
+def trained_rows(found, profile):
+    label = f"({trained.LABELS[profile]})"
+    return [cell for cell in found.cells if cell.row.endswith(label)]
+
+
+def judged(name, cells):
+    """The rows of the full protocol, by what comes before the label, and column."""
+    rows = trained_rows(table(name, cells, profile="cifar10"), "cifar10")
+    return {(cell.row.split(" (")[0], cell.column): cell for cell in rows}
+
+
+def detailed(cells, **detail):
+    """Runs with other details."""
+    return [dataclasses.replace(cell, detail={**cell.detail, **detail}) for cell in cells]
+
+
+def wobble(seed):
+    return (0.03, -0.03, 0.0)[seed % 3]
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+@pytest.mark.parametrize("profile", recipes.profiles())
+def test_tables_show_means_of_runs_and_no_verdict_on_a_number_but_by_the_full_protocol(name, profile):
+    script = SCRIPTS[name]
+    cells = all_runs(script, profile, lambda c, width, seed: 50.0 + wobble(seed))
+    found = table(name, cells, profile=profile)
+    accuracies = [cell for cell in trained_rows(found, profile) if cell.claim_verdict is None]
+    assert len(accuracies) == len(entries(script))
+    for cell in accuracies:
+        assert (cell.measured, cell.runs, cell.seeds, cell.images) == (50.0, 3, (0, 1, 2), 10_000)
+        assert cell.ci95[0] < 50 < cell.ci95[1]
+        judged = profile == "cifar10" and cell.reported is not None and cell.column != "FP"  # two networks: 4 degrees
+        assert cell.value_verdict == ("contradicted" if judged else None), cell.row
+        assert (cell.reported is not None) <= (profile in runs.LONG)
+        if profile == "cifar10-short" and cell.reported:
+            assert "not the paper's protocol" in cell.reason
+    orderings = [cell for cell in trained_rows(found, profile) if cell.claim_verdict]
+    assert [cell.claim_verdict for cell in orderings] == ["undecided"] * len(script.ORDERINGS)
+    others = [other for other in recipes.profiles() if other != profile]
+    assert not any(trained_rows(found, other) for other in others)
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_two_seeds_give_no_verdict_on_a_number(name):
+    cells = all_runs(SCRIPTS[name], "cifar10", lambda c, width, seed: 50.0 + wobble(seed), seeds=2)
+    found = trained_rows(table(name, cells, profile="cifar10"), "cifar10")
+    assert found
+    assert {cell.value_verdict for cell in found} == {None}
+    assert all("no verdict with 2 runs" in cell.reason for cell in found if cell.reported)
+
+
+def test_numbers_are_judged_one_by_one():
+    """What is printed for DAQ is reproduced, a rival's 5 points off is contradicted."""
+    printed = {("DAQ", "1/1"): 85.8, ("IR-Net", "1/1"): 85.4 - 5}
+    cells = all_runs(table5, "cifar10", lambda c, width, seed: printed.get((c.name, width), 80.0) + wobble(seed))
+    found = judged("5", cells)
+    assert found["DAQ", "1/1"].value_verdict == "reproduced"
+    assert found["DAQ", "1/1"].reported == "85.8"
+    assert found["IR-Net", "1/1"].value_verdict == "contradicted"
+    assert found["STE", "1/1"].value_verdict is None
+    assert found["DAQ over IR-Net", "1/1"].claim_verdict == "holds"
+    assert found["DAQ over STE", "2/2"].claim_verdict == "undecided"
+
+
+def test_the_deviation_is_that_of_the_bit_width():
+    """2/2 runs that scatter more do not widen the intervals of 1/1."""
+    scatter = {"2/2": 30.0}
+    cells = all_runs(table5, "cifar10", lambda c, width, seed: 50 + scatter.get(width, 1.0) * wobble(seed))
+    rows = trained_rows(table("5", cells, profile="cifar10"), "cifar10")
+    found = {cell.column: cell for cell in rows if not cell.claim_verdict}
+    widths = {column: cell.ci95[1] - cell.ci95[0] for column, cell in found.items()}
+    assert widths["2/2"] > 20 * widths["1/1"]
+    assert widths["1/1"] == pytest.approx(2 * special.stdtrit(12, 0.975) * 0.03 / math.sqrt(3), abs=1e-6)
+
+
+def test_best_on_test_is_never_the_number_shown():
+    cells = detailed(all_runs(table5, "cifar10", lambda c, w, s: 70.0 + wobble(s)), **{"best on test": 85.8})
+    found = judged("5", cells)
+    assert found["DAQ", "1/1"].measured == 70.0
+    assert found["DAQ", "1/1"].value_verdict == "undecided"  # 85.8 is in reach of the best epoch
+    assert found["DoReFa", "1/1"].value_verdict == "contradicted"
+
+
+def test_the_training_function_s_accuracy_has_no_best_epoch():
+    """Printed are 86.8 with DASR; that some epoch rounded to 86.8 says nothing of it."""
+    cells = all_runs(table6, "cifar10", lambda c, w, s: 50 + wobble(s))
+    found = {"best on test": 86.8}
+    cells = [detailed([cell], **found, **{"as in training": 60 + wobble(cell.seeds[0])})[0] for cell in cells]
+    found = judged("6", cells)
+    cell = found["soft argmax, beta = 10", "DASR"]
+    assert (cell.measured, cell.reported, cell.value_verdict) == (60.0, "86.8", "contradicted")
+
+
+def test_rows_say_what_was_vouched_for_and_what_ended_early():
+    cells = all_runs(table6, "cifar10-short", lambda c, w, s: 50 + wobble(s))
+    steep = runs.SOFT_ARGMAX[150]
+    others = [cell for cell in cells if steep.name not in cell.row]
+    ended = [cell for cell in cells if steep.name in cell.row]
+    cells = detailed(others, vouched="with other sources") + detailed(ended, diverged="the loss is nan at step 3")
+    for cell in trained_rows(table("6", cells, profile="cifar10-short"), "cifar10-short"):
+        if cell.claim_verdict is None:
+            assert ("ended early: the loss is nan at step 3" in cell.reason) is (steep.name in cell.row)
+            assert ("3 recorded with other sources" in cell.reason) is (steep.name not in cell.row)
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_without_runs_a_table_is_what_is_printed_and_the_command_that_trains_it(name):
+    found = table(name, [], profile="embedded")
+    assert not any(trained_rows(found, profile) for profile in recipes.profiles())
+    said = " ".join(found.findings)
+    wanted = 3 * len({(one.contender, one.width) for one in entries(SCRIPTS[name])})
+    for profile in ("embedded", *runs.LONG):
+        assert f"{trained.LABELS[profile]}: 0 of {wanted} runs are there" in said
+        assert f"--profile {profile}" in said
+    assert "Verdicts on orderings" not in said
+
+
+def test_the_noise_of_test_images_is_stated():
+    """Two networks of 80 % on 10,000 images: 1.96 times the root of 2 * 0.8 * 0.2 / 10,000."""
+    cells = all_runs(table7, "cifar10-short", lambda c, w, s: 80.0)
+    (said,) = [line for line in table("7", cells, profile="cifar10-short").findings if "test images" in line]
+    assert f"{100 * 1.96 * math.sqrt(2 * 0.8 * 0.2 / 10_000):.1f} points for CIFAR-10, 6 epochs (10,000 images)" in said
+
+
+def test_printed_times_are_shown_without_a_verdict():
+    found = table("7", [], profile="embedded")
+    times = [cell for cell in found.cells if cell.column == "Time/iters" and cell.measured is not None]
+    assert [cell.reported for cell in times] == ["286.2", "287.8", "296.9"] * 2
+    assert all("RTX 2080Ti" in cell.reason and cell.value_verdict is cell.claim_verdict is None for cell in times)
+    assert sum("1.00 times annealing's (within the spread)" in line for line in found.findings) == 2
+
+
+@pytest.mark.parametrize("own", [8.0, 12.0])
+def test_a_time_outside_the_spread_is_said_without_a_word(own):
+    detail = {**dict.fromkeys(table7.TIMED, 10.0), **dict.fromkeys(QUARTILES, 10.0)}
+    detail |= {name: own for name in detail if name.startswith(table7.CONTROLLER)}
+    cells = [dataclasses.replace(cell, detail=detail) for cell in TIMES]
+    found = SCRIPTS["7"].run(Options(), made_up.by_place([*cells, *RELEASED]))
+    assert sum(f"{own / 10:.2f} times annealing's and" in line for line in found.findings) == 2
+
+
+def test_every_table_of_training_is_a_script():
+    assert all(tables.script(name) is script for name, script in SCRIPTS.items())
+    assert np.isfinite([one.measured for one in TIMES]).all()
