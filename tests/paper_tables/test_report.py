@@ -259,6 +259,9 @@ def test_a_verdict_that_is_unknown_is_shown_as_it_is():
 def test_words_are_emphasised_and_formulas_are_not():
     assert str(views.emphasis("*holds* for beta* and phi(x; beta*)")) == "<em>holds</em> for beta* and phi(x; beta*)"
     assert str(views.emphasis("*<b>*")) == "*&lt;b&gt;*"
+    assert str(views.emphasis("and *two words* of 2 * 3 * 4, beta* and phi*")) == (
+        "and <em>two words</em> of 2 * 3 * 4, beta* and phi*"
+    )
 
 
 # Tables as printed
