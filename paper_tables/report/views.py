@@ -548,7 +548,7 @@ def emphasis(text: str) -> Markup:
     >>> emphasis("*holds* for beta* < 4 * 2")
     Markup('<em>holds</em> for beta* &lt; 4 * 2')
     """
-    return Markup(re.sub(r"\*([A-Za-z]+)\*", r"<em>\1</em>", str(escape(text))))  # noqa: S704
+    return Markup(re.sub(r"\*([A-Za-z][A-Za-z ]*[A-Za-z])\*", r"<em>\1</em>", str(escape(text))))  # noqa: S704
 
 
 def mechanism() -> list[dict[str, Any]]:

@@ -259,6 +259,9 @@ def test_a_verdict_that_is_unknown_is_shown_as_it_is():
 def test_words_are_emphasised_and_formulas_are_not():
     assert str(views.emphasis("*holds* for beta* and phi(x; beta*)")) == "<em>holds</em> for beta* and phi(x; beta*)"
     assert str(views.emphasis("*<b>*")) == "*&lt;b&gt;*"
+    assert str(views.emphasis("and *two words* of 2 * 3 * 4, beta* and phi*")) == (
+        "and <em>two words</em> of 2 * 3 * 4, beta* and phi*"
+    )
 
 
 # Tables as printed
@@ -379,9 +382,10 @@ def test_the_best_rivals_stand_open_and_the_others_folded(whole, found):
     section = whole.one("section", id="comparisons")
     first, rest = section.one("article", id="table-significance").all("table", class_="forest")
     (significance,) = (one for one in found if one.name == "significance")
-    best = [cell for cell in significance.cells if "best rival" in cell.row]
+    compared = [cell for cell in significance.cells if cell.measured is not None and cell.unit == "points"]
+    best = [cell for cell in compared if "best rival" in cell.row]
     assert len(list(first.one("tbody").all("tr"))) == len(best)
-    assert len(list(rest.one("tbody").all("tr"))) == len(significance.cells) - len(best)
+    assert len(list(rest.one("tbody").all("tr"))) == len(compared) - len(best)
     assert rest.parent.tag == "details"
 
 
@@ -481,7 +485,7 @@ def test_numbers_of_findings_are_those_of_cells(found):
     alone = sum(c.ci95[0] > 0 for c in best)
     sure = sum(c.claim_verdict == "holds" for c in best)
     said = [int(n) for n in re.findall(r"\d+", by_id["best-rivals"].found)]
-    total = sum(len(one.cells) for one in found if one.name == "significance")
+    total = sum(c.ci95 is not None for one in found if one.name == "significance" for c in one.cells)
     assert said == [won, len(best), alone, sure, total, lost, ties]
     slopes = [1 / math.sinh(2) / math.tanh(at) for at in (0.75, 0.25)]  # c = 1/4; t = 0 and 1/2
     assert f"from {slopes[0]:.2f} at a level to {slopes[1]:.2f} halfway" in by_id["straight-through"].found
@@ -498,7 +502,7 @@ def rests_on(entry):
         )  # fmt: skip
     for name, selector in entry.get("counts", {}).items():
         counted = {"table": selector["table"].strip("^$"), "row": f"best rival {name}", "column": f"counted {name}"}
-        made[name] = cell(**counted, value_verdict="reproduced", measured=1.0)
+        made[name] = cell(**counted, value_verdict="reproduced", measured=1.0, unit="points")
     return made
 
 
