@@ -301,7 +301,7 @@ def test_the_report_marks_what_is_recorded_and_what_is_stale(tmp_path, results, 
     monkeypatch.setattr(table5.cifar10, "SHA256", {"test": "other images"})
     assert cli.main(["--table", "5", "--out", str(tmp_path)]) == 0
     out = capsys.readouterr().out
-    assert out.count("85.00 stale ") == 3
+    assert out.count("85.00 stale") == 3
     assert "Table 5, 3 numbers: recorded with other sources, configuration or data" in out
     assert "released file differs" not in out
 
