@@ -227,7 +227,7 @@ def _audit_table(path: str, out: str | None) -> bool:
         if section.cells:
             render.show(section, console)
             for cell in section.cells if section.name in ("significance", "means") else ():
-                console.print(escape(f"  {cell.column}: {cell.row}: {cell.reason}"), highlight=False, soft_wrap=True)
+                console.print(escape(f"  {cell.column}: {cell.row}: {cell.reason}"), highlight=False)
             console.print()
         else:
             console.print(escape(f"{section.title}: nothing to judge in {path}\n"), highlight=False)

@@ -22,7 +22,7 @@ CAPTION = (
 )
 LINES: dict[Contender, tuple[str, Dashes, str]] = {
     runs.DAQ: (DAQ_WEIGHTS, "solid", "controller (DAQ)"),
-    runs.COMBINED_ADAPTIVE: (COMBINED_STE, "solid", r"combined STE, $\beta^*$"),
+    runs.COMBINED_ADAPTIVE: (COMBINED_STE, figures.DASH_DOT_DOT, r"combined STE, $\beta^*$"),
     runs.COMBINED[12]: (TEMPERATURES[12.0], figures.DASHED, r"combined STE, $\beta$ = 12"),
     runs.ANNEALED: (ANNEALING, figures.DASH_DOT, r"annealing, $\beta$ from 2 to 48"),
     runs.STE: (STE, figures.DOTTED, "STE"),

@@ -79,8 +79,8 @@ def test_nothing_is_cut_at_80_columns(table):
     render.show(table, console)
     shown = console.file.getvalue()
     assert "…" not in shown
-    for column in cost.COLUMNS:
-        assert column in shown
+    for column in cost.COLUMNS:  # a title may take two lines
+        assert all(word in shown for word in column.split())
     for cell in table.cells:
         assert render.summary(cell) in shown
         assert cell.row.split(" ")[0] in shown

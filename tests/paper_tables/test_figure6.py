@@ -1,6 +1,5 @@
 """Figure 6: every accuracy of every run, as it was after each epoch."""
 
-import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
@@ -64,12 +63,10 @@ def test_lines_differ_without_colour_and_for_the_colour_blind():
     (axes,) = figure6.draw(Options(profile="embedded"), measured("embedded")).axes
     drawn = lines(axes).values()
     assert len({(line.get_linewidth(), str(line._unscaled_dash_pattern)) for line in drawn}) == len(figure6.LINES)
-    assert {to_hex(line.get_color()).upper() for line in drawn} <= {
-        figures.BLUE, figures.ORANGE, figures.GREEN, figures.PURPLE, figures.GREY
-    }  # fmt: skip
+    assert len({to_hex(line.get_color()) for line in drawn}) == len(figure6.LINES)
 
 
-def test_nothing_is_clipped_and_the_legend_hides_nothing():
+def test_nothing_is_clipped_and_lines_have_their_names_beside_them():
     found = measured("embedded") | measured("cifar10-short") | measured("cifar10")
     figure = figure6.draw(Options(profile="embedded"), found)
     FigureCanvasAgg(figure).draw()  # lays it out
@@ -77,12 +74,8 @@ def test_nothing_is_clipped_and_the_legend_hides_nothing():
     box, (width, height) = figure.get_tightbbox(renderer), figure.get_size_inches()
     assert min(box.x0, box.y0) >= -0.01
     assert (box.x1 <= width + 0.01, box.y1 <= height + 0.01) == (True, True)
-    legend = figure.axes[0].get_legend().get_window_extent(renderer)
     for axes in figure.axes:
-        assert not legend.overlaps(axes.get_window_extent(renderer))
-        for line in axes.get_lines():
-            points = axes.transData.transform(np.transpose(line.get_data()))
-            assert legend.count_contains(points) == 0
+        assert {text.get_text() for text in axes.texts} >= {label for _, _, label in figure6.LINES.values()}
 
 
 def test_files_are_the_same_again(tmp_path):
