@@ -153,9 +153,8 @@ def _grid_tables(table: Table, console: Console) -> Iterator[RichTable]:
 
 
 def _width(column: str, rows: Iterable[Mapping[str, Cell]]) -> int:
-    """Return how wide a column must be for none of its numbers, and no word of its title, to be broken."""
-    words = map(cell_len, column.split())
-    return max([*words, *(cell_len(summary(found[column])) for found in rows if column in found)])
+    """Return how wide a column must be for none of its numbers, nor its title, to be broken."""
+    return max([cell_len(column), *(cell_len(summary(found[column])) for found in rows if column in found)])
 
 
 def _parts(widths: Mapping[str, int], room: int) -> Iterator[list[str]]:
