@@ -148,22 +148,20 @@ def _arm(
     made: Recipe, seeds: int, data: Path | None, folder: Path, device: str, progress: Callable[[float], None]
 ) -> dict[str, Any]:
     """Train an arm at each rate with each seed; from the full-precision networks that the tables train."""
-    try:
+    with runs.input_errors(folder):
         training, test = batches.splits(made.images, data)
-    except cifar10.DataError as error:
-        raise InputError(str(error)) from None
-    accuracies = np.empty((len(RATES), seeds))
-    for i, rate in enumerate(RATES):
-        for seed in range(seeds):
-            first = runs.FULL_PRECISION.recipe(made.profile, "FP", seed)
+        accuracies = np.empty((len(RATES), seeds))
+        for i, rate in enumerate(RATES):
+            for seed in range(seeds):
+                first = runs.FULL_PRECISION.recipe(made.profile, "FP", seed)
 
-            def start(first: Recipe = first) -> Mapping[str, Any]:
-                return store.run(first, folder, training, test, key_of=_key, device=device)[0].model
+                def start(first: Recipe = first) -> Mapping[str, Any]:
+                    return store.run(first, folder, training, test, key_of=_key, device=device)[0].model
 
-            own = dataclasses.replace(made, rate=rate, seed=seed)
-            state, _ = store.run(own, folder, training, test, start=start, key_of=_key, device=device)
-            accuracies[i, seed] = 100 * state.correct[-1] / len(test.labels)
-            progress((i * seeds + seed + 1) / accuracies.size)
+                own = dataclasses.replace(made, rate=rate, seed=seed)
+                state, _ = store.run(own, folder, training, test, start=start, key_of=_key, device=device)
+                accuracies[i, seed] = 100 * state.correct[-1] / len(test.labels)
+                progress((i * seeds + seed + 1) / accuracies.size)
     means = accuracies.mean(1)
     return {
         "measured": float(means.max()),

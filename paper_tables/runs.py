@@ -9,7 +9,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
@@ -202,16 +203,23 @@ def _splits(images: str, data: Path | None) -> tuple[cifar10.Split, cifar10.Spli
         raise InputError(str(error)) from None
 
 
+@contextmanager
+def input_errors(folder: Path) -> Iterator[None]:
+    """Turn what may be wrong with images, with files of runs, or with the folder that holds them, into InputError."""
+    try:
+        with writing(folder):
+            yield
+    except (DataError, CheckpointError) as error:
+        raise InputError(str(error)) from None
+
+
 def _measure(
     made: Recipe, data: Path | None, folder: Path, device: str, progress: Callable[[float], None]
 ) -> dict[str, Any]:
     """Train, and say what came of it."""
     training, test = _splits(made.images, data)
-    try:
-        with writing(folder):
-            state = _trained(made, folder, training, test, device, progress)
-    except CheckpointError as error:
-        raise InputError(str(error)) from None
+    with input_errors(folder):
+        state = _trained(made, folder, training, test, device, progress)
     images = len(test.labels)
     correct = state.correct[-1]
     return {

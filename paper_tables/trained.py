@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
-from paper_tables import runs
+from paper_tables import runs, verdicts
 from paper_tables.cells import Cell
 from paper_tables.reported import Printed, ReportedTable, printed_decimals
 from paper_tables.runs import Contender
@@ -170,7 +170,7 @@ def compare(family: Sequence[Ordering], measured: Measured, profile: str, seeds:
             groups.setdefault(_group(ordering), {}).update({ordering.more: more, ordering.less: less})
     spreads = {group: spread_of_differences(list(runs_of.values())) for group, runs_of in groups.items()}
     chances = {o: chance(list(by_seed.values()), spreads[_group(o)]) for o, by_seed in differences.items()}
-    adjusted = holm(chances)
+    adjusted = dict(zip(chances, verdicts.holm(list(chances.values())), strict=True))
     return [
         _compared(o, by_seed, spreads[_group(o)], chances[o], adjusted[o], len(differences))
         for o, by_seed in differences.items()
@@ -217,20 +217,6 @@ def chance(values: Sequence[float], spread: Pooled) -> float:
     if not spread.deviation:
         return 0.0 if mean else 1.0
     return 2 * float(stats.t.sf(mean * math.sqrt(len(values)) / spread.deviation, spread.degrees))
-
-
-def holm(chances: Mapping[Ordering, float]) -> dict[Ordering, float]:
-    """Adjust probabilities for how many there are, by Holm's step-down procedure.
-
-    >>> holm({"a": 0.01, "b": 0.04, "c": 0.03})
-    {'a': 0.03, 'c': 0.06, 'b': 0.06}
-    """
-    found: dict[Ordering, float] = {}
-    largest = 0.0
-    for i, (ordering, p) in enumerate(sorted(chances.items(), key=lambda item: item[1])):
-        largest = max(largest, min(1.0, (len(chances) - i) * p))
-        found[ordering] = largest
-    return found
 
 
 def _compared(

@@ -17,9 +17,8 @@ from paper_tables import keys, runs, verdicts
 from paper_tables.cells import Measurement
 from paper_tables.jobs import Job
 from paper_tables.runs import MAIN
-from paper_tables.tables import InputError, Measured, Options, Table, writing
-from torchimpl.checkpoints import CheckpointError
-from torchimpl.data.cifar10 import DataError, Split
+from paper_tables.tables import Measured, Options, Table
+from torchimpl.data.cifar10 import Split
 from torchimpl.training import batches, store, trainer
 from torchimpl.training.recipe import Recipe
 
@@ -95,11 +94,8 @@ def _measure(
     progress: Callable[[float], None],
 ) -> dict[str, Any]:
     """Try the grid, and more of it while the best lies at an edge."""
-    try:
-        with writing(folder):
-            return _sought(made, first, images, data, folder, device, progress)
-    except (DataError, CheckpointError) as error:
-        raise InputError(str(error)) from None
+    with runs.input_errors(folder):
+        return _sought(made, first, images, data, folder, device, progress)
 
 
 def _sought(

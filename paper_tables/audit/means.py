@@ -17,6 +17,7 @@ from decimal import Decimal
 
 from scipy.stats import t
 
+from paper_tables import verdicts
 from paper_tables.audit import significance
 from paper_tables.cells import Cell
 from paper_tables.reported import Printed, ReportedTable
@@ -124,7 +125,7 @@ def audit(tables: Iterable[ReportedTable]) -> Table:
     ]
     cells = []
     chances = [found.chance for _, found in made]
-    for (one, found), alone, adjusted in zip(made, chances, significance.holm(chances), strict=True):
+    for (one, found), alone, adjusted in zip(made, chances, verdicts.holm(chances), strict=True):
         low, high = found.interval()
         cells.append(
             Cell(

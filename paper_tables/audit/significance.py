@@ -30,7 +30,7 @@ from typing import Any
 from scipy.optimize import brentq
 from scipy.stats import binom, norm
 
-from paper_tables import keys, reported, table5
+from paper_tables import keys, reported, table5, verdicts
 from paper_tables.cells import Cell, Place
 from paper_tables.jobs import Job
 from paper_tables.reported import Printed, ReportedTable, printed_decimals
@@ -138,20 +138,6 @@ def chance(ours: Decimal, theirs: Decimal, images: int) -> float:
         return p - q - off / 100 - math.hypot(p - wilson(p, images, z)[0], wilson(q, images, z)[1] - q)
 
     return float(2 * norm.sf(brentq(low, NEAR, FAR))) if low(FAR) < 0 else 0.0
-
-
-def holm(chances: Sequence[float]) -> list[float]:
-    """Adjust p-values for how many there are, by Holm's step-down procedure; in the order given.
-
-    >>> [round(p, 3) for p in holm([0.04, 0.01, 0.03])]
-    [0.06, 0.03, 0.06]
-    """
-    adjusted = [0.0] * len(chances)
-    largest = 0.0
-    for rank, index in enumerate(sorted(range(len(chances)), key=chances.__getitem__)):
-        largest = max(largest, min(1.0, (len(chances) - rank) * chances[index]))
-        adjusted[index] = largest
-    return adjusted
 
 
 def tipping(ours: Decimal, theirs: Decimal, images: int) -> int | None:
@@ -293,7 +279,7 @@ def family(tables: Sequence[ReportedTable]) -> list[tuple[Comparison, float, flo
     """Every comparison of tables that say how many images they are on, with its p-value, alone and adjusted."""
     made = [one for table in tables if table.images is not None for one in comparisons(table)]
     alone = [chance(*one.accuracies, one.images) for one in made]
-    return list(zip(made, alone, holm(alone), strict=True))
+    return list(zip(made, alone, verdicts.holm(alone), strict=True))
 
 
 def check(tables: Sequence[ReportedTable]) -> list[Cell]:

@@ -110,9 +110,15 @@ def _protocols(cells: Iterable[Cell]) -> list[str]:
     return list(dict.fromkeys(cell.protocol for cell in cells if cell.runs and cell.seeds and cell.unit == "percent"))
 
 
+NOTHING: tuple[object, ...] = (None, "", {})
+
+
 def as_json(cells: Iterable[Cell]) -> str:
-    """Return all that is known of `cells`, as JSON."""
-    return json.dumps([dataclasses.asdict(cell) for cell in cells], ensure_ascii=False, allow_nan=False)
+    """Return all that is known of `cells`, as JSON; fields without a value are left out."""
+    known = [
+        {name: value for name, value in dataclasses.asdict(cell).items() if value not in NOTHING} for cell in cells
+    ]
+    return json.dumps(known, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
 def as_csv(cells: Iterable[Cell]) -> str:

@@ -194,21 +194,6 @@ def test_a_p_value_is_the_level_whose_interval_ends_at_0(ours, theirs, images):
             assert (p < level) == (low > 0 or high < 0)
 
 
-@given(st.lists(st.floats(0, 1), max_size=8))
-def test_holm_is_the_step_down_procedure(chances):
-    """Rejected at a level are the smallest p-values, up to the first that is above level / (how many are left)."""
-    adjusted = significance.holm(chances)
-    for level in (0.01, 0.05, 0.5):
-        rejected = set()
-        for rank, index in enumerate(sorted(range(len(chances)), key=lambda k: chances[k])):
-            if chances[index] > level / (len(chances) - rank):
-                break
-            rejected.add(index)
-        found = {index for index, p in enumerate(adjusted) if p <= level}
-        near = {index for index, p in enumerate(adjusted) if abs(p - level) < 1e-12}
-        assert found - near == rejected - near
-
-
 def mcnemar(better, worse):
     """Two-sided exact p-value: as many or more of one kind among the disagreeing images, were both kinds as likely."""
     total = better + worse

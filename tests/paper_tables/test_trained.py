@@ -1,7 +1,6 @@
 """What is said of training runs, against definitions written out: deviations, intervals, probabilities, verdicts."""
 
 import dataclasses
-import itertools
 import math
 import re
 import statistics
@@ -22,7 +21,6 @@ from tests.paper_tables import made_up
 from torchimpl.training import recipe as recipes
 
 ACCURACIES = st.decimals(10, 100, places=2).map(float)
-CHANCES = st.sampled_from([0.0, 0.001, 0.01, 0.02, 0.05, 0.3, 1.0]) | st.floats(0, 1)
 
 
 # Arithmetic
@@ -68,16 +66,6 @@ def test_chances_at_the_ends():
     assert trained.chance([1.0, 1.0], Pooled(0.0, 4)) == 0
     assert trained.chance([1.0, -1.0], Pooled(0.0, 4)) == 1
     assert trained.chance([-2.0, -2.0], Pooled(1.0, 4)) == trained.chance([2.0, 2.0], Pooled(1.0, 4))
-
-
-@given(st.lists(CHANCES, min_size=1, max_size=6))
-def test_holm_is_the_closed_test_of_bonferroni(chances):
-    """An ordering is certain at a level where all intersections that it is in are, each by its least probability."""
-    names = range(len(chances))
-    adjusted = trained.holm(dict(zip(names, chances, strict=True)))
-    for name in names:
-        sets = [s for k in range(1, len(chances) + 1) for s in itertools.combinations(names, k) if name in s]
-        assert adjusted[name] == pytest.approx(max(min(1, len(s) * min(chances[i] for i in s)) for s in sets))
 
 
 @given(

@@ -1,5 +1,6 @@
 """Verdicts against exact fractions."""
 
+import itertools
 from decimal import Decimal
 from fractions import Fraction
 
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from paper_tables import verdicts
 
 COUNTS = st.integers(1, 60_000).flatmap(lambda images: st.tuples(st.integers(0, images), st.just(images)))
+CHANCES = st.sampled_from([0.0, 0.001, 0.01, 0.02, 0.05, 0.3, 1.0]) | st.floats(0, 1)
 
 
 @given(COUNTS, st.integers(0, 10_000), st.integers(0, 3))
@@ -86,3 +88,13 @@ def test_interval_by_wilsons_formula():
     centre = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * (p * (1 - p) / n + z * z / (4 * n * n)) ** 0.5
     assert verdicts.accuracy_interval(8562, 10_000) == pytest.approx((100 * (centre - half), 100 * (centre + half)))
+
+
+@given(st.lists(CHANCES, min_size=1, max_size=6))
+def test_holm_is_the_closed_test_of_bonferroni(chances):
+    """A comparison is certain at a level where all intersections that it is in are, each by its least probability."""
+    names = range(len(chances))
+    adjusted = verdicts.holm(chances)
+    for name in names:
+        sets = [s for k in range(1, len(chances) + 1) for s in itertools.combinations(names, k) if name in s]
+        assert adjusted[name] == pytest.approx(max(min(1, len(s) * min(chances[i] for i in s)) for s in sets))

@@ -28,6 +28,7 @@ from typing import TypeAlias
 
 from scipy.optimize import brentq
 
+from paper_tables import verdicts
 from paper_tables.audit import arithmetic, significance
 from paper_tables.audit.claims.judging import Evidence, Judged, Judgements, Verdict, decide
 from paper_tables.reported import Printed
@@ -196,7 +197,7 @@ def adjusted(evidence: Evidence) -> Mapping[Pair, float]:
     others = dict.fromkeys(pair for found in SENTENCES for pair in found(evidence) if pair not in rivals)
     judged: dict[Pair, float] = {}
     for some in (with_rivals, list(others)):
-        judged.update(zip(some, significance.holm([pair.chance() for pair in some]), strict=True))
+        judged.update(zip(some, verdicts.holm([pair.chance() for pair in some]), strict=True))
     judged.update((pair.turned(), judged[pair]) for pair in with_rivals)
     return judged
 
