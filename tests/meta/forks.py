@@ -1,12 +1,15 @@
 """Run pytest again and again in fresh processes, importing what takes long only once.
 
-Each line on standard input is the JSON of pytest's arguments and the file for its output; each is answered with the
-exit status. The tests run in a fork of this process, which has imported libraries, but nothing of the suite.
+Each line on standard input is the JSON of pytest's arguments, the file for its output and the seconds that it may take
+(0: any); each is answered with the exit status, -SIGALRM where time ran out. The tests run in a fork of this process,
+which has imported libraries, but nothing of the suite.
 """
 
+import contextlib
 import gc
 import json
 import os
+import signal
 import sys
 
 
@@ -30,16 +33,21 @@ def main() -> None:
 
     prepare()
     for line in sys.stdin:
-        arguments, output = json.loads(line)
+        arguments, output, seconds = json.loads(line)
         child = os.fork()
         if child == 0:
+            os.setpgid(0, 0)
+            signal.alarm(seconds)
             target = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             os.dup2(target, 1)
             os.dup2(target, 2)
             status = pytest.main(arguments)
             sys.stdout.flush()
             os._exit(status)
-        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child, signal.SIGKILL)  # what the tests started and left
+        print(status, flush=True)
 
 
 if __name__ == "__main__":  # and not where doctest imports this

@@ -53,7 +53,7 @@ def plant(source: str, old: str, new: str, function: str = "") -> str:
     text = _dedented(new)
     if expression:
         text = f"({text})"  # whatever stands around it
-    return _replaced(source, first, last, textwrap.indent(text, " " * first[1]).lstrip())
+    return replaced(source, first, last, textwrap.indent(text, " " * first[1]).lstrip())
 
 
 def _dedented(code: str) -> str:
@@ -91,7 +91,7 @@ def _walk(node: ast.AST, *, inner: bool) -> Iterator[ast.AST]:
 
 
 def _expressions(nodes: list[ast.AST], wanted: ast.expr) -> list[Span]:
-    return [_span(node, node) for node in nodes if isinstance(node, ast.expr) and _same(node, wanted)]
+    return [span(node, node) for node in nodes if isinstance(node, ast.expr) and _same(node, wanted)]
 
 
 def _statements(nodes: list[ast.AST], wanted: list[ast.stmt]) -> Iterator[Span]:
@@ -101,7 +101,7 @@ def _statements(nodes: list[ast.AST], wanted: list[ast.stmt]) -> Iterator[Span]:
         for start in range(len(block) - len(wanted) + 1):
             found = block[start : start + len(wanted)]
             if all(map(_same, found, wanted)):
-                yield _span(found[0], found[-1])
+                yield span(found[0], found[-1])
 
 
 def _arguments(nodes: list[ast.AST], wanted: list[ast.stmt]) -> Iterator[Span]:
@@ -110,19 +110,19 @@ def _arguments(nodes: list[ast.AST], wanted: list[ast.stmt]) -> Iterator[Span]:
         case [ast.Assign(targets=[ast.Name(id=name)], value=value)]:
             for node in nodes:
                 if isinstance(node, ast.keyword) and node.arg == name and _same(node.value, value):
-                    yield _span(node, node)
+                    yield span(node, node)
 
 
 def _same(one: ast.AST, other: ast.AST) -> bool:
     return type(one) is type(other) and ast.dump(one) == ast.dump(other)
 
 
-def _span(first: ast.AST, last: ast.AST) -> Span:
+def span(first: ast.AST, last: ast.AST) -> Span:
     line = min(node.lineno for node in [first, *getattr(first, "decorator_list", [])])
     return (line, first.col_offset), (last.end_lineno, last.end_col_offset)
 
 
-def _replaced(source: str, first: tuple[int, int], last: tuple[int, int], text: str) -> str:
+def replaced(source: str, first: tuple[int, int], last: tuple[int, int], text: str) -> str:
     content = source.encode()
     lines = [0, *(found.end() for found in re.finditer(b"\n", content))]
     start, end = (lines[line - 1] + byte for line, byte in (first, last))
