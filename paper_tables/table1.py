@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from paper_tables import agreement, cells, reported
+from paper_tables import agreement, cells, mismatch, reported
 from paper_tables.cells import Cell
 from paper_tables.equations import LEVELS, STEP, difference_quotient, frozen, inside_cells, with_edges
 from paper_tables.reported import Printed
@@ -63,7 +63,8 @@ INTRO = (
     f"Below {RESOLUTION:g} is the noise of the differences. (d) The cosine between that derivative and the one of the "
     "staircase smoothed by Gaussian noise of s levels, 1 at best, and the s from which on the straight-through "
     "estimator, the constant slope, agrees better. *By definition*: the two sides are one function, so that nothing "
-    "else could come out."
+    "else could come out. Below the paper's rows, (b) and (c) of every method as it is by default, over the range "
+    "of the data that its first values come from."
 )
 
 
@@ -259,7 +260,24 @@ def run(options: Options) -> Table:
             )
     as_printed = "; ".join(f"{method}, {_words(row.values)}" for method, row in printed.items())
     intro = f"{INTRO} As printed (forward/backward, training/test): {as_printed}."
-    return Table("1", TITLE, intro, tuple(found), wrong=_wrong(found), findings=_findings(found), columns=COLUMNS)
+    shown = (*found, *_all_methods())
+    return Table("1", TITLE, intro, shown, wrong=_wrong(found), findings=_findings(found), columns=COLUMNS)
+
+
+def _all_methods() -> Iterator[Cell]:
+    """(b) and (c) of every method, on a range of its own."""
+    for row, module, bits, role in mismatch.rows():
+        for column, value in mismatch.measure(module, bits, role).items():
+            yield Cell(
+                paper="DAQ",
+                table="1",
+                row=row,
+                column=column,
+                unit="levels",
+                measured=value,
+                protocol="the method's own range, float64",
+                reason=f"not in the paper's table; {module.METHOD.title} as it is by default, with first values",
+            )
 
 
 def _words(values: Mapping[str, Printed]) -> str:

@@ -41,6 +41,7 @@ SCRIPTS = {
     "significance": "paper_tables.audit.significance",
     "claims": "paper_tables.audit.claims",
     "code": "paper_tables.audit.code",
+    "divergence": "paper_tables.audit.divergence",
     "cost": "paper_tables.cost",
     "arm": "paper_tables.arm_speed",
     "tuning": "paper_tables.tuning",

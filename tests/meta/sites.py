@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from tests.meta.planting import DEFINITIONS, replaced, span
+from paper_tables.audit.planting import DEFINITIONS, replaced, span
 
 SWAPPED: dict[type, type] = {
     **{ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.FloorDiv: ast.Mult},

@@ -1,8 +1,11 @@
-"""The tests tested: each mistake in mutants.toml is planted in a copy of the sources, and must make a test fail."""
+"""The tests tested: each mistake of mutants.toml, and each that the suite documents, must make a test fail.
+
+It is planted in a copy of the sources."""
 
 from __future__ import annotations
 
 import ast
+import dataclasses
 import tomllib
 from collections.abc import Iterator
 from functools import cache
@@ -10,10 +13,14 @@ from pathlib import Path
 
 import pytest
 
+from paper_tables.audit import divergence
+from paper_tables.audit.planting import plant
 from tests.meta.copies import ROOT, Copy
-from tests.meta.planting import plant
 
-MUTANTS = {m["name"]: m for m in tomllib.loads(Path(__file__).with_name("mutants.toml").read_text())["mutant"]}
+MUTANTS = {m["name"]: m for m in tomllib.loads(Path(__file__).with_name("mutants.toml").read_text())["mutant"]} | {
+    f"{m.title}: {m.name}": {"name": m.name, "file": f"reference/{m.method}.py", **dataclasses.asdict(m)}
+    for m in divergence.mistakes()
+}
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, note
 from hypothesis import strategies as st
 
-from tests.meta.planting import plant
+from paper_tables.audit.planting import plant
 
 SOURCE = '''
 """A module."""

@@ -7,6 +7,7 @@ import re
 import textwrap
 from collections.abc import Iterator
 
+Code = ast.stmt | ast.expr | ast.keyword  # what has a place
 DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 Span = tuple[tuple[int, int], tuple[int, int]]  # from and to, each a line, counted from 1, and a byte in that line
 
@@ -41,10 +42,12 @@ def plant(source: str, old: str, new: str, function: str = "") -> str:
     nodes = [node for scope in _scopes(tree, function) for node in _walk(scope, inner=bool(function))]
     if not nodes:
         raise LookupError(f"there is no function {function}, which must have this once:\n{old}")
-    expression = _is_expression(wanted) and _is_expression(replacement)
-    places = _expressions(nodes, wanted[0].value) if expression else [*_statements(nodes, wanted)]
-    if not expression:
-        places += _arguments(nodes, wanted)
+    sought = _expression(wanted)
+    expression = sought is not None and _expression(replacement) is not None
+    if sought is not None and expression:
+        places = _expressions(nodes, sought)
+    else:
+        places = [*_statements(nodes, wanted), *_arguments(nodes, wanted)]
     if len(places) != 1:
         where = f"on lines {', '.join(str(first[0]) for first, _ in sorted(places))}" if places else "nowhere"
         scope = function or "the module, outside of functions and classes,"
@@ -60,8 +63,12 @@ def _dedented(code: str) -> str:
     return textwrap.dedent(code).strip()
 
 
-def _is_expression(statements: list[ast.stmt]) -> bool:
-    return len(statements) == 1 and isinstance(statements[0], ast.Expr)
+def _expression(statements: list[ast.stmt]) -> ast.expr | None:
+    """The expression that the statements are, if they are one."""
+    match statements:
+        case [ast.Expr(value=value)]:
+            return value
+    return None
 
 
 def _scopes(tree: ast.AST, function: str, around: str = "") -> Iterator[ast.AST]:
@@ -117,12 +124,16 @@ def _same(one: ast.AST, other: ast.AST) -> bool:
     return type(one) is type(other) and ast.dump(one) == ast.dump(other)
 
 
-def span(first: ast.AST, last: ast.AST) -> Span:
+def span(first: Code, last: Code) -> Span:
+    """Return where the code from `first` to `last` stands, decorators included."""
     line = min(node.lineno for node in [first, *getattr(first, "decorator_list", [])])
+    assert last.end_lineno is not None
+    assert last.end_col_offset is not None
     return (line, first.col_offset), (last.end_lineno, last.end_col_offset)
 
 
 def replaced(source: str, first: tuple[int, int], last: tuple[int, int], text: str) -> str:
+    """Return a source with `text` in the place of what stands from `first` to `last`."""
     content = source.encode()
     lines = [0, *(found.end() for found in re.finditer(b"\n", content))]
     start, end = (lines[line - 1] + byte for line, byte in (first, last))
