@@ -94,6 +94,11 @@ OTHERS = "a rival's number, as the DAQ paper prints it; no checkpoint of it is k
 
 def jobs(options: Options) -> list[Job]:
     """Return a job for each released checkpoint, and for each training run."""
+    return released_jobs(options) + runs.jobs(options, runs.MAIN)
+
+
+def released_jobs(options: Options) -> list[Job]:
+    """Return a job for each released checkpoint."""
     table = reported.tables()["5"]
     found = []
     for column, released in RELEASED.items():
@@ -108,16 +113,13 @@ def jobs(options: Options) -> list[Job]:
         measure = partial(_measure, options.data, options.checkpoints, released, method)
         place = Place(table.paper, table.table, table.ours, column)
         found.append(Job(place, table.unit_of(column), key, COMMAND, measure, ("data", "checkpoints")))
-    return found + runs.jobs(options, runs.MAIN)
+    return found
 
 
 def run(options: Options, measured: Measured) -> Table:
     """Judge the released checkpoints' accuracies and the training runs; rivals' numbers are listed as printed."""
     table = reported.tables()["5"]
-    ours = {
-        column: _judged(measured[Place(table.paper, table.table, table.ours, column)], printed)
-        for column, printed in table.row(table.ours).values.items()
-    }
+    ours = released_cells(measured)
     found = tuple(
         ours[column] if row.method == table.ours else not_run_cell(table, row.method, column, printed, OTHERS)
         for row in table.rows
@@ -140,6 +142,15 @@ def run(options: Options, measured: Measured) -> Table:
         findings=(*said, *trained.findings(entries, options, measured)),
         columns=(*table.columns, "2/2"),
     )
+
+
+def released_cells(measured: Measured) -> dict[str, Cell]:
+    """Return what was measured of each released checkpoint, judged beside what is printed, by column."""
+    table = reported.tables()["5"]
+    return {
+        column: _judged(measured[Place(table.paper, table.table, table.ours, column)], printed)
+        for column, printed in table.row(table.ours).values.items()
+    }
 
 
 def _measure(

@@ -37,6 +37,7 @@ SCRIPTS = {
     "6": "paper_tables.table6",
     "7": "paper_tables.table7",
     "equations": "paper_tables.equations",
+    "released": "paper_tables.released",
     "arithmetic": "paper_tables.audit.arithmetic",
     "significance": "paper_tables.audit.significance",
     "claims": "paper_tables.audit.claims",
@@ -147,6 +148,12 @@ class Options:
         """What builds the ARM kernels and runs them counted, if it is installed."""
         packages = ("ziglang", "unicorn")
         return " and ".join(packages) if all(map(importlib.util.find_spec, packages)) else None
+
+    @property
+    def others(self) -> Path | None:
+        """Folder with the public networks of others, where there is one: see `paper_tables.released`."""
+        folder = self.checkpoints / "others" if self.checkpoints else None
+        return folder if folder and folder.is_dir() else None
 
 
 Measured: TypeAlias = Mapping[Place, Cell]
