@@ -51,7 +51,9 @@ class Method:
         Parameters measured in units of the input: with them multiplied by a power of two, and the input as well, the
         output has the same bits or is multiplied by it. None if no such parameters make it so.
     standardized : bool
-        Whether layers standardise the weights first and learn an output scale, as in DAQ (Eq. 3, Section 4.1).
+        Whether layers standardise the weights first, as in DAQ (Section 4.1).
+    output_scale : bool
+        Whether layers learn an output scale, as in DAQ (Eq. 3).
     channelwise : bool
         Whether layers give the weights of each output channel parameters of their own.
     """
@@ -68,6 +70,7 @@ class Method:
     bound: float = 0
     in_input_units: Sequence[str] | None = None
     standardized: bool = False
+    output_scale: bool = False
     channelwise: bool = False
 
     @property

@@ -291,7 +291,7 @@ def test_a_parametrization_reaches_every_level(method, deviation):
             layer.weight.normal_(0, math.sqrt(2 / fan_out) if method == "lqnets" else deviation)
         assert quantize_weight(layer, method, bits) is layer
         reached = [len(channel.unique()) for channel in layer.eval().weight]
-        levels = 2**bits - (method in ("qil", "duq", "qnet"))  # whose levels are 0 and as many on either side
+        levels = 2**bits - (method in ("qil", "duq", "qnet", "apot"))  # whose levels are 0 and as many on either side
         assert max(reached) == levels, f"{method}: {layer} reaches {reached} levels"
         assert min(reached) >= levels - 1
         x = torch.randn(2, *{2: (576,), 3: (64, 9), 4: (64, 5, 5)}[layer.weight.dim()])

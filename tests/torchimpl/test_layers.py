@@ -193,7 +193,7 @@ def test_options_reach_both_quantizers():
 def test_the_scale_starts_at_the_ratio_of_mean_magnitudes(method, geometry, bits, seed):
     layer, x, geometry = convolution(bits, method, geometry, seed)
     known = zip(PAIRS[method], bits, strict=True)
-    has_one = any(registry.method(name).standardized for name, b in known if b is not None)
+    has_one = any(registry.method(name).output_scale for name, b in known if b is not None)
     assert (layer.scale is not None) == has_one
     quantized = []
     if has_one:

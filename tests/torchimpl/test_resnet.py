@@ -77,7 +77,7 @@ def test_the_18_convolutions_of_the_blocks_are_quantized(method):
         assert (layer.weight_quantizer.bits, layer.input_quantizer.bits) == bits
         assert layer.bias is None
     weights, inputs = (registry.method(name) for name in PAIRS[method])
-    scale = weights.standardized or inputs.standardized
+    scale = weights.output_scale or inputs.output_scale
     learned = len(weights.learned("weight")) + len(inputs.learned(input_role(method))) + scale
     assert count(model) - count(resnet20()) == 18 * learned
 
