@@ -56,6 +56,8 @@ class Method:
         Whether layers learn an output scale, as in DAQ (Eq. 3).
     channelwise : bool
         Whether layers give the weights of each output channel parameters of their own.
+    stochastic : bool
+        Whether training draws noise. What is tested for every method is then tested without any.
     """
 
     name: str
@@ -72,6 +74,7 @@ class Method:
     standardized: bool = False
     output_scale: bool = False
     channelwise: bool = False
+    stochastic: bool = False
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -196,7 +199,8 @@ class Reference(Protocol[P]):
     def forward(self, x: npt.ArrayLike, params: P, *, training: bool, noise: None = None) -> Array:
         """Quantized values, of the shape and dtype of `x`; in test mode levels, bit for bit.
 
-        NaN stays NaN, infinities clip. A stochastic method takes an array of noise in training; others refuse any.
+        NaN stays NaN, infinities clip. A stochastic method takes an array of noise in training, where None is no noise,
+        and so do its `surrogate` and `vjp`; others refuse any.
         """
 
     def codes(self, x: npt.ArrayLike, params: P) -> Array:
@@ -250,7 +254,7 @@ def modules() -> Mapping[str, Reference[Any]]:
     """Return the reference module of every method, by name.
 
     >>> sorted(modules())[:2]
-    ['daq', 'dasr']
+    ['apot', 'daq']
     """
     import reference
 
