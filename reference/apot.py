@@ -22,7 +22,7 @@ Three variants, whose values are the same:
 - ``paper``: no gradient for what is clipped. alpha starts at 3 for weights, at 8 for activations.
 - ``imagenet``: 2-bit weights receive the gradient where they are clipped, too ("calibrated gradients"). alpha starts at
   3 and at 6.
-- ``cifar10``: all weights do, and activations below 0, where the error -v / alpha counts for alpha as well. alpha starts
+- ``cifar10``: all weights do, and activations below 0, where the error -v/alpha counts for alpha as well. It starts
   at 3 and at 8.
 
 Halfway between two elements, magnitudes go down. The paper names no rule, and the code has none: it takes the element

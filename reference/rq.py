@@ -23,8 +23,8 @@ Two variants:
 - ``straight_through``: RQ ST, which has the sample itself, the grid point of the largest log pi_k + u_k, in the forward
   pass, and the gradient of ``paper``.
 
-alpha and sigma are learned. beta is where the paper's experiments have none (Section 4: weights, and after a ReLU, where
-0 must be a level) kept at 0; for other inputs, of which it has none, it is learned as in Section 2.1.
+alpha and sigma are learned. beta is kept at 0 for weights and after a ReLU, as in the paper's experiments (Section 4: 0
+must be a level); for other inputs, which those do not have, it is learned as in Section 2.1.
 
 Assumptions, as Appendix A was not at hand: lambda is 1; sigma starts at alpha/3, and alpha so that the grid ends 3
 standard deviations of the data from 0. Algorithm 1 adds a small number to each pi_k (`probabilities` has it): far

@@ -206,8 +206,8 @@ def thresholds(params: Params, dtype: npt.DTypeLike = np.float64) -> Array:
 
 
 def threshold_distance(x: npt.ArrayLike, params: Params) -> Array:
-    """Distance of `x` from the nearest transition point, in mean distances of neighbouring centres."""
-    x, unit = grid.as_float(x), max(spacing(params.sorted), np.finfo(float).tiny)
+    """Distance of `x` from the nearest transition point, in mean distances of neighbouring centres (or in 1)."""
+    x, unit = grid.as_float(x), spacing(params.centers) or 1.0
     return np.asarray(functools.reduce(np.minimum, (np.abs(x - t) / unit for t in thresholds(params))))
 
 

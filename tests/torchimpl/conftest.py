@@ -1,4 +1,4 @@
-"""Quantizers that draw noise in training are tested without it here, as every method is; ``draws_noise`` asks for it."""
+"""Quantizers that draw noise in training are tested without it, as every method is; ``draws_noise`` asks for it."""
 
 import pytest
 

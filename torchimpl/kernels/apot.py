@@ -85,9 +85,7 @@ def _tables(steps: list[int], over: float) -> tuple[Any, ...]:
     return *points, *(np.float32(k / over) for k in steps)
 
 
-def _numbers(
-    alpha: float, steps: list[int], signed: bool, pass_above: bool, pass_below: bool
-) -> tuple[Any, ...]:
+def _numbers(alpha: float, steps: list[int], signed: bool, pass_above: bool, pass_below: bool) -> tuple[Any, ...]:
     return positive_number(alpha), positive_number(alpha), np.float32(signed), 0, *_tables(steps, steps[-1])
 
 

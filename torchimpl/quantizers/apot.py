@@ -56,9 +56,7 @@ def _backward(  # type: ignore[no-untyped-def]
     return reduce_to(keep_nan(x, torch.where(blocked, 0.0, grad)), x), reduce_to(grad * by_alpha, alpha)
 
 
-def _integers(
-    x: Tensor, alpha: Tensor, steps: list[int], signed: bool, pass_above: bool, pass_below: bool
-) -> Tensor:
+def _integers(x: Tensor, alpha: Tensor, steps: list[int], signed: bool, pass_above: bool, pass_below: bool) -> Tensor:
     return _levels(x, alpha, steps, signed)[0]
 
 

@@ -287,7 +287,7 @@ _noiseless = False
 
 @contextmanager
 def noiseless() -> Iterator[None]:
-    """Have stochastic quantizers draw no noise in training mode: so they can be compared, with each other or a reference.
+    """Have stochastic quantizers draw no noise in training mode, so that they can be compared.
 
     >>> from torchimpl.quantizers import build
     >>> quantizer, x = build("rq", bits=2, role="weight"), torch.linspace(-2, 2, 8)

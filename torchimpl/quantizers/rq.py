@@ -28,10 +28,8 @@ from torchimpl.quantizers.base import (
 TEST, RELAXED, SAMPLED = range(3)  # what the forward pass does
 
 
-def _units(
-    x: Tensor, alpha: Tensor, beta: Tensor, sigma: Tensor, low: int, high: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """x in levels, no farther from the grid than probabilities change; alpha; tau = alpha/sigma; the grid's integers.
+def _units(x: Tensor, alpha: Tensor, beta: Tensor, sigma: Tensor, low: int, high: int) -> tuple[Tensor, Tensor, Tensor]:
+    """x in levels, no farther from the grid than probabilities change; tau = alpha/sigma; the grid's integers.
 
     NaN where a parameter is out of range.
     """
@@ -40,7 +38,7 @@ def _units(
     beyond = 1 + FAR / tau
     v = torch.minimum(torch.maximum((x - finite_or_nan(beta, x.dtype)) / a, low - beyond), high + beyond)
     k = torch.arange(low, high + 1, dtype=x.dtype, device=x.device)
-    return v, a, tau, k.reshape(-1, *[1] * v.dim())
+    return v, tau, k.reshape(-1, *[1] * v.dim())
 
 
 def _shares(v: Tensor, tau: Tensor, k: Tensor, noise: Tensor, temperature: float) -> Tensor:
@@ -63,7 +61,7 @@ def _backward(  # type: ignore[no-untyped-def]
     temperature: float,
     mode: int,
 ):
-    v, a, tau, k = _units(x, alpha, beta, sigma, low, high)
+    v, tau, k = _units(x, alpha, beta, sigma, low, high)
     z = _shares(v, tau, k, noise, temperature)
     y = (z * k).sum(0)
     below, above = k - v - 0.5, k - v + 0.5
@@ -116,7 +114,7 @@ def rq_quantize(
     if mode == TEST:
         y = _integers(x, alpha, beta, sigma, noise, low, high, temperature, mode)
     else:
-        v, _, tau, k = _units(x, alpha, beta, sigma, low, high)
+        v, tau, k = _units(x, alpha, beta, sigma, low, high)
         z = _shares(v, tau, k, noise, temperature)
         y = (z * k).sum(0) if mode == RELAXED else torch.where(v.isnan(), v, z.argmax(0).to(v.dtype) + low)
     return keep_nan(x, y * positive_or_nan(alpha, x.dtype) + finite_or_nan(beta, x.dtype))

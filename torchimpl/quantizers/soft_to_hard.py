@@ -1,4 +1,4 @@
-"""Soft-to-hard quantization as a module: a softmax over learned centres. Formulas and sources: `reference.soft_to_hard`."""
+"""Soft-to-hard quantization as a module: a softmax over learned centres. Formulas: `reference.soft_to_hard`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _levels(centers: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 
 
 def _soft(x: Tensor, centers: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """For each centre along a first axis: its share, how far it is from the nearest, and the nearest from x; the last."""
+    """Each centre's share, and how far it is from the nearest, along a first axis; x less the nearest; the nearest."""
     levels, points = _levels(centers, x.dtype)
     nearest = levels[torch.searchsorted(points, x.contiguous())]
     column = torch.where(levels[0].isnan(), levels, centers.to(x.dtype)).reshape(-1, *[1] * x.dim())
@@ -68,8 +68,8 @@ class SoftToHard(Quantizer):
     Parameters
     ----------
     bits, role, variant
-        See `Quantizer`; roles "weight" and "activation", 2^bits centres. Variants are "paper", which is soft in training,
-        and "imgcomp-cvpr", which is not (see `reference.soft_to_hard`).
+        See `Quantizer`; roles "weight" and "activation", 2^bits centres. Variants are "paper", which is soft in
+        training, and "imgcomp-cvpr", which is not (see `reference.soft_to_hard`).
     hardness : float
         sigma times the square of the first centres' mean distance; `set_progress` raises it in training.
 
