@@ -29,7 +29,7 @@ TEST, RELAXED, SAMPLED = range(3)  # what the forward pass does
 
 
 def _units(x: Tensor, alpha: Tensor, beta: Tensor, sigma: Tensor, low: int, high: int) -> tuple[Tensor, Tensor, Tensor]:
-    """x in levels, no farther from the grid than probabilities change; tau = alpha/sigma; the grid's integers.
+    """Return x in levels, no farther from the grid than probabilities change; tau = alpha/sigma; the grid's integers.
 
     NaN where a parameter is out of range.
     """

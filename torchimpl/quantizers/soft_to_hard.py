@@ -83,7 +83,7 @@ class SoftToHard(Quantizer):
     >>> quantizer = SoftToHard(1, "weight")
     >>> x = torch.tensor([-1.0, 0.0, 0.1, 1.0])
     >>> quantizer(x).detach().mul(1000).round()
-    tensor([-479.,    0.,   99.,  525.])
+    tensor([-369.,   13.,   62.,  408.])
     >>> quantizer.eval()(x).detach()  # the means of two and two
     tensor([-0.5000, -0.5000,  0.5500,  0.5500])
     """
@@ -110,6 +110,8 @@ class SoftToHard(Quantizer):
     def set_progress(self, progress: float, *, start: float = SCHEDULE[0], end: float = SCHEDULE[1]) -> None:
         """Set the hardness for a share of training, 0 to 1: exponentially from `start` to `end`.
 
+        In "imgcomp-cvpr" it stays as it is.
+
         Raises
         ------
         ValueError
@@ -117,7 +119,8 @@ class SoftToHard(Quantizer):
         """
         share = grid.check_scalar("progress", progress, 0, 1)
         start, end = (grid.check_scalar(n, v, 1e-6, 1e6) for n, v in (("start", start), ("end", end)))
-        self.set_hardness(start * (end / start) ** share)
+        if self.variant in SOFT:
+            self.set_hardness(start * (end / start) ** share)
 
     @property
     def sigma(self) -> Tensor:
