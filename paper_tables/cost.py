@@ -46,6 +46,8 @@ WHY = {
     "irnet": "tanh in the backward pass",
     "qnet": "an exponential for each step of the staircase",
     "lqnets": "a codebook of levels, which is fitted in every step",
+    "soft_to_hard": "an exponential for each centre of the codebook",
+    "rq": "torch's own operations: a random number, kept for the backward pass, and two exponentials for each level",
 }
 
 

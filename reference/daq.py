@@ -50,6 +50,7 @@ METHOD = Method(
     exempt={"idempotence": grid.SCALED_LEVELS},
     in_input_units=("lower", "upper"),
     standardized=True,
+    output_scale=True,
 )
 
 GAMMA = 2.0  # Section 4.1, for weights and activations

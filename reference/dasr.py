@@ -36,6 +36,7 @@ METHOD = Method(
     exempt={"idempotence": grid.SCALED_LEVELS},
     in_input_units=("lower", "upper"),
     standardized=True,
+    output_scale=True,
 )
 SOFT = ("kernel", "soft_argmax")  # the variants that are not on the levels in training
 

@@ -51,9 +51,13 @@ class Method:
         Parameters measured in units of the input: with them multiplied by a power of two, and the input as well, the
         output has the same bits or is multiplied by it. None if no such parameters make it so.
     standardized : bool
-        Whether layers standardise the weights first and learn an output scale, as in DAQ (Eq. 3, Section 4.1).
+        Whether layers standardise the weights first, as in DAQ (Section 4.1).
+    output_scale : bool
+        Whether layers learn an output scale, as in DAQ (Eq. 3).
     channelwise : bool
         Whether layers give the weights of each output channel parameters of their own.
+    stochastic : bool
+        Whether training draws noise. What is tested for every method is then tested without any.
     """
 
     name: str
@@ -68,7 +72,9 @@ class Method:
     bound: float = 0
     in_input_units: Sequence[str] | None = None
     standardized: bool = False
+    output_scale: bool = False
     channelwise: bool = False
+    stochastic: bool = False
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -193,7 +199,8 @@ class Reference(Protocol[P]):
     def forward(self, x: npt.ArrayLike, params: P, *, training: bool, noise: None = None) -> Array:
         """Quantized values, of the shape and dtype of `x`; in test mode levels, bit for bit.
 
-        NaN stays NaN, infinities clip. A stochastic method takes an array of noise in training; others refuse any.
+        NaN stays NaN, infinities clip. A stochastic method takes an array of noise in training, where None is no noise,
+        and so do its `surrogate` and `vjp`; others refuse any.
         """
 
     def codes(self, x: npt.ArrayLike, params: P) -> Array:
@@ -247,7 +254,7 @@ def modules() -> Mapping[str, Reference[Any]]:
     """Return the reference module of every method, by name.
 
     >>> sorted(modules())[:2]
-    ['daq', 'dasr']
+    ['apot', 'daq']
     """
     import reference
 

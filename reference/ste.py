@@ -30,6 +30,7 @@ METHOD = Method(
     exempt={"idempotence": grid.SCALED_LEVELS},
     in_input_units=("lower", "upper"),
     standardized=True,
+    output_scale=True,
 )
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from reference import contract, registry
 from reference.grid import Array
-from torchimpl.quantizers.base import Quantizer
+from torchimpl.quantizers.base import Quantizer, noiseless
 
 
 def tensor(x: Array) -> Tensor:
@@ -51,7 +51,7 @@ def mode(module: Quantizer, training: bool) -> Iterator[Quantizer]:
 def of_module(module: Quantizer) -> contract.Quantizer:
     """Hand over a quantizer module whose parameters are set: its values in test mode, its gradients in training mode.
 
-    The module itself stays as it is; gradients are taken of a copy.
+    The module itself stays as it is; gradients are taken of a copy, and without noise.
 
     >>> from torchimpl.quantizers import build
     >>> contract.check(of_module(build("daq", bits=2, role="weight")), np.array([-4.0, 0.1, 0.3]))
@@ -69,7 +69,9 @@ def of_module(module: Quantizer) -> contract.Quantizer:
         leaf = tensor(x).requires_grad_()
         trained = copy.deepcopy(module).train()
         parameters = dict(trained.named_parameters())
-        found = torch.autograd.grad((trained(leaf) * tensor(grad)).sum(), [leaf, *parameters.values()])
+        with noiseless():
+            out = trained(leaf)
+        found = torch.autograd.grad((out * tensor(grad)).sum(), [leaf, *parameters.values()])
         arrays = [value.numpy() for value in found]
         return arrays[0], dict(zip(parameters, arrays[1:], strict=True))
 

@@ -1,7 +1,7 @@
 """Convolution and linear layers with quantized weights and inputs.
 
 Layers follow the method. DAQ, and what is compared with it on its grid, standardises the weights and learns an output
-scale (Eq. 3 and Section 4.1); the other methods' papers have neither.
+scale (Eq. 3 and Section 4.1); APoT standardises without one; the other methods' papers have neither.
 
 **Integers inside.** In test mode, where weights and inputs are both a unit times integers, a layer convolves the
 integers, held as floating-point numbers, and multiplies once by units and scale. While no sum can pass 2^24, float32
@@ -102,7 +102,7 @@ class QuantizedLayer(nn.Module):
         own = channel_options(for_weights, self.weight, channelwise) if bits[0] is not None else {}
         self.weight_quantizer = build(self.methods[0], bits=bits[0], role="weight", **own, **weight_options)
         self.input_quantizer = build(self.methods[1], bits=bits[1], role=input_role, **input_options)
-        scaled = any(known.standardized for known in used)
+        scaled = any(known.output_scale for known in used)
         self.register_parameter("scale", nn.Parameter(torch.tensor(1.0)) if scaled else None)
         self.register_buffer("scale_initialized", torch.tensor(not scaled))
         self._scale_ready = not scaled  # mirrors `scale_initialized`, so that forward reads no tensor

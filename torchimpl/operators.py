@@ -41,6 +41,8 @@ class Operator:
         Compiled loops for both passes.
     gradients : int, optional
         By default there is one for every tensor.
+    tables : bool
+        Whether the tensors are looked up, and none is broadcast against x.
 
     All three get half precision as float32: slopes within one of 256 levels need more digits, sums over a batch a wider
     range. The backward pass has no derivative: asking for one is an error.
@@ -54,7 +56,9 @@ class Operator:
         backward: Function,
         loops: kernels.Loops | None,
         gradients: int | None,
+        tables: bool = False,
     ) -> None:
+        self._tables = tables
         self._loops, self._forward, self._integers, self._backward = loops, forward, integers, backward
         arguments, _ = torch.library.infer_schema(forward, mutates_args=()).split(" -> ")
         count = gradients or arguments.count("Tensor ")
@@ -111,7 +115,7 @@ class Operator:
         return own if self._gradients > 1 else own[0]
 
     def _like_forward(self, x: Tensor, *arguments: Any) -> Tensor:
-        learned = [p for p in arguments if isinstance(p, Tensor)][: self._gradients - 1]
+        learned = [p for p in arguments if isinstance(p, Tensor)][: 0 if self._tables else self._gradients - 1]
         return torch.empty_like(sum((p.to(x.dtype) for p in learned), x))
 
     def _like_backward(self, grad: Tensor, *arguments: Any) -> Any:
@@ -131,13 +135,13 @@ class Operator:
 
 
 def operator(
-    name: str, *, integers: Function, backward: Function, gradients: int | None = None
+    name: str, *, integers: Function, backward: Function, gradients: int | None = None, tables: bool = False
 ) -> Callable[[Function], Operator]:
     """Make an `Operator` of a forward pass; its loops are those in ``torchimpl.kernels`` for the method's file."""
 
     def register(forward: Function) -> Operator:
         loops = kernels.find(forward.__module__.rpartition(".")[2], name)
-        return Operator(name, forward, integers, backward, loops, gradients)
+        return Operator(name, forward, integers, backward, loops, gradients, tables)
 
     return register
 

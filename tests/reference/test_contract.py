@@ -24,8 +24,16 @@ every_variant = pytest.mark.parametrize(("name", "variant"), VARIANTS)
 
 
 def spread(data):
-    """Inputs on both sides of, and inside, any range that was initialised from `data`; on no special point."""
-    return np.linspace(-15.137, 15.261, 457) * max(1, np.abs(data).max() / 3)
+    """Inputs on both sides of, and inside, any range that was initialised from `data`; on no special point.
+
+    Among the data they are dense, so that every element of a codebook has some.
+    """
+    return np.concatenate(
+        [
+            np.linspace(-15.137, 15.261, 457) * max(1, np.abs(data).max() / 3),
+            np.linspace(data.min() - 0.1037, data.max() + 0.1013, 1009),
+        ]
+    )
 
 
 # The properties
@@ -230,8 +238,12 @@ def test_parameters_that_are_refused(method):
         for value in [math.nan, math.inf, -math.inf]:
             with pytest.raises(ValueError, match=r"must be "):
                 dataclasses.replace(params, **{name: value})
-    with pytest.raises(ValueError, match="noise must be None"):
+    refused = "shape of noise must be" if method.METHOD.stochastic else "noise must be None"
+    with pytest.raises(ValueError, match=refused):
         method.forward([0.0], params, training=True, noise=0.5)
+    if method.METHOD.stochastic:
+        with pytest.raises(ValueError, match="noise must be None in test mode"):
+            method.forward([0.0], params, training=False, noise=np.zeros((2**bits, 1)))
 
 
 @every_variant

@@ -18,7 +18,7 @@ def test_methods_by_name():
 
 @pytest.mark.parametrize("name", ["", "DAQ", "grid", "cell", None])
 def test_unknown_methods_are_refused(name):
-    with pytest.raises(ValueError, match=rf"method must be one of daq, .*, got {name!r}"):
+    with pytest.raises(ValueError, match=rf"method must be one of apot, daq, .*, got {name!r}"):
         registry.module(name)
 
 

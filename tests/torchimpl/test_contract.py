@@ -154,7 +154,9 @@ def test_every_parameter_receives_a_gradient_in_training(name, role, variant, wi
         module = quantizer_class(name)(bits, role, variant=variant).train()
         module(tensor(data))
         reach = np.float32(max(1, np.abs(data).max() / 3))
-        x = tensor(np.linspace(-15.137, 15.261, 457, dtype=np.float32) * reach).requires_grad_()
+        among = np.linspace(data.min() - 0.1037, data.max() + 0.1013, 1009, dtype=np.float32)
+        wide = np.linspace(-15.137, 15.261, 457, dtype=np.float32) * reach
+        x = tensor(np.concatenate([wide, among])).requires_grad_()
         (module(x) * tensor(cotangents(x.detach().numpy()))).sum().backward()
         for parameter, value in module.named_parameters():
             assert value.grad.abs().min() > 1e-9, f"the gradient of {parameter} of {module} is {value.grad}"

@@ -172,7 +172,7 @@ def test_a_role_that_the_method_does_not_know_is_refused(method, bits, role, oth
         ({"method": "pact"}, "method must be a pair, one for each, as PACT does not quantize weights, got 'pact'"),
         ({"keep": ["nothing"]}, r"keep must be names of its layers: twice, last, signed, first, got \['nothing'\]"),
         ({"keep": ["last", "signed"]}, r"module must be a network with layers to quantize \(kept: first, last, "),
-        ({"method": "?"}, "method must be one of daq"),
+        ({"method": "?"}, "method must be one of apot, daq"),
         ({"input_role": "relu"}, "input_role must be activation or signed_activation for DAQ, got 'relu'"),
         ({"input_role": "activation", "example": torch.randn(2, 3, 8, 8)}, "input_role must be None, as `example` "),
         ({"bits": (9, 1)}, "bits must be a whole number from 1 to 8"),
@@ -291,7 +291,7 @@ def test_a_parametrization_reaches_every_level(method, deviation):
             layer.weight.normal_(0, math.sqrt(2 / fan_out) if method == "lqnets" else deviation)
         assert quantize_weight(layer, method, bits) is layer
         reached = [len(channel.unique()) for channel in layer.eval().weight]
-        levels = 2**bits - (method in ("qil", "duq", "qnet"))  # whose levels are 0 and as many on either side
+        levels = 2**bits - (method in ("qil", "duq", "qnet", "apot"))  # whose levels are 0 and as many on either side
         assert max(reached) == levels, f"{method}: {layer} reaches {reached} levels"
         assert min(reached) >= levels - 1
         x = torch.randn(2, *{2: (576,), 3: (64, 9), 4: (64, 5, 5)}[layer.weight.dim()])
@@ -310,7 +310,7 @@ def test_a_parametrized_layer_is_saved_and_loaded():
     ("arguments", "message"),
     [
         ({"name": "kernel"}, "name must be one of the layer's parameters: weight, bias, got 'kernel'"),
-        ({"method": "?"}, "method must be one of daq"),
+        ({"method": "?"}, "method must be one of apot, daq"),
         ({"method": "pact"}, "role must be"),
         ({"bits": 9}, "bits must be"),
         ({"method": "dsq", "channelwise": True}, "channelwise must be False for DSQ"),

@@ -100,7 +100,8 @@ def test_a_network_s_codes_are_those_of_integer_arithmetic(method, bits):
         w_int = layer.weight_quantizer.integers(layer.raw_weight()).long().numpy()
         sums = integer.convolve(x_int, w_int, padding=1)
         check_same(f"{layer}", thresholds(layer, norm, function, quantizer).codes(sums, axis=1), want)
-        if (layer.input_quantizer.lowest, layer.input_quantizer.stride) == (0, 1) and not layer.weight_quantizer.table:
+        inputs, tables = layer.input_quantizer, layer.weight_quantizer.table or layer.input_quantizer.table
+        if (inputs.lowest, inputs.stride) == (0, 1) and not tables:
             packed = integer_layer(layer, thresholds(layer, norm, function, quantizer))
             assert packed.codes.dtype == np.uint8
             assert packed.codes.max() < 2 ** packed.bits[0]

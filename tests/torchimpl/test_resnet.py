@@ -77,8 +77,12 @@ def test_the_18_convolutions_of_the_blocks_are_quantized(method):
         assert (layer.weight_quantizer.bits, layer.input_quantizer.bits) == bits
         assert layer.bias is None
     weights, inputs = (registry.method(name) for name in PAIRS[method])
-    scale = weights.standardized or inputs.standardized
-    learned = len(weights.learned("weight")) + len(inputs.learned(input_role(method))) + scale
+    scale = weights.output_scale or inputs.output_scale
+    each = [
+        *((bits[0], n) for n in weights.learned("weight")),
+        *((bits[1], n) for n in inputs.learned(input_role(method))),
+    ]
+    learned = sum(2**b if name == "centers" else 1 for b, name in each) + scale
     assert count(model) - count(resnet20()) == 18 * learned
 
 

@@ -213,5 +213,5 @@ def test_the_lower_end_after_a_relu_is_not_learned(method):
 
 def test_unknown_methods_are_refused():
     for name in ["", "DAQ", "grid"]:
-        with pytest.raises(ValueError, match=rf"method must be one of daq, .*, got {name!r}"):
+        with pytest.raises(ValueError, match=rf"method must be one of apot, daq, .*, got {name!r}"):
             build(name, bits=2, role="weight")

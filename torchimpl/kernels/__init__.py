@@ -174,7 +174,7 @@ class Loops:
     sums : int
         How many sums the backward loop makes.
     gradients : callable
-        The sums, then the same arguments, to the parameters' gradients.
+        The sums, then the same arguments, to the parameters' gradients: numbers, or arrays for tables.
     admits : callable, optional
         Whether the loops compute what the same arguments ask for; by default whatever they are.
     tables : bool
@@ -187,7 +187,7 @@ class Loops:
     integer_numbers: Callable[..., tuple[Any, ...]]
     backward_numbers: Callable[..., tuple[Any, ...]]
     sums: int
-    gradients: Callable[..., tuple[float, ...]]
+    gradients: Callable[..., tuple[Any, ...]]
     admits: Callable[..., bool] | None = None
     tables: bool = False
 
@@ -212,7 +212,7 @@ class Loops:
         summed = launch(self.backward, (flat(grad), flat(x), flat(grad_x)), numbers, self.sums)
         found = self.gradients(summed.tolist(), *values)
         learned = zip((a for a in arguments if isinstance(a, Tensor)), found, strict=False)
-        return grad_x, *(a.new_full(a.shape, value) for a, value in learned)
+        return grad_x, *(_like(a, value) for a, value in learned)
 
 
 def find(method: str, operator: str) -> Loops | None:
@@ -243,6 +243,13 @@ def _number(argument: Any) -> Any:
     if not isinstance(argument, Tensor):
         return argument
     return argument.item() if argument.numel() == 1 else argument.detach().float().numpy()
+
+
+def _like(parameter: Tensor, value: Any) -> Tensor:
+    """What is summed for a parameter, as a tensor of its shape and type."""
+    if isinstance(value, np.ndarray):
+        return torch.from_numpy(value).to(parameter.dtype).reshape(parameter.shape)
+    return parameter.new_full(parameter.shape, value)
 
 
 def _memory_format(x: Tensor) -> torch.memory_format | None:

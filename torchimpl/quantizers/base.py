@@ -280,6 +280,36 @@ def ranks() -> int:
     return torch.distributed.get_world_size() if several else 1
 
 
+# Noise
+
+_noiseless = False
+
+
+@contextmanager
+def noiseless() -> Iterator[None]:
+    """Have stochastic quantizers draw no noise in training mode, so that they can be compared.
+
+    >>> from torchimpl.quantizers import build
+    >>> quantizer, x = build("rq", bits=2, role="weight"), torch.linspace(-2, 2, 8)
+    >>> with noiseless():
+    ...     torch.equal(quantizer(x), quantizer(x))
+    True
+    >>> torch.equal(quantizer(x), quantizer(x))
+    False
+    """
+    global _noiseless
+    before, _noiseless = _noiseless, True
+    try:
+        yield
+    finally:
+        _noiseless = before
+
+
+def is_noiseless() -> bool:
+    """Whether this is within `noiseless`."""
+    return _noiseless
+
+
 # What the methods' files compute with
 
 
