@@ -25,7 +25,7 @@ from paper_tables import keys, table5, verdicts
 from paper_tables.cells import Cell, Place
 from paper_tables.jobs import Job
 from paper_tables.tables import InputError, Measured, Options, Table, console, guarded, writing
-from torchimpl import checkpoints, evaluation, files
+from torchimpl import checkpoints, files
 from torchimpl.data import cifar10
 
 TITLE = "Public networks for CIFAR-10: claimed and measured"
@@ -103,30 +103,14 @@ def _measure(
     network: Network, data: Path | None, folder: Path | None, progress: Callable[[float], None]
 ) -> dict[str, Any]:
     """Evaluate a network over the test images."""
-    assert data is not None  # the job needs it
-    assert folder is not None
+    assert folder is not None  # the job needs it
+    bits = checkpoints.parse_bits(network.bits) if network.bits else (None, None)
+    arguments = (network.arch, network.method, bits)
     try:
-        test = cifar10.load(data, "test")
-        checkpoint = checkpoints.read(network.file(folder), sha256=network.sha256)
-        bits = checkpoints.parse_bits(network.bits) if network.bits else (None, None)
-        model = checkpoints.load(checkpoint, network.arch, network.method, bits)
-    except (cifar10.DataError, checkpoints.CheckpointError) as error:
+        found = table5.evaluated(data, network.file(folder), network.sha256, arguments, network.normalization, progress)
+    except InputError as error:
         raise InputError(f"{error}; `{FETCH}` fetches it") from None
-    mean, std = checkpoints.parse_normalization(network.normalization)
-    images = len(test.labels)
-    done = 0
-
-    def advance(more: int) -> None:
-        nonlocal done
-        done += more
-        progress(done / images)
-
-    correct, _ = evaluation.count_correct(model, test.images, test.labels, mean=mean, std=std, progress=advance)
-    return {
-        "measured": float(verdicts.accuracy(correct, images)),
-        "ci95": verdicts.accuracy_interval(correct, images),
-        "runs": 1,
-        "images": images,
+    return found | {
         "protocol": f"released file, {network.arch}, normalization {network.normalization}, all 10,000 test images",
         "detail": {"address": network.address, "sha256": network.sha256},
     }
@@ -182,8 +166,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Fetch what is missing, print where it is, and return the exit status: 0, or 2 with one line."""
     parser = argparse.ArgumentParser(
         prog="python -m paper_tables.released",
-        description="Download the public networks of the table `released` (20 MB) into DIR/others, and check each file. "
-        "What is there and right is not downloaded again.",
+        description="Download the public networks of the table `released` (20 MB) into DIR/others, and check "
+        "each file. What is there and right is not downloaded again.",
         epilog="Exit status: 0; 2 where a file cannot be had, or is another.",
     )
     parser.add_argument("dir", metavar="DIR", type=Path, help="the folder that --checkpoints is to name")

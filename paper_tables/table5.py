@@ -156,22 +156,35 @@ def released_cells(measured: Measured) -> dict[str, Cell]:
 def _measure(
     data: Path | None, folder: Path | None, released: Released, method: str | None, progress: Callable[[float], None]
 ) -> dict[str, Any]:
-    """Evaluate a checkpoint over the test images.
+    """Evaluate a checkpoint over the test images."""
+    assert folder is not None  # the job needs it
+    arguments = ("resnet20_released", method, released.bits)
+    found = evaluated(data, folder / released.filename, released.sha256, arguments, "imagenet", progress)
+    return found | {"selection": released.selection, "protocol": PROTOCOL}
+
+
+def evaluated(
+    data: Path | None,
+    file: Path,
+    sha256: str,
+    arguments: tuple[str, str | None, tuple[int | None, int | None]],
+    normalization: str,
+    progress: Callable[[float], None],
+) -> dict[str, Any]:
+    """Evaluate a released file over the test images; `arguments` are those of `checkpoints.load`.
 
     Raises
     ------
     InputError
-        If data or checkpoint are missing, corrupt, or not the released ones.
+        If data or file are missing, corrupt, or not the released ones.
     """
     assert data is not None  # the job needs it
-    assert folder is not None
     try:
         test = cifar10.load(data, "test")
-        checkpoint = checkpoints.read(folder / released.filename, sha256=released.sha256)
-        model = checkpoints.load(checkpoint, "resnet20_released", method, released.bits)
+        model = checkpoints.load(checkpoints.read(file, sha256=sha256), *arguments)
     except (cifar10.DataError, checkpoints.CheckpointError) as error:
         raise InputError(str(error)) from None
-    mean, std = checkpoints.NORMALIZATIONS["imagenet"]
+    mean, std = checkpoints.parse_normalization(normalization)
     images = len(test.labels)
     done = 0
 
@@ -186,8 +199,6 @@ def _measure(
         "ci95": verdicts.accuracy_interval(correct, images),
         "runs": 1,
         "images": images,
-        "selection": released.selection,
-        "protocol": PROTOCOL,
     }
 
 

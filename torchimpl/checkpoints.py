@@ -1,8 +1,8 @@
 """Checkpoints from others: read safely, renamed to this suite's networks, loaded strictly.
 
 Files are torch's, read with ``weights_only``, so that they can hold nothing but tensors and plain containers, or of the
-safetensors format. Two families are known: plain ResNet-20 state_dicts in the usual public layouts, and the checkpoints
-that DAQ's authors released.
+safetensors format. Three families are known: plain ResNet state_dicts in the usual public layouts, and the checkpoints
+that DAQ's and APoT's authors released.
 """
 
 from __future__ import annotations
@@ -224,10 +224,10 @@ def load(
     Parameters
     ----------
     checkpoint : Checkpoint
-    arch : {"resnet20", "resnet20_released"}
+    arch : {"resnet20", "resnet32", "resnet44", "resnet56", "resnet20_released", "resnet20_apot"}
     method : str or (str, str), optional
         Quantizer of the convolutions within the blocks, or one of weights and one of inputs; None is full precision.
-        Where that of inputs knows signed ones only, a resnet20 has Hardtanh in the place of ReLU.
+        Where that of inputs knows signed ones only, a plain network has Hardtanh in the place of ReLU.
     bits : tuple of (int or None)
         Bit-widths of weights and activations.
 
@@ -239,15 +239,19 @@ def load(
     """
     if arch not in ARCHITECTURES:
         raise CheckpointError(f"arch must be one of {', '.join(ARCHITECTURES)}, got {arch!r}")
-    if arch == "resnet20_released" and needs_signs(method, bits):
+    plain = arch not in ("resnet20_released", "resnet20_apot")
+    if not plain and needs_signs(method, bits):
         raise CheckpointError(f"{_named(arch, method, bits)}: its inputs must have both signs, and {arch} has ReLU")
     state = dict(checkpoint.state)
     options: dict[str, Any] = {}
-    if arch == "resnet20":
-        state = _from_public_layout(state, checkpoint.path)
-        options["shortcut"] = "B" if any(".shortcut." in name for name in state) else "A"
-    else:
+    if arch == "resnet20_released":
         state = _from_released_layout(state, checkpoint.path)
+    else:
+        state = _from_public_layout(state, checkpoint.path)
+    if plain:
+        options["shortcut"] = "B" if any(".shortcut." in name for name in state) else "A"
+    if arch == "resnet20_apot":
+        state = _from_apot_layout(state, checkpoint.path)
     if method in ("daq", ("daq", "daq")) and arch == "resnet20_released":
         options["variant"] = "released"
     model = ARCHITECTURES[arch](method, bits, **options)
@@ -321,6 +325,28 @@ def _from_released_layout(state: dict[str, Tensor], path: Path) -> dict[str, Ten
         if leaf == "lA":
             raise CheckpointError(f"{path}: {name} = {float(value)} was learned; the known network has none")
         renamed[".".join(filter(None, (module, _RELEASED_NAMES.get(leaf, leaf))))] = value
+    return renamed
+
+
+_APOT_NAMES = {"weight_quant.wgt_alpha": "weight_quantizer.alpha", "act_alpha": "input_quantizer.alpha"}
+
+
+def _from_apot_layout(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """Rename APoT's thresholds, and round the weights of both ends to 8 bits, as the released layers do in each pass.
+
+    They are whole 127ths of the largest weight, which is not the largest in magnitude: below, there may be more than
+    127 of them.
+    """
+    renamed: dict[str, Tensor] = {}
+    for name, value in state.items():
+        for theirs, ours in _APOT_NAMES.items():
+            name = name.removesuffix(theirs) + ours if name.endswith(f".{theirs}") else name
+        if name in ("conv1.weight", "linear.weight"):
+            largest = value.max()
+            if not bool(largest > 0):
+                raise CheckpointError(f"{path}: {name} has no positive weight, by which its 8-bit weights are scaled")
+            value = (value / largest * 127).round() / 127 * largest
+        _add(path, renamed, name, value)
     return renamed
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import hashlib
+import itertools
 import math
 import os
 import pickle
@@ -13,13 +14,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.nn import functional as F
 
 from reference import registry
 from tests.oracles import check_same
 from tests.torchimpl.modules import every_method
 from torchimpl import checkpoints, pickle_scan
 from torchimpl.checkpoints import CheckpointError
-from torchimpl.models import resnet20, resnet20_released
+from torchimpl.models import ARCHITECTURES, resnet20, resnet20_released
 
 
 def network(make=resnet20, *arguments, **options):
@@ -294,6 +296,105 @@ def test_a_released_file_of_other_bits(checkpoint_root):
         checkpoints.load, checkpoints.read(checkpoint_root / "cifar10_fp.pth"), "resnet20_released", "daq", (1, 1)
     )
     assert "missing: layer1.0.conv1.scale" in message
+
+
+# The layout of APoT's code
+
+
+def literal_apot(state, images, bits):
+    """The released network, written out: each quantizer by the nearest of all sums, both ends with 8-bit weights."""
+
+    def nearest(u, grid):
+        return grid[(u.unsqueeze(-1) - grid).abs().argmin(-1)]
+
+    def grid(bits):  # 1: binary; 2: one term; 3: two terms, the second with one choice
+        some = {
+            1: [0, 1],
+            2: [0, 1 / 8, 1 / 4, 1 / 2],
+            3: [a + b for a in (0, 1 / 2, 1 / 4, 1 / 16) for b in (0, 1 / 8)],
+        }
+        return torch.tensor(sorted(value / max(some[bits]) for value in some[bits]))
+
+    def ends(weight):
+        return (weight / weight.max() * 127).round() / 127 * weight.max()
+
+    def conv(x, name, stride):
+        weight, alpha = state[f"{name}.weight"], state[f"{name}.weight_quant.wgt_alpha"]
+        u = ((weight - weight.mean()) / weight.std() / alpha).clamp(-1, 1)
+        weight = nearest(u.abs(), grid(bits - 1)) * u.sign() * alpha
+        alpha = state[f"{name}.act_alpha"]
+        x = nearest((x / alpha).clamp(max=1), grid(bits)) * alpha
+        return F.conv2d(x, weight, stride=stride, padding=weight.shape[-1] // 2)
+
+    def norm(x, name):
+        leaves = ("running_mean", "running_var", "weight", "bias")
+        return F.batch_norm(x, *(state[f"{name}.{leaf}"] for leaf in leaves))
+
+    x = norm(F.conv2d(images, ends(state["conv1.weight"]), padding=1), "bn1").relu()
+    for stage, block in itertools.product((1, 2, 3), range(3)):
+        name, stride = f"layer{stage}.{block}", 2 if stage > 1 and block == 0 else 1
+        out = norm(conv(x, f"{name}.conv1", stride), f"{name}.bn1").relu()
+        out = norm(conv(out, f"{name}.conv2", 1), f"{name}.bn2")
+        if stride == 2:
+            x = norm(conv(x, f"{name}.downsample.0", 2), f"{name}.downsample.1")
+        x = (out + x).relu()
+    return F.linear(x.mean((2, 3)), ends(state["fc.weight"]), state["fc.bias"])
+
+
+def apot_state(bits):
+    """Parameters for that network, not ours renamed: shapes by its layers, values at random."""
+    torch.manual_seed(bits)
+    state = {"conv1.weight": torch.randn(16, 3, 3, 3) / 5, "fc.weight": torch.randn(10, 64), "fc.bias": torch.randn(10)}
+
+    def conv(name, channels, inputs, size):
+        state[f"{name}.weight"] = torch.randn(channels, inputs, size, size)
+        state[f"{name}.weight_quant.wgt_alpha"] = torch.rand(()) * 2 + 1
+        state[f"{name}.act_alpha"] = torch.rand(()) + 1
+
+    def norm(name, channels):
+        values = (torch.randn(channels), torch.rand(channels) + 50, torch.rand(channels) + 0.5, torch.randn(channels))
+        leaves = ("running_mean", "running_var", "weight", "bias")
+        state.update({f"{name}.{leaf}": value for leaf, value in zip(leaves, values, strict=True)})
+
+    norm("bn1", 16)
+    channels = 16
+    for stage, block in itertools.product((1, 2, 3), range(3)):
+        name, wider = f"layer{stage}.{block}", 8 * 2**stage
+        conv(f"{name}.conv1", wider, channels, 3)
+        conv(f"{name}.conv2", wider, wider, 3)
+        norm(f"{name}.bn1", wider)
+        norm(f"{name}.bn2", wider)
+        if wider != channels:
+            conv(f"{name}.downsample.0", wider, channels, 1)
+            norm(f"{name}.downsample.1", wider)
+        channels = wider
+    return state
+
+
+@pytest.mark.parametrize("bits", [2, 3])
+def test_apots_layout_is_its_network_written_out(bits, tmp_path):
+    state = apot_state(bits)
+    content = {"state_dict": {f"module.{name}": value for name, value in state.items()}, "best_prec": 90.96}
+    model = checkpoints.load(checkpoints.read(save(tmp_path, content)), "resnet20_apot", "apot", (bits, bits))
+    expected = literal_apot(state, IMAGES, bits)
+    with torch.no_grad():
+        found = model(IMAGES)
+    assert float(expected.std()) > 1
+    assert torch.allclose(found, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
+
+
+def test_8_bit_ends_without_a_positive_weight_are_refused(tmp_path):
+    state = {**apot_state(2), "fc.weight": -torch.ones(10, 64)}
+    message = refusal(checkpoints.load, checkpoints.read(save(tmp_path, state)), "resnet20_apot", "apot", (2, 2))
+    assert "linear.weight has no positive weight" in message
+
+
+def test_deeper_networks_are_told_apart(tmp_path):
+    deeper = network(ARCHITECTURES["resnet32"])
+    path = save(tmp_path, deeper.state_dict())
+    model = checkpoints.load(checkpoints.read(path), "resnet32")
+    check_same("outputs of ResNet-32", outputs(model), outputs(deeper))
+    assert "unexpected: layer1.3.conv1.weight" in refusal(checkpoints.load, checkpoints.read(path), "resnet20")
 
 
 # Files that are no checkpoints

@@ -13,7 +13,7 @@ from tests.oracles import check_near, check_same
 from tests.torchimpl.modules import PAIRS, every_method, fit, input_role
 from torchimpl.conversion import quantize_model
 from torchimpl.layers import QuantConv2d
-from torchimpl.models import ARCHITECTURES, resnet20, resnet20_released
+from torchimpl.models import ARCHITECTURES, resnet, resnet20, resnet20_released
 from torchimpl.models.resnet import ZeroPadShortcut
 
 CHANNELS = [16, *[16] * 3, *[32] * 3, *[64] * 3]
@@ -53,6 +53,16 @@ def test_parameter_counts():
     assert count(resnet20(shortcut="B")) == 269722 + projections
     assert count(resnet20_released()) == 269722 - 2 * 16 + 2 * 64
     assert count(resnet20(classes=100)) == 269722 + 90 * 65
+    # Table 6 of He et al., in millions: 0.27, 0.46, 0.66, 0.85
+    deeper = {depth: count(ARCHITECTURES[f"resnet{depth}"]()) for depth in (32, 44, 56)}
+    assert {depth: round(number / 1e6, 2) for depth, number in deeper.items()} == {32: 0.46, 44: 0.66, 56: 0.85}
+    assert deeper[56] - deeper[44] == 4 * sum(9 * c * c + 2 * c for c in (16, 32, 64))
+
+
+@pytest.mark.parametrize("depth", [2, 19, 21, -4])
+def test_other_depths_are_refused(depth):
+    with pytest.raises(ValueError, match=f"got {depth}"):
+        resnet(depth)
 
 
 @pytest.mark.parametrize("shortcut", ["A", "B"])

@@ -39,7 +39,14 @@ class BasicBlock(nn.Module):
     """Two 3x3 convolutions and a shortcut."""
 
     def __init__(
-        self, in_channels: int, out_channels: int, stride: int, shortcut: Shortcut, conv: MakeConv, activation: Function
+        self,
+        in_channels: int,
+        out_channels: int,
+        stride: int,
+        shortcut: Shortcut,
+        conv: MakeConv,
+        activation: Function,
+        projection: MakeConv,
     ) -> None:
         super().__init__()
         self.activation = activation
@@ -51,8 +58,8 @@ class BasicBlock(nn.Module):
         if stride != 1 and shortcut == "A":
             self.shortcut = ZeroPadShortcut(out_channels)
         elif stride != 1:
-            projection = nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False)
-            self.shortcut = nn.Sequential(projection, nn.BatchNorm2d(out_channels))
+            projected = projection(in_channels, out_channels, 1, stride=stride, bias=False)
+            self.shortcut = nn.Sequential(projected, nn.BatchNorm2d(out_channels))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return relu(residual + shortcut), or another function of it."""
@@ -79,6 +86,8 @@ class ResNet(nn.Module):
         Builds the convolutions within the blocks; the first convolution and the classifier stay in full precision.
     activation : callable
         `relu` as published; `hardtanh` for methods that take the sign of what a convolution gets.
+    projection : callable
+        Builds the convolutions of shortcuts of option B.
     """
 
     def __init__(
@@ -90,6 +99,7 @@ class ResNet(nn.Module):
         conv: MakeConv,
         activation: Function,
         in_channels: int = 3,
+        projection: MakeConv = nn.Conv2d,
     ) -> None:
         super().__init__()
         self.activation = activation
@@ -103,7 +113,13 @@ class ResNet(nn.Module):
                 nn.Sequential(
                     *(
                         BasicBlock(
-                            channels[i], channels[i + 1], 2 if stage and i == first else 1, shortcut, conv, activation
+                            channels[i],
+                            channels[i + 1],
+                            2 if stage and i == first else 1,
+                            shortcut,
+                            conv,
+                            activation,
+                            projection,
                         )
                         for i in range(first, first + blocks)
                     )
@@ -140,7 +156,8 @@ def _activation(method: Methods, bits: tuple[int | None, int | None]) -> Functio
     return F.hardtanh if needs_signs(method, bits) else F.relu
 
 
-def resnet20(
+def resnet(
+    depth: int,
     method: Methods = None,
     bits: tuple[int | None, int | None] = (None, None),
     *,
@@ -149,10 +166,28 @@ def resnet20(
     activation: Function | None = None,
     **options: Any,
 ) -> ResNet:
-    """ResNet-20 as published; with `method`, the 18 convolutions within the blocks are quantized.
+    """ResNet-20, -32, -44, -56, ... as published; with `method`, the convolutions within the blocks are quantized.
 
     Behind a ReLU all signs are +: the default of `activation` is `relu`, but `hardtanh` for methods that know signed
     inputs only, such as IR-Net.
+
+    Raises
+    ------
+    ValueError
+        If `depth` is not 6 n + 2.
+
+    >>> sum(p.numel() for p in resnet(56).parameters())
+    853018
+    """
+    if depth < 8 or depth % 6 != 2:
+        raise ValueError(f"depth must be 6 n + 2 with n at least 1, such as 20, got {depth}")
+    activation = activation or _activation(method, bits)
+    conv = _conv(method, bits, options)
+    return ResNet((depth - 2) // 6, classes, shortcut, released=False, conv=conv, activation=activation)
+
+
+def resnet20(method: Methods = None, bits: tuple[int | None, int | None] = (None, None), **options: Any) -> ResNet:
+    """ResNet-20 as published: `resnet` of depth 20, with its options.
 
     >>> sum(p.numel() for p in resnet20().parameters())
     269722
@@ -160,8 +195,19 @@ def resnet20(
     >>> resnet20("daq", (1, 1))(torch.rand(2, 3, 32, 32)).shape
     torch.Size([2, 10])
     """
-    activation = activation or _activation(method, bits)
-    return ResNet(3, classes, shortcut, released=False, conv=_conv(method, bits, options), activation=activation)
+    return resnet(20, method, bits, **options)
+
+
+def resnet20_apot(
+    method: Methods = None, bits: tuple[int | None, int | None] = (None, None), *, classes: int = 10, **options: Any
+) -> ResNet:
+    """The network of APoT's released code: shortcuts of option B, whose convolutions are quantized as well.
+
+    The first convolution and the classifier have weights of 8 bits there, which are plain numbers here: rounded when
+    a checkpoint is loaded.
+    """
+    conv = _conv(method, bits, options)
+    return ResNet(3, classes, "B", released=False, conv=conv, activation=F.relu, projection=conv)
 
 
 def resnet8(
