@@ -69,6 +69,16 @@ def test_a_row_is_one_measurement_with_its_own_baselines(table, out):
             assert cell.measured == pytest.approx(100 * max(shares), rel=0.006)
 
 
+def test_times_are_medians_with_quartiles(monkeypatch):
+    """Of 9 rounds, sorted: the third, the fifth and the seventh."""
+    monkeypatch.setattr(cost.timing, "by_turns", lambda turns, rounds: {turn: [*range(9)] for turn in turns})
+    monkeypatch.setattr(cost, "ELEMENTS", 1 << 12)
+    detail = cost._measure("ste", lambda part: None)["detail"]
+    assert {detail[turn] for turn in ("forward", "both", "own step")} == {4}
+    assert {detail[f"{turn}, lower quartile"] for turn in ("forward", "both", "own step")} == {2}
+    assert {detail[f"{turn}, upper quartile"] for turn in ("forward", "both", "own step")} == {6}
+
+
 def test_units_stand_in_the_header():
     for column in cost.COLUMNS:
         assert column.startswith("/ ") or column.rpartition(" ")[2] in ("ns", "B", "ms", "%")

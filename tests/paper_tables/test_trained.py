@@ -461,7 +461,9 @@ def test_without_runs_a_table_is_what_is_printed_and_the_command_that_trains_it(
     wanted = 3 * len({(one.contender, one.width) for one in entries(SCRIPTS[name])})
     for profile in ("embedded", *runs.LONG):
         assert f"{trained.LABELS[profile]}: 0 of {wanted} runs are there" in said
-        assert f"--profile {profile}" in said
+        data = " --data DIR" if profile in runs.LONG else ""
+        assert f"--profile {profile}{data}" in said
+        assert data or f"--profile {profile} --data" not in said
     assert "Verdicts on orderings" not in said
 
 

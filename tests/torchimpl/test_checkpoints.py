@@ -195,6 +195,14 @@ def test_the_depth_of_tuples_is_counted_as_they_nest(value):
         assert not refused or depth(value) > 8
 
 
+@pytest.mark.parametrize("depth", [1, 7, 8, 9, 20])
+def test_tuples_may_nest_8_deep(depth):
+    value = ()
+    for _ in range(depth - 1):
+        value = (value,)
+    assert (pickle_scan.pickle_problem(pickle.dumps(value, 2), 1) != "") == (depth > 8)
+
+
 def test_half_precision_files(tmp_path):
     state = {name: v.half() if v.is_floating_point() else v for name, v in PLAIN_STATE.items()}
     model = checkpoints.load(checkpoints.read(save(tmp_path, state)), "resnet20")

@@ -1,0 +1,73 @@
+"""Table `depth`: which arms there are, what they need, and what is said of them; nothing is trained."""
+
+import math
+
+import numpy as np
+import pytest
+
+from paper_tables import depth
+from paper_tables.cells import Cell
+from paper_tables.tables import Options
+
+
+def test_only_the_arms_on_cifar10_need_images():
+    needs = {(job.place.row, job.place.column): job.needs for job in depth.jobs(Options())}
+    arms = {place: some for place, some in needs.items() if place[0] in depth.arms()}
+    assert len(arms) == len(depth.arms()) * len(depth.PROFILES)
+    assert all(some == (("tune", "data") if "CIFAR" in column else ("tune",)) for (_, column), some in arms.items())
+    rest = [some for place, some in needs.items() if place not in arms]
+    assert rest == [("data", "checkpoints")] * 4
+
+
+def test_levels_are_those_of_the_kernels():
+    """Mean and root mean square of the coth slope over a cell, by a sum over its points."""
+    x = (np.arange(100_000) + 0.5) / 100_000
+    t = np.abs(x - np.rint(x))
+    for variant, c in (("paper", 1 / 16), ("released", 1 / 8)):  # 1/(4 sigma^2) and 1/(2 sigma^2), sigma = 2
+        slope = 2 / (2 * math.sinh(2)) / np.tanh(0.5 - t + c)
+        mean, square = slope.mean(), math.sqrt((slope**2).mean())
+        found = {
+            name: (shape, pytest.approx(factor, rel=1e-6))
+            for name, shape, factor in (
+                (f"coth, {variant}, as it is", f"coth, {variant}", 1.0),
+                (f"coth, {variant}, mean 1", f"coth, {variant}", 1 / mean),
+                (f"coth, {variant}, root mean square 1", f"coth, {variant}", 1 / square),
+                (f"flat, mean of {variant} ({mean:.3f})", "flat", mean),
+                (f"flat, root mean square of {variant} ({square:.3f})", "flat", square),
+            )
+        }
+        assert {name: arm for name, arm in depth.arms().items() if variant in name} == found
+
+
+def made_up(values):
+    """The arms' cells on digits; `values` are accuracies by seed."""
+    found = []
+    for job in depth.jobs(Options()):
+        if job.profile != "embedded":
+            continue
+        some = tuple(values(job.place.row))
+        detail = {"at the best rate": some, "means": (float(np.mean(some)),) * len(depth.RATES)}
+        place = job.place._asdict()
+        found.append(Cell(**place, unit="percent", measured=float(np.mean(some)), runs=len(some), detail=detail))
+    return found
+
+
+def test_each_shape_is_set_beside_flat_slopes_of_its_own_levels():
+    found = made_up(lambda row: [90.0, 91.0, 92.0] if row.startswith("coth, paper, as") else [88.0, 89.0, 90.0])
+    (paper, released) = depth._findings(found)
+    assert "paper kernel" in paper
+    assert paper.count("+2.0") == 3
+    assert released.count("+0.0") == 3
+
+
+def test_one_seed_or_a_missing_arm_says_nothing():
+    assert depth._findings(made_up(lambda row: [90.0])) == []
+    assert depth._findings(made_up(lambda row: [90.0, 91.0])[1:]) == []
+
+
+def test_reasons():
+    (cell, *_) = made_up(lambda row: [90.0, 91.0])
+    assert f"{depth.RATES[0]:g}: 90.5" in depth._shown(cell).reason
+    layers = Cell(paper="DAQ", table="depth", row="r", column="c", unit="ratio", measured=2.0,
+                  detail={"by layer": (4.0, 2.0)})  # fmt: skip
+    assert depth._shown(layers).reason == "from layer to layer: 4, 2"
