@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from paper_tables import keys, runs, trained
-from paper_tables.cells import Cell, Place
+from paper_tables.cells import Cell, Measurement, Place
 from paper_tables.jobs import Job
 from paper_tables.table5 import RELEASED
 from paper_tables.tables import InputError, Measured, Options, Table
@@ -134,7 +134,8 @@ def _arm_jobs(options: Options) -> list[Job]:
             )
             needs = ("tune", "data") if made.images == "cifar10" else ("tune",)
             command = f"python -m paper_tables --table depth --tune --profile {profile}"
-            found.append(Job(place, "percent", key, command, measure, needs, profile=profile, parallel=True))
+            rehearse = partial(_rehearse, made, options.data)
+            found.append(Job(place, "percent", key, command, measure, needs, profile, parallel=True, rehearse=rehearse))
     return found
 
 
@@ -177,8 +178,17 @@ def _arm(
             "least": tuple(accuracies.min(1).tolist()),
             "greatest": tuple(accuracies.max(1).tolist()),
             "at the best rate": tuple(accuracies[means.argmax()].tolist()),
+            **runs.rehearsal(dataclasses.replace(made, rate=RATES[int(means.argmax())]), training, test),
         },
     }
+
+
+def _rehearse(made: Recipe, data: Path | None, found: Measurement) -> str:
+    """Rehearse an arm that was recorded with other sources, at its best rate; say why it still stands, or nothing."""
+    if "rehearsal" not in found.detail:
+        return ""
+    own = dataclasses.replace(made, rate=float(found.detail["best rate"]))  # type: ignore[arg-type]
+    return runs.stands(found, runs.rehearsal(own, *batches.splits(made.images, data)))
 
 
 def _key(made: Recipe) -> str:

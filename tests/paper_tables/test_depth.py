@@ -1,12 +1,13 @@
 """Table `depth`: which arms there are, what they need, and what is said of them; nothing is trained."""
 
+import dataclasses
 import math
 
 import numpy as np
 import pytest
 
-from paper_tables import depth
-from paper_tables.cells import Cell
+from paper_tables import cells, depth
+from paper_tables.cells import Cell, Measurement
 from paper_tables.tables import Options
 
 
@@ -71,3 +72,22 @@ def test_reasons():
     layers = Cell(paper="DAQ", table="depth", row="r", column="c", unit="ratio", measured=2.0,
                   detail={"by layer": (4.0, 2.0)})  # fmt: skip
     assert depth._shown(layers).reason == "from layer to layer: 4, 2"
+
+
+def test_an_arm_stands_if_its_rehearsal_at_the_best_rate_has_the_same_bits(monkeypatch):
+    asked = []
+
+    def rehearsal(made, training, test):
+        asked.append(made.rate)
+        return {"rehearsal": "bits", "rehearsal loss": 1.0, "rehearsal correct": 5.0}
+
+    monkeypatch.setattr(depth.runs, "rehearsal", rehearsal)
+    job = next(job for job in depth.jobs(Options()) if job.profile == "embedded")
+    detail = {"best rate": 0.03, "rehearsal": "bits"}
+    found = Measurement(**job.place._asdict(), unit="percent", measured=90.0, detail=detail)
+    assert "the same bits" in job.rehearse(found)
+    assert asked == [0.03]
+    assert job.rehearse(dataclasses.replace(found, detail={"best rate": 0.03})) == ""
+    other = {**detail, "rehearsal": "others"}
+    same_machine = dict(hardware=cells.hardware(), versions=cells.versions())
+    assert job.rehearse(dataclasses.replace(found, detail=other, **same_machine)) == ""
