@@ -78,19 +78,9 @@ def _panel(axes: Axes, profile: str, by_contender: dict[Contender, np.ndarray]) 
     axes.set_xlim(*((1, longest) if longest > 1 else (0.5, 1.5)))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylim(*axes.get_ylim())
-    for contender, at in _apart(ends, 0.055 * (axes.get_ylim()[1] - axes.get_ylim()[0])).items():
+    for contender, at in figures.apart(ends, 0.055 * (axes.get_ylim()[1] - axes.get_ylim()[0])).items():
         color, _, label = LINES[contender]
         figures.write(axes, label, axes.get_xlim()[1], at, color, dx=5)
-
-
-def _apart(ends: dict[Contender, float], least: float) -> dict[Contender, float]:
-    """Move the ends of lines up, from the lowest on, until labels beside them do not overlap."""
-    found: dict[Contender, float] = {}
-    below = -np.inf
-    for contender, at in sorted(ends.items(), key=lambda item: item[1]):
-        below = max(at, below + least)
-        found[contender] = below
-    return found
 
 
 if __name__ == "__main__":

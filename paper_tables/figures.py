@@ -10,7 +10,7 @@ import argparse
 import importlib
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeAlias
@@ -30,6 +30,9 @@ SCRIPTS = {
     "4": "paper_tables.figure4",
     "5": "paper_tables.figure5",
     "6": "paper_tables.figure6",
+    "S1": "paper_tables.figure_schedule",  # the suite's own
+    "S2": "paper_tables.figure_depth",
+    "S3": "paper_tables.figure_disguise",
 }
 
 Curves: TypeAlias = dict[str, tuple[Array, Array]]
@@ -166,6 +169,20 @@ def write(
     axes.annotate(text, (x, y), color=color, bbox=ground, zorder=4, annotation_clip=False, **(more | style))
 
 
+def apart(ends: Mapping[Any, float], least: float) -> dict[Any, float]:
+    """Move the ends of lines up, from the lowest on, until labels beside them do not overlap.
+
+    >>> apart({"a": 1.0, "b": 1.1, "c": 5.0}, 0.5)
+    {'a': 1.0, 'b': 1.5, 'c': 5.0}
+    """
+    found: dict[Any, float] = {}
+    below = -np.inf
+    for name, at in sorted(ends.items(), key=lambda item: item[1]):
+        below = max(at, below + least)
+        found[name] = below
+    return found
+
+
 def legend_below(axes: Axes, columns: int, title: str | None = None) -> None:
     """Put the legend under the axes, where it hides no curve."""
     below = (0.5, -0.15)
@@ -209,7 +226,7 @@ def main_for(number: str, arguments: Sequence[str] | None = None) -> int:
     """Run one figure's script alone; returns the exit status: 0, or 2 for bad input."""
     parser = argparse.ArgumentParser(
         prog=f"python -m {SCRIPTS[number]}",
-        description=f"Draw Figure {number} of the DAQ paper as figure{number}.png and figure{number}.svg.",
+        description=f"Draw Figure {number} as figure{number}.png and figure{number}.svg.",
     )
     parser.add_argument("--out", metavar="DIR", default="out", help="where the pictures go (default: out)")
     folder = Path(parser.parse_args(arguments).out)

@@ -219,7 +219,7 @@ def _measure(
     """Train, and say what came of it."""
     training, test = _splits(made.images, data)
     with input_errors(folder):
-        state = _trained(made, folder, training, test, device, progress)
+        state = train(made, folder, training, test, device, progress)
     images = len(test.labels)
     correct = state.correct[-1]
     return {
@@ -246,7 +246,7 @@ def _measure(
     }
 
 
-def _trained(
+def train(
     made: Recipe,
     folder: Path,
     training: cifar10.Split,
@@ -259,7 +259,7 @@ def _trained(
 
     def start() -> Mapping[str, Any]:
         assert first is not None
-        return _trained(first, folder, training, test, device).model
+        return train(first, folder, training, test, device).model
 
     return store.run(
         made, folder, training, test, start=start if first else None, key_of=key_of, device=device, progress=progress

@@ -46,6 +46,7 @@ SCRIPTS = {
     "cost": "paper_tables.cost",
     "arm": "paper_tables.arm_speed",
     "tuning": "paper_tables.tuning",
+    "schedule": "paper_tables.schedule",
     "depth": "paper_tables.depth",
     "disguise": "paper_tables.disguise",
 }

@@ -136,7 +136,7 @@ def test_a_run_is_measured_as_it_was_trained(few, tmp_path):
 
 def made_up_state(monkeypatch, **fields):
     state = State(epochs=3, model={"a": torch.ones(2)}, loss=[3.0, 2.0, 1.0], correct=[10, 30, 20], undefined=[0, 0, 0])
-    monkeypatch.setattr(runs, "_trained", lambda *a, **k: dataclasses.replace(state, **fields))
+    monkeypatch.setattr(runs, "train", lambda *a, **k: dataclasses.replace(state, **fields))
     monkeypatch.setattr(runs, "_as_in_training", lambda *a: 12.5)
 
 
