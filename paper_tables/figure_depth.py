@@ -63,7 +63,8 @@ def _gradients(axes: Axes, cells: list[Cell]) -> None:
         assert isinstance(ratios, tuple)
         layers = np.arange(1, len(ratios) + 1)
         axes.plot(layers, ratios, color=color, linestyle=dashes, linewidth=STATES[cell.column])
-        figures.write(axes, f"{kernel}, {cell.column}", 1.0, ratios[0], color, dx=6, dy=7)
+        below = kernel == "released" and cell.column == "released network"  # the two lie on each other
+        figures.write(axes, f"{kernel}, {cell.column}", 1.0, ratios[0], color, dx=6, dy=-18 if below else 8)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 

@@ -13,9 +13,9 @@ from paper_tables.tables import Measured, Options
 
 TITLE = "Straight-through in disguise"
 CAPTION = (
-    "Distance of DAQ's weights, mapped by M, from straight-through weights after equal rate times steps, in root mean "
-    "squares of the way, at the whole rate, a half and a quarter. With M and alpha it should halve with the rate, "
-    "as long as no code differs: filled points, where none does. A run begun 1e-6 beside is the floor of chaos."
+    "Distance of DAQ's weights, mapped by M, from straight-through weights after equal rate times steps, in standard "
+    "deviations of the weights, at the whole rate, a half and a quarter. With M and alpha it should halve with the "
+    "rate, as long as no code differs: filled points, where none does. A run begun 1e-6 beside is the floor of chaos."
 )
 ARMS: dict[str, tuple[str, Dashes]] = {
     "M and alpha": (DAQ_WEIGHTS, "solid"),
@@ -44,7 +44,7 @@ def draw(options: Options, measured: Measured) -> Figure:
         return figure
     panels = figure.subplots(1, len(found), sharey=True, squeeze=False)[0]
     for axes, cell in zip(panels, found, strict=True):
-        _panel(axes, cell, named=axes is panels[-1])
+        _panel(axes, cell, named=axes is panels[0])
     panels[0].set_ylabel("distance (deviations)")
     return figure
 
@@ -62,7 +62,7 @@ def _panel(axes: Axes, cell: Cell, *, named: bool) -> None:
         for rate, distance, off in zip(rates, distances, codes, strict=True):
             axes.plot([rate], [distance], "o", color=color, markerfacecolor="none" if off else color, markersize=5)
         if named:
-            figures.write(axes, arm, 1.0, distances[0], color, dx=8)
+            figures.write(axes, arm, 1.0, distances[0], color, dx=4, dy=-10 if arm == "neither" else 9)
     axes.set_xlim(1.15, 0.22)
     axes.set_xticks(rates, ["1", "1/2", "1/4"][: len(rates)])
     axes.set_xlabel("rate")

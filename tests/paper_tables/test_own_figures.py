@@ -1,0 +1,154 @@
+"""Table `schedule`, and the suite's own figures S1 to S3, of measurements made up for them."""
+
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+from paper_tables import depth, disguise, figure_depth, figure_disguise, figure_schedule, figures, runs, schedule
+from paper_tables.cells import Cell
+from paper_tables.tables import Options
+
+OPTIONS = Options()
+
+
+def cell(job, value, **detail):
+    return Cell(**job.place._asdict(), unit=job.unit, measured=value, runs=3, detail=detail)
+
+
+def of_schedule(value, profiles=("embedded", "cifar10-short")):
+    """`value(contender's name, epochs)` gives what the seeds gave."""
+    found = {}
+    for job in schedule.jobs(OPTIONS):
+        if job.profile in profiles:
+            some = value(job.place.row, int(job.place.column.split()[1]))[: schedule.SEEDS[job.profile]]
+            found[job.place] = cell(job, sum(some) / len(some), accuracies=tuple(some))
+        else:
+            found[job.place] = Cell(**job.place._asdict(), unit=job.unit, value_verdict="not run")
+    return found
+
+
+def growing(row, epochs):
+    start = 90.0 if row == runs.DAQ.name else 89.0
+    return [start + epochs / 10, start + epochs / 10 + 1, start + epochs / 10 - 1]
+
+
+def test_jobs_of_the_schedule():
+    found = schedule.jobs(OPTIONS)
+    assert len({job.place for job in found}) == len(found) == 2 * 3 * len(schedule.CONTENDERS)
+    assert len({job.key for job in found}) == len(found)
+    assert {(job.profile, job.needs) for job in found} == {
+        ("embedded", ("tune",)),
+        ("cifar10-short", ("tune", "data")),
+    }
+
+
+def test_a_length_is_all_that_differs():
+    one, other = (schedule._recipe(runs.DAQ, "embedded", epochs, 1) for epochs in (3, 30))
+    differing = {name for name, value in one.as_json().items() if other.as_json()[name] != value}
+    assert differing == {"epochs"}
+    assert one.seed == 1
+
+
+def test_seeds_are_trained_and_averaged(monkeypatch, tmp_path):
+    class State:
+        correct = (10, 20)
+
+    class Split:
+        labels = range(40)
+
+    asked = []
+    monkeypatch.setattr(schedule.batches, "splits", lambda images, data: (Split, Split))
+    monkeypatch.setattr(schedule.runs, "rehearsal", lambda made, training, test: {"rehearsal": "bits"})
+    monkeypatch.setattr(
+        schedule.runs, "train", lambda made, folder, *rest: asked.append((made.epochs, made.seed)) or State
+    )
+    job = next(job for job in schedule.jobs(Options(out=tmp_path)) if job.place.column == "digits, 30 epochs")
+    found = job.run(lambda part: None)
+    assert asked == [(30, 0), (30, 1), (30, 2)]
+    assert (found.measured, found.detail["accuracies"], found.seeds) == (50.0, (50.0, 50.0, 50.0), (0, 1, 2))
+    assert "the same bits" in job.rehearse(found)
+
+
+def test_differences_are_paired_by_seed_and_have_an_interval():
+    """DAQ is 1 point ahead for each seed: no scatter at all."""
+    table = schedule.run(OPTIONS, of_schedule(growing))
+    assert len(table.findings) == len(schedule.CONTENDERS) - 1
+    assert all("+1.0, +1.0, +1.0 points" in said and "+/-0.0 each" in said for said in table.findings)
+    missing = of_schedule(growing)
+    missing.pop(next(iter(missing)))
+    with pytest.raises(KeyError):
+        schedule.run(OPTIONS, missing)
+    assert schedule.run(OPTIONS, of_schedule(growing, profiles=("cifar10-short",))).findings == ()
+
+
+def of_depth():
+    found = {}
+    for job in depth.jobs(OPTIONS):
+        if job.unit == "ratio":
+            found[job.place] = cell(job, 4.0, **{"by layer": (4.0, 2.0, 1.0)})
+        elif job.profile == "embedded":
+            found[job.place] = cell(job, 95.0, **{"at the best rate": (94.0, 95.0, 96.0), "means": (95.0,) * 5})
+        else:
+            found[job.place] = Cell(**job.place._asdict(), unit=job.unit, value_verdict="not run")
+    return found
+
+
+def of_disguise():
+    lines = {arm: (4e-3, 2e-3, 1e-3) for arm in disguise.ARMS} | {
+        f"{arm}, codes": (0.1, 0.0, 0.0) for arm in disguise.ARMS
+    }
+    return {job.place: cell(job, 1e-3, **lines) for job in disguise.jobs(OPTIONS)}
+
+
+FIGURES = {
+    "S1": (figure_schedule, lambda: of_schedule(growing)),
+    "S2": (figure_depth, of_depth),
+    "S3": (figure_disguise, of_disguise),
+}
+
+
+@pytest.mark.parametrize("number", FIGURES)
+def test_nothing_is_clipped_and_files_are_the_same_again(number, tmp_path):
+    script, made = FIGURES[number]
+    figure = script.draw(OPTIONS, made())
+    FigureCanvasAgg(figure).draw()
+    box, (width, height) = figure.get_tightbbox(figure.canvas.get_renderer()), figure.get_size_inches()
+    assert min(box.x0, box.y0) >= -0.01
+    assert (box.x1 <= width + 0.01, box.y1 <= height + 0.01) == (True, True)
+    one, other = (figures.save(number, tmp_path / name, OPTIONS, made()) for name in "ab")
+    assert [path.read_bytes() for path in one] == [path.read_bytes() for path in other]
+
+
+@pytest.mark.parametrize("number", FIGURES)
+def test_without_measurements_it_says_so(number):
+    script, made = FIGURES[number]
+    nothing = {place: Cell(**place._asdict(), unit=one.unit, value_verdict="not run") for place, one in made().items()}
+    figure = script.draw(OPTIONS, nothing)
+    assert [text.get_text() for text in figure.texts] in (["no run is recorded"], ["nothing is recorded"])
+
+
+def test_lines_of_the_schedule_are_means_over_seeds():
+    (digits, cifar) = figure_schedule.draw(OPTIONS, of_schedule(growing)).axes
+    assert (digits.get_title(), cifar.get_title()) == ("digits", "CIFAR-10")
+    (line,) = (line for line in digits.get_lines() if line.get_label() == "DAQ")
+    assert line.get_xdata().tolist() == [3, 10, 30]
+    assert line.get_ydata() == pytest.approx([90.3, 91.0, 93.0])
+    printed = [line.get_ydata().tolist() for line in cifar.get_lines() if line.get_xdata().tolist() == [400]]
+    assert printed == [[85.8], [85.4]]  # DAQ and IR-Net, Table 5 at 1/1
+
+
+def test_gradients_by_layer_and_arms_by_accuracy():
+    left, right = figure_depth.draw(OPTIONS, of_depth()).axes
+    curves = [line.get_ydata().tolist() for line in left.get_lines() if len(line.get_xdata()) == 3]
+    assert curves == [[4.0, 2.0, 1.0]] * 4
+    assert len(right.get_yticklabels()) == len(depth.arms())
+
+
+def test_a_point_is_filled_where_no_code_differs():
+    for axes in figure_disguise.draw(OPTIONS, of_disguise()).axes:
+        fills = [line.get_markerfacecolor() for line in axes.get_lines() if line.get_marker() == "o"]
+        assert [fill == "none" for fill in fills] == [True, False, False] * len(figure_disguise.ARMS)
+
+
+def test_what_is_drawn_is_in_the_tables():
+    for number, table in (("S1", schedule), ("S2", depth), ("S3", disguise)):
+        assert {job.place for job in figures.script(number).jobs(OPTIONS)} == {job.place for job in table.jobs(OPTIONS)}
