@@ -38,8 +38,8 @@ MOST_BYTES = 16 * 2**20
 SECONDS = 60  # without a byte, after which a download is given up
 INTRO = (
     "Networks whose files their authors made public, evaluated on all 10,000 test images, normalised as their authors "
-    "did, beside the accuracy that is claimed of the very file. *Reproduced*: within half a unit of the last digit. "
-    "DAQ's three are those of Table 5: their paper may have printed other runs."
+    "did, beside the accuracy that is claimed of the very file. *Matches*: within half a unit of the last digit. DAQ's "
+    "three are those of Table 5: their paper may have printed other runs."
 )
 
 
@@ -58,6 +58,11 @@ class Network:
     where: str
     method: str | None = None
     bits: str | None = None
+    note: str = ""
+
+    def said(self, reason: str) -> str:
+        """Add where the accuracy is claimed, and what is known of a difference."""
+        return "; ".join(filter(None, [reason, f"claimed in {self.where}", self.note]))
 
     @property
     def address(self) -> str:
@@ -133,8 +138,8 @@ def _judged(cell: Cell, network: Network) -> Cell:
     if cell.value_verdict is not None or cell.measured is None or cell.images is None:
         return cell
     correct = round(cell.measured * cell.images / 100)
-    verdict, reason = verdicts.judge_accuracy(correct, cell.images, Decimal(network.claimed))
-    return dataclasses.replace(cell, value_verdict=verdict, reason=f"{reason}; claimed in {network.where}")
+    verdict, reason = verdicts.judge_released(correct, cell.images, Decimal(network.claimed))
+    return dataclasses.replace(cell, value_verdict=verdict, reason=network.said(reason))
 
 
 def fetch(network: Network, folder: Path) -> bool:

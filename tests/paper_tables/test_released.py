@@ -42,9 +42,9 @@ def regenerated(tmp_path, monkeypatch, correct):
 def test_claims_are_judged_and_daqs_three_are_there(tmp_path, monkeypatch):
     found = regenerated(tmp_path, monkeypatch, 9173)
     akamaster = found["ResNet-20, full precision (akamaster/pytorch_resnet_cifar10)"]
-    assert (akamaster.reported, akamaster.value_verdict) == ("91.73", "reproduced")
+    assert (akamaster.reported, akamaster.value_verdict) == ("91.73", "matches")
     deeper = found["ResNet-56, full precision (akamaster/pytorch_resnet_cifar10)"]
-    assert (deeper.reported, deeper.value_verdict) == ("93.39", "contradicted")
+    assert (deeper.reported, deeper.value_verdict) == ("93.39", "released file differs")
     assert "README: test error 6.61 %" in deeper.reason
     ours = [cell for row, cell in found.items() if row.endswith("(cvlab-yonsei/DAQ)")]
     assert [cell.value_verdict for cell in ours] == ["released file differs"] * 3
