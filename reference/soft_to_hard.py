@@ -24,9 +24,9 @@ Ties go to the lower centre; the code takes the one with the lower number.
 Three choices are the suite's, as neither source has them for weights and activations. First centres are those of
 k-means, from evenly spaced ones between the least and the greatest value on. sigma is ``hardness / spacing^2``, where
 spacing is the mean distance of the first centres: a layer's weights may be a hundredth as large as another's. The
-hardness grows exponentially from 1 to 50 in ``paper``, and stays at 1 in ``imgcomp-cvpr``. (The paper has such a
-schedule for networks, and for images one that controls the gap. With 200 at the end, the loss of short trainings on
-digits rises.)
+hardness grows exponentially from 1 to 10 in ``paper``, and stays at 1 in ``imgcomp-cvpr``. (The paper has such a
+schedule for networks, and for images one that controls the gap. With 50 at the end, the loss of short trainings on
+digits rises again.)
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ METHOD = Method(
 )
 SOFT = ("paper",)  # the variants that are not on the levels in training
 
-SCHEDULE = (1.0, 50.0)  # hardness
+SCHEDULE = (1.0, 10.0)  # hardness
 SIGMA_RANGE = (1e-30, 1e30)
 FAR = 1e18  # beyond it, x counts as this: its square is finite in float32
 
