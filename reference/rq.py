@@ -27,10 +27,11 @@ alpha and sigma are learned. beta is kept at 0 for weights and after a ReLU, as 
 must be a level); for other inputs, which those do not have, it is learned as in Section 2.1.
 
 Assumptions, as Appendix A was not at hand: lambda is 1; sigma starts at alpha/3, and alpha so that the grid ends 3
-standard deviations of the data from 0. Algorithm 1 adds a small number to each pi_k (`probabilities` has it): far
-outside the grid, where all cells' probabilities are below it, it makes them equal, and x-hat the middle of the grid.
-Without it, as here, they go as e^(k alpha / sigma): even an infinite x is not quite at the end. The local grid of
-Section 2.2 (grid points some sigmas away are left out, to save time) is not here.
+standard deviations of the data from 0; and sigma counts as alpha/1000 at least, lest a step of training take it below
+0. Algorithm 1 adds a small number to each pi_k (`probabilities` has it): far outside the grid, where all cells'
+probabilities are below it, it makes them equal, and x-hat the middle of the grid. Without it, as here, they go as
+e^(k alpha / sigma): even an infinite x is not quite at the end. The local grid of Section 2.2 (grid points some sigmas
+away are left out, to save time) is not here.
 """
 
 from __future__ import annotations
@@ -60,6 +61,7 @@ TEMPERATURE = 1.0
 TEMPERATURE_RANGE = (0.01, 100.0)
 FIRST_SIGMA = 1 / 3  # over alpha
 REACH = 3.0  # of the first grid, in standard deviations
+STEEPEST = 1000.0  # alpha over sigma; a sigma that training makes smaller counts as this, and can come back
 FAR = 40.0  # sigmas beyond the grid, from where on probabilities change no more
 
 
@@ -260,18 +262,17 @@ def vjp(
     by_logit = z * (k - y) / x.dtype.type(params.temperature)
     by_v = (by_logit * (left - right)).sum(axis=0) * tau
     by_tau = (by_logit * (above * right - below * left)).sum(axis=0) * tau
-    alpha = params.alpha.astype(x.dtype)
     return grid.unbroadcast(grid.keep_nan(x, grad * by_v), x.shape), {
         "alpha": grid.unbroadcast(grad * (y - by_v * v + by_tau), params.alpha.shape),
         "beta": grid.unbroadcast(grad * (1 - by_v), np.shape(params.beta)),
-        "sigma": grid.unbroadcast(-grad * by_tau * (alpha / params.sigma.astype(x.dtype)), params.sigma.shape),
+        "sigma": grid.unbroadcast(-grad * by_tau * tau, params.sigma.shape),
     }
 
 
 def _units(x: Array, params: Params) -> tuple[Array, Array]:
     """Return x in levels, no farther from the grid than probabilities change, and tau = alpha/sigma."""
     alpha, beta, sigma = (np.asarray(p).astype(x.dtype) for p in (params.alpha, params.beta, params.sigma))
-    tau, k = alpha / sigma, params.integers.astype(x.dtype)
+    tau, k = np.minimum(alpha / sigma, x.dtype.type(STEEPEST)), params.integers.astype(x.dtype)
     beyond = x.dtype.type(1) + x.dtype.type(FAR) / tau
     return np.clip((x - beta) / alpha, k[0] - beyond, k[-1] + beyond), np.asarray(tau)
 

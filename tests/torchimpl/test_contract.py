@@ -463,7 +463,7 @@ def test_a_first_batch_that_tells_nothing_is_refused(method, batch):
         assert bool(module.initialized)
 
 
-BACKWARD_ONLY = {("dsq", "alpha")}  # and taken for the nearest admitted there
+BACKWARD_ONLY = {("dsq", "alpha"), ("rq", "sigma")}  # and taken for the nearest admitted there
 
 
 @every_method

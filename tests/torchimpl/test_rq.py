@@ -1,5 +1,7 @@
 """RQ's module: the noise that it draws; with the same noise it is the reference. The rest is in test_contract.py."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -106,3 +108,33 @@ def test_the_offset_is_learned_where_0_need_not_be_a_level():
 def test_temperatures_that_are_refused():
     with pytest.raises(ValueError, match=r"temperature must be a number from 0\.01 to 100, got 0"):
         RQ(2, "weight", temperature=0)
+
+
+@pytest.mark.draws_noise
+def test_a_noise_scale_that_training_has_driven_below_0_counts_as_the_smallest():
+    module, smallest = module_for(2, "weight").train(), module_for(2, "weight").train()
+    x = torch.linspace(-2, 2, 41, requires_grad=True)
+    with torch.no_grad():
+        module.sigma.fill_(-0.1)
+        smallest.sigma.copy_(smallest.alpha / rq.STEEPEST)
+    for each in (module, smallest):
+        torch.manual_seed(0)
+        each(x).square().sum().backward()
+    check_near("gradient", module.sigma.grad.item(), smallest.sigma.grad.item(), 1e-4)
+    assert torch.equal(module.eval()(x), smallest.eval()(x))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_little_noise_and_inputs_far_outside(dtype):
+    """Where all probabilities underflow, ratios of them do not."""
+    module = module_for(2, "activation").to(dtype).train()
+    with torch.no_grad():
+        module.sigma.copy_(module.alpha / 500)
+    x = torch.tensor([-1e30, -9.0, 0.3, 9.0, 1e30, math.inf, -math.inf], dtype=dtype, requires_grad=True)
+    out = module(x)
+    params = reference_params(module)
+    want = rq.forward(x.detach().double().numpy(), params, training=True)
+    check_near("forward", out.detach().numpy(), want, 1e-5 * (1 + abs(want)))
+    out.sum().backward()
+    assert x.grad.isfinite().all()
+    assert all(p.grad.isfinite() for p in module.parameters())

@@ -7,10 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from reference import grid
-from reference.rq import FAR, FIRST_SIGMA, REACH, TEMPERATURE, TEMPERATURE_RANGE
+from reference.rq import FAR, FIRST_SIGMA, REACH, STEEPEST, TEMPERATURE, TEMPERATURE_RANGE
 from torchimpl.operators import operator
 from torchimpl.quantizers.base import (
     Quantizer,
@@ -33,8 +32,8 @@ def _units(x: Tensor, alpha: Tensor, beta: Tensor, sigma: Tensor, low: int, high
 
     NaN where a parameter is out of range.
     """
-    a, s = positive_or_nan(alpha, x.dtype), positive_or_nan(sigma, x.dtype)
-    tau = a / s
+    a = positive_or_nan(alpha, x.dtype)
+    tau = a / positive_or_nan(torch.maximum(sigma.to(x.dtype), a / STEEPEST), x.dtype)
     beyond = 1 + FAR / tau
     v = torch.minimum(torch.maximum((x - finite_or_nan(beta, x.dtype)) / a, low - beyond), high + beyond)
     k = torch.arange(low, high + 1, dtype=x.dtype, device=x.device)
@@ -43,10 +42,15 @@ def _units(x: Tensor, alpha: Tensor, beta: Tensor, sigma: Tensor, low: int, high
 
 def _shares(v: Tensor, tau: Tensor, k: Tensor, noise: Tensor, temperature: float) -> Tensor:
     """The z of Eq. 5, along a first axis; noise without elements is none."""
-    logits = -F.softplus((v - k - 0.5) * tau, threshold=math.inf) - F.softplus((k - v - 0.5) * tau, threshold=math.inf)
+    logits = -_softplus((v - k - 0.5) * tau) - _softplus((k - v - 0.5) * tau)
     if noise.numel():
         logits = logits + noise.to(v.dtype)
     return torch.softmax(logits / temperature, 0)
+
+
+def _softplus(z: Tensor) -> Tensor:
+    """``log(1 + e^z)`` to the last digits: torch's own is either infinite for z above 88 or rough in float64."""
+    return z.clamp(min=0) + torch.log1p(torch.exp(-z.abs()))
 
 
 def _backward(  # type: ignore[no-untyped-def]
@@ -88,10 +92,9 @@ def _integers(
     temperature: float,
     mode: int,
 ) -> Tensor:
-    a, s = positive_or_nan(alpha, x.dtype), positive_or_nan(sigma, x.dtype)
-    v = torch.clamp((x - finite_or_nan(beta, x.dtype)) / a, low, high)
+    v = torch.clamp((x - finite_or_nan(beta, x.dtype)) / positive_or_nan(alpha, x.dtype), low, high)
     floor = torch.floor(v)
-    return torch.where(v.isnan() | s.isnan(), torch.nan, floor + (v - floor >= 0.5))
+    return torch.where(v.isnan(), v, floor + (v - floor >= 0.5))
 
 
 @operator("rq", integers=_integers, backward=_backward, gradients=4)
@@ -198,9 +201,8 @@ class RQ(Quantizer):
         return self.alpha, self.beta, self.sigma, noise, self.lowest, self.highest, self.temperature, mode
 
     def check_parameters(self, x: Tensor) -> None:
-        """Raise ValueError unless alpha and sigma are positive, and beta is finite."""
+        """Raise ValueError unless alpha is positive, and beta is finite."""
         check_positive("alpha", self.alpha)
-        check_positive("sigma", self.sigma)
         check_finite("beta", self.beta)
 
     def unit(self, x: Tensor) -> Tensor | float:
