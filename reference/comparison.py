@@ -92,7 +92,7 @@ def relatives(subject: Quantizer, name: str, role: str | None = None, variant: s
             f"{known.title} has the parameters {', '.join(missing)}, which {subject.name} does not name ({named}): "
             f"hand it over with parameters={{{missing[0]!r}: ...}}"
         )
-    given = {n: np.asarray(v, np.float64) for n, v in subject.parameters.items() if n in fields}
+    given = {n: _squeezed(v) for n, v in subject.parameters.items() if n in fields and v is not None}
     plain = {n: v if n in known.learnable or v.ndim else v.item() for n, v in given.items()}
     found, refused = [], ""
     for r, v in rows:
@@ -178,8 +178,10 @@ def _gradient_for(kin: Kin, subject: Quantizer, x: Array, parameter: str) -> Non
     for v in chosen:
         many = arranged(subject, np.full(REPEATS, v, x.dtype))
         _, by_name = subject.vjp(many, np.ones_like(many))
+        if parameter not in by_name and parameter in subject.constants:
+            raise NotApplicable(f"{parameter} is a constant of it")
         if parameter not in by_name:
-            raise Violation("the gradients", f"for {', '.join(by_name) or 'the input alone'}", f"one for {parameter}")
+            raise Violation("the gradients", f"for {', '.join(('x', *by_name))}", f"one for {parameter}, too")
         got = np.asarray(by_name[parameter], np.float64)
         known = [kin.vjp(at, np.ones_like(at))[1][parameter] for at in _neighbours(kin, kind, many)]
         every = np.stack([np.broadcast_to(np.asarray(one, np.float64), got.shape) for one in known])
@@ -255,6 +257,12 @@ def _surrogate(subject: Quantizer) -> Callable[..., Array]:
 def _kind(subject: Quantizer, x: Array) -> Format:
     """The type in which the subject is tried."""
     return FORMATS[str(x.dtype) if subject.kind is None else subject.dtypes[0]]
+
+
+def _squeezed(value: Any) -> Array:
+    """A parameter in float64; one number is of shape ()."""
+    found = np.asarray(value, np.float64)
+    return found.reshape(()) if found.size == 1 else found
 
 
 def _wide(x: Array) -> Array:

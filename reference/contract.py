@@ -32,7 +32,7 @@ from reference.registry import Reference
 Gradients = tuple[Array, dict[str, Array]]
 
 
-class Violation(AssertionError):
+class Violation(AssertionError):  # noqa: N818 - a finding
     """A property does not hold: `expression`, of the input x, is `got` and not `want`."""
 
     def __init__(self, expression: str, got: object, want: object) -> None:
@@ -79,6 +79,8 @@ class Quantizer:
         Whether statistics of all elements shape the result of each, so that one NaN reaches all.
     parameters : mapping of str to ndarray or number
         Values of the parameters, by the reference's names where it is to be compared with one.
+    constants : collection of str
+        Those of the parameters that no gradient is taken for.
     role : {"weight", "activation", "signed_activation"}, optional
         What it quantizes; needed only where the reference has several roles that fit.
     surrogate : callable, optional
@@ -102,6 +104,7 @@ class Quantizer:
     exempt: Mapping[str, str] = dataclasses.field(default_factory=dict)
     from_whole_tensor: bool = False
     parameters: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    constants: Collection[str] = ()
     role: Role | None = None
     surrogate: Callable[..., Array] | None = None
     dtypes: Sequence[str] = ("float64",)
@@ -287,7 +290,7 @@ def nan_gives_nan(quantizer: Quantizer, x: Array) -> None:
         want.flat[0] = math.nan
         if not np.isnan(got).all():
             want = np.where(np.isnan(want), want, got)  # statistics that leave NaN out are others
-    equal("forward(x) with NaN in the place of its first element", got, want)
+    equal("forward(x), x[0] being NaN", got, want)
     try:
         q = quantizer.codes(holed)
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""Where a quantizer must be tried: its transition points and their neighbours, ends, zeros, subnormals, and all between.
+"""Where a quantizer must be tried: transition points and their neighbours, ends, zeros, subnormals, and between.
 
 Nothing need be known of the quantizer: transition points are found by bisection over the floating point numbers
 themselves, in the type that it is tried in.
@@ -205,11 +205,23 @@ def vector(quantizer: Quantizer, kind: Format, points: Points | None = None, *, 
     tiny = [kind.smallest_normal, float(kind.number(np.array([1]))[0]), 3 * float(kind.number(np.array([1]))[0])]
     wide = [2.0**10, 1e4] if kind.name == "float16" else [2.0**10, 2.0**20, 1e30 if kind.digits < 53 else 1e200]
     special = kind.nearest([0.0, 1.0, -1.0, 0.5, *tiny, *(-v for v in tiny), *wide, *(-v for v in wide)])
-    every = [special, np.array([-0.0], kind.carrier), *around, kind.nearest(points.values), kind.nearest(even), kind.nearest(normal)]
+    every = [
+        special,
+        np.array([-0.0], kind.carrier),
+        *around,
+        kind.nearest(points.values),
+        kind.nearest(even),
+        kind.nearest(normal),
+    ]
     together = np.concatenate([part.ravel() for part in every]).astype(kind.carrier)
     together = together[np.isfinite(together)]
     _, first = np.unique(together.view(kind.integer), return_index=True)
     return together[np.sort(first)]
+
+
+def plain(kind: Format) -> Array:
+    """Return three numbers that every quantizer should have an answer to."""
+    return np.array([-1.0, 0.5, 1.0], kind.carrier)
 
 
 def simpler(kind: Format, value: float) -> list[float]:
@@ -223,5 +235,4 @@ def simpler(kind: Format, value: float) -> list[float]:
         tried += [float(f"{value:.{digits}g}") for digits in (1, 2, 3, 4, 6)]
         tried.append(math.copysign(2.0 ** round(math.log2(abs(value))), value))
     unique = dict.fromkeys(float(v) if kind.carrier is np.float64 else v for v in tried)
-    return [v for v in unique if v != value and abs(v) <= kind.largest][:11]
-
+    return [v for v in unique if (v != value or value == 0) and abs(v) <= kind.largest]

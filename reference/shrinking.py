@@ -52,7 +52,9 @@ def _simplified(points: Array, kind: Format, still: Callable[[Array], bool]) -> 
         for value in simpler(kind, float(points[i])):
             rest = points.copy()
             rest[i] = kind.nearest(value) if value else value
-            if rest[i] != points[i] and still(rest):
+            other = rest[i] != points[i] or np.signbit(rest[i]) != np.signbit(points[i])
+            if other and still(rest):
                 points = rest
                 break
-    return points
+    ordered = np.sort(points)
+    return ordered if still(ordered) else points

@@ -46,5 +46,7 @@ def arrays(
     least = 2 if quantizer.from_whole_tensor else 1
     found = st.lists(numbers(quantizer, dtype, points), min_size=least, max_size=largest)
     if quantizer.from_whole_tensor:
-        found = found.filter(lambda values: max(map(abs, values)) > 2.0**-20 and not math.isclose(min(values), max(values)))
+        found = found.filter(
+            lambda values: max(map(abs, values)) > 2.0**-20 and not math.isclose(min(values), max(values))
+        )
     return found.map(lambda values: arranged(quantizer, np.array(values, kind.carrier)))
