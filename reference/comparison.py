@@ -22,7 +22,7 @@ from reference.inputs import FORMATS, Format, arranged
 
 Property = Callable[[Quantizer, Array], None]
 REPEATS = 13  # elements that a parameter is shared by where its gradient is taken: their number shapes the scale
-SAMPLED = 48  # inputs at which gradients for parameters are taken
+SAMPLED = 24  # inputs at which gradients for parameters are taken
 
 
 @dataclass(frozen=True)
@@ -36,11 +36,14 @@ class Kin:
         Of the reference module.
     exact : bool
         Whether no arithmetic errs, so that also what happens at a transition point and at an end is compared.
+    observes : bool
+        Whether the statistics among the parameters are those of each input, not what they are set to.
     """
 
     method: registry.Method
     params: Any
     exact: bool
+    observes: bool
 
     @property
     def title(self) -> str:
@@ -48,9 +51,9 @@ class Kin:
         return f"{self.method.name}, {self.params.role}, {self.params.variant}"
 
     def observed(self, x: Array) -> Any:
-        """The parameters, with the statistics of `x` where the method has any."""
+        """The parameters, with the statistics of `x` where these are observed."""
         module: Any = registry.module(self.method.name)
-        return module.observe(x.astype(np.float64), self.params) if hasattr(module, "observe") else self.params
+        return module.observe(x.astype(np.float64), self.params) if self.observes else self.params
 
     def forward(self, x: Array) -> Array:
         """Values."""
@@ -78,8 +81,7 @@ def relatives(subject: Quantizer, name: str, role: str | None = None, variant: s
         raise refuse("variant", variant, "one of " + ", ".join(known.variants))
     rows = [(r, v) for b, r, v in known.defined() if b == subject.bits and role in (None, r) and variant in (None, v)]
     if not rows:
-        where = f" for {role}" if role else ""
-        raise refuse("bits", subject.bits, f"what {known.title} is defined for{where}")
+        raise refuse("bits and role", (subject.bits, role or "any role"), f"what {known.title} is defined for")
     fields = {field.name: field for field in dataclasses.fields(module.Params)}
     missing = [
         n for n, field in fields.items()
@@ -92,19 +94,29 @@ def relatives(subject: Quantizer, name: str, role: str | None = None, variant: s
             f"{known.title} has the parameters {', '.join(missing)}, which {subject.name} does not name ({named}): "
             f"hand it over with parameters={{{missing[0]!r}: ...}}"
         )
-    given = {n: _squeezed(v) for n, v in subject.parameters.items() if n in fields and v is not None}
-    plain = {n: v if n in known.learnable or v.ndim else v.item() for n, v in given.items()}
+    given = {n: v for n, v in subject.parameters.items() if n in fields and v is not None}
+    observes = subject.from_whole_tensor and hasattr(module, "observe")
     found, refused = [], ""
     for r, v in rows:
-        try:
-            params = module.Params(**plain, bits=subject.bits, role=r, variant=v)
-        except (ValueError, TypeError) as error:
-            refused = str(error)
-            continue
-        found.append(Kin(known, params, _exact(module, params, given)))
+        for numbers in ({n: _squeezed(value) for n, value in given.items()}, given):
+            try:
+                params = module.Params(**_plain(numbers, known), bits=subject.bits, role=r, variant=v)
+            except (ValueError, TypeError) as error:
+                refused = refused or str(error)
+                continue
+            found.append(Kin(known, params, _exact(module, params, numbers), observes))
+            break
     if not found:
         raise ValueError(f"{known.title} refuses the parameters of {subject.name}: {refused}")
     return found
+
+
+def _plain(numbers: Mapping[str, Any], known: registry.Method) -> dict[str, Any]:
+    """Parameters as a reference takes them: what is not learned and one number is a float."""
+    return {
+        n: v.item() if isinstance(v, np.ndarray) and not v.ndim and n not in known.learnable else v
+        for n, v in numbers.items()
+    }
 
 
 def properties(kin: Kin, subject: Quantizer) -> dict[str, Property]:
@@ -159,9 +171,7 @@ def _gradient_for_x(kin: Kin, subject: Quantizer, x: Array) -> None:
     got = subject.vjp(x, grad)[0].astype(np.float64)
     known = np.stack([kin.vjp(at, np.ones_like(at))[0] for at in _neighbours(kin, kind, x)]).astype(np.float64)
     low, high = known.min(axis=0), known.max(axis=0)
-    # A slope may vary by its own size over a hundredth of a level, which is known to 2^bits eps.
-    relative = min(100 * (1 + kin.method.bound) * kind.eps * 2**subject.bits, 0.02)
-    bound = relative * (np.abs(known[0]) + np.abs(known[0]).max(initial=0)) + 1e-9
+    bound = _relative(kin, kind) * (np.abs(known[0]) + np.abs(known[0]).max(initial=0)) + 1e-9
     right = (got >= low - bound) & (got <= high + bound)
     if not right.all():
         excess = np.where(np.isnan(got), np.inf, np.maximum(low - got, got - high) - bound)
@@ -186,7 +196,7 @@ def _gradient_for(kin: Kin, subject: Quantizer, x: Array, parameter: str) -> Non
         known = [kin.vjp(at, np.ones_like(at))[1][parameter] for at in _neighbours(kin, kind, many)]
         every = np.stack([np.broadcast_to(np.asarray(one, np.float64), got.shape) for one in known])
         size = float(np.abs(every).max()) + many.size * (1 + min(abs(float(v)), 2.0**subject.bits))
-        bound = 8 * (8 + kin.method.bound) * kind.eps * size + 1e-4 * np.abs(every).max()
+        bound = 8 * (8 + kin.method.bound) * kind.eps * size + _relative(kin, kind) * np.abs(every).max()
         if not ((got >= every.min(axis=0) - bound) & (got <= every.max(axis=0) + bound)).all():
             i = np.unravel_index(np.argmax(np.abs(got - every[0])), got.shape)
             raise Violation(
@@ -259,8 +269,10 @@ def _kind(subject: Quantizer, x: Array) -> Format:
     return FORMATS[str(x.dtype) if subject.kind is None else subject.dtypes[0]]
 
 
-def _squeezed(value: Any) -> Array:
-    """A parameter in float64; one number is of shape ()."""
+def _squeezed(value: Any) -> Any:
+    """A parameter in float64, one number being of shape (); what is no number stays as it is."""
+    if isinstance(value, str | bool):
+        return value
     found = np.asarray(value, np.float64)
     return found.reshape(()) if found.size == 1 else found
 
@@ -272,7 +284,7 @@ def _wide(x: Array) -> Array:
 def _exact(module: Any, params: Any, given: Mapping[str, Array]) -> bool:
     """Whether parameters and the levels' unit are powers of two, and the method does with + - * / and rounding."""
     grid = module.integer_grid(params)
-    numbers = [*given.values(), *([] if grid is None else [grid.unit])]
+    numbers = [*(v for v in given.values() if not isinstance(v, str)), *([] if grid is None else [grid.unit])]
     powers = all(bool(np.isin(np.abs(np.frexp(np.asarray(v))[0]), (0, 0.5)).all()) for v in numbers)
     return grid is not None and module.METHOD.bound == 0 and powers
 
@@ -282,7 +294,9 @@ def _neighbours(kin: Kin, kind: Format, x: Array) -> list[Array]:
     at = _wide(x)
     if kin.exact:
         return [at]
-    finite = [np.abs(np.asarray(v, np.float64)) for v in contract.parameters_of(kin.params).values() if v is not None]
+    finite = [
+        np.abs(v) for v in map(_squeezed, contract.parameters_of(kin.params).values()) if isinstance(v, np.ndarray)
+    ]
     size = max([1.0 if not finite else 0.0, *(float(v.max()) for v in finite if v.size)])
     step = (8 + kin.method.bound) * kind.eps * (np.abs(at) + min(size, 2.0**10))
     return [at, at - step, at + step, at - step / 4, at + step / 4]
@@ -290,6 +304,11 @@ def _neighbours(kin: Kin, kind: Format, x: Array) -> list[Array]:
 
 def _value_bound(kin: Kin, kind: Format, values: Array) -> float:
     return (4 + kin.method.bound) * kind.eps * float(np.abs(values[np.isfinite(values)]).max(initial=0))
+
+
+def _relative(kin: Kin, kind: Format) -> float:
+    """How far slopes may be apart: one may vary by its size over a hundredth of a level, known to 2^bits eps."""
+    return float(min(100 * (1 + kin.method.bound) * kind.eps * 2**kin.params.bits, 0.02))
 
 
 def _alike(values: Array, wanted: Array, kind: Format, kin: Kin) -> Array:

@@ -114,8 +114,13 @@ class Gate:
 
     @cached_property
     def kin(self) -> Kin | None:
-        """The role and variant that fit best."""
-        return min(self._relatives, key=self.misfit, default=None)
+        """The role and variant that fit best: of which the fewest of values and gradients differ, and these least."""
+
+        def order(kin: Kin) -> tuple[int, ...]:
+            counts = self.misfit(kin)
+            return (*counts[:1], sum(map(bool, counts)), *counts)
+
+        return min(self._relatives, key=order, default=None)
 
     def misfit(self, kin: Kin) -> tuple[int, ...]:
         """Say how much of a method, role and variant does not fit: values, gradients for x and for parameters."""
@@ -194,7 +199,7 @@ class Gate:
         if name in subject.exempt:
             return dataclasses.replace(blank, verdict="exempt", reason=subject.exempt[name])
         if self._hung >= HANGS:
-            return dataclasses.replace(blank, verdict="hangs", got=f"not tried: it has hung {HANGS} times")
+            return dataclasses.replace(blank, verdict="not applicable", reason=f"not tried: it has hung {HANGS} times")
         try:
             property_ = self._property(name)
             row = self._tried(blank, property_, subject, x)

@@ -236,7 +236,7 @@ def monotone(quantizer: Quantizer, x: Array) -> None:
     """A larger input has no smaller value, and no smaller code."""
     if not x.ndim:
         return
-    ordered = np.sort(x, axis=quantizer.axis)
+    ordered = np.sort(x, axis=None).reshape(x.shape) if quantizer.shape is None else np.sort(x, axis=quantizer.axis)
     lines = _lines(quantizer, quantizer.forward(ordered))
     falls = np.argwhere(np.diff(lines, axis=-1) < 0)
     if len(falls):

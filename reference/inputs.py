@@ -144,8 +144,8 @@ def find(quantizer: Quantizer, kind: Format, limit: float = 2.0**20) -> Points:
             break
         lines, at = places[:, 0], places[:, 1]
         low, high, below = seen[at], seen[at + 1], values[lines, at]
-        while (high - low > 1).any():
-            middle = low + (high - low) // 2
+        while ((high // 2 - low // 2 > 1) | (high - low > 1)).any():  # the difference itself may overflow
+            middle = low // 2 + high // 2 + (low & high & 1)
             there = forward(kind.number(middle))[lines, np.arange(len(middle))] == below
             low, high = np.where(there, middle, low), np.where(there, high, middle)
         found = np.unique(low)
@@ -169,7 +169,7 @@ def _between(kind: Format, known: Array, bits: int) -> Array:
     reach = np.abs(numbers).max() or 1.0
     even = np.linspace(-2 * reach, 2 * reach, 8 * 2 ** min(bits, 8) + 1)
     inner = np.concatenate([numbers[:-1] + share * np.diff(numbers) for share in (0.25, 0.5, 0.75)])
-    ranks = (known[:-1] + np.diff(known) // 2) if len(known) > 1 else known
+    ranks = known[:-1] // 2 + known[1:] // 2
     small = reach * 2.0 ** -np.arange(0, 24, 0.5)
     found = [known, known + 1, ranks, *(kind.rank(kind.nearest(x)) for x in (even, inner, small, -small))]
     return np.unique(np.concatenate(found))

@@ -152,7 +152,7 @@ def _view(
     if codes is not None:
         own["codes"] = lambda x: _array(codes(make(x)))
     if decode is not None:
-        own["decode"] = lambda q: _array(decode(_like(q, None, device))).astype(q.dtype)
+        own["decode"] = lambda q: _array(decode(make(q))).astype(q.dtype)
     return dataclasses.replace(
         base,
         forward=forward,
