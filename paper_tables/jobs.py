@@ -24,6 +24,7 @@ NEEDED = {
     "data": "--data (CIFAR-10)",
     "tune": "--tune (it takes long)",
     "checkpoints": "--checkpoints (the files DAQ's authors released)",
+    "foreign": "brevitas, torchao and onnxruntime (tox -e foreign)",
     "kernels": "ziglang and unicorn (pip install quantgap[arm])",
 }
 SPEED_OVER = 3600.0  # seconds; the time left is told from the speed of the last hour

@@ -41,6 +41,7 @@ SCRIPTS = {
     "significance": "paper_tables.audit.significance",
     "claims": "paper_tables.audit.claims",
     "code": "paper_tables.audit.code",
+    "foreign": "paper_tables.audit.foreign",
     "cost": "paper_tables.cost",
     "arm": "paper_tables.arm_speed",
     "tuning": "paper_tables.tuning",
@@ -146,6 +147,12 @@ class Options:
         """What builds the ARM kernels and runs them counted, if it is installed."""
         packages = ("ziglang", "unicorn")
         return " and ".join(packages) if all(map(importlib.util.find_spec, packages)) else None
+
+    @property
+    def foreign(self) -> str | None:
+        """Whose quantizers are tried, if all are installed."""
+        packages = ("brevitas", "torchao", "onnx", "onnxruntime")
+        return ", ".join(packages) if all(map(importlib.util.find_spec, packages)) else None
 
 
 Measured: TypeAlias = Mapping[Place, Cell]

@@ -171,7 +171,7 @@ def _gradient_for_x(kin: Kin, subject: Quantizer, x: Array) -> None:
     got = subject.vjp(x, grad)[0].astype(np.float64)
     known = np.stack([kin.vjp(at, np.ones_like(at))[0] for at in _neighbours(kin, kind, x)]).astype(np.float64)
     low, high = known.min(axis=0), known.max(axis=0)
-    bound = _relative(kin, kind) * (np.abs(known[0]) + np.abs(known[0]).max(initial=0)) + 1e-9
+    bound = _relative(kin, kind.eps) * (np.abs(known[0]) + np.abs(known[0]).max(initial=0)) + 1e-9
     right = (got >= low - bound) & (got <= high + bound)
     if not right.all():
         excess = np.where(np.isnan(got), np.inf, np.maximum(low - got, got - high) - bound)
@@ -196,7 +196,9 @@ def _gradient_for(kin: Kin, subject: Quantizer, x: Array, parameter: str) -> Non
         known = [kin.vjp(at, np.ones_like(at))[1][parameter] for at in _neighbours(kin, kind, many)]
         every = np.stack([np.broadcast_to(np.asarray(one, np.float64), got.shape) for one in known])
         size = float(np.abs(every).max()) + many.size * (1 + min(abs(float(v)), 2.0**subject.bits))
-        bound = 8 * (8 + kin.method.bound) * kind.eps * size + _relative(kin, kind) * np.abs(every).max()
+        own = np.asarray(by_name[parameter]).dtype  # parameters may be narrower than the input
+        eps = max(kind.eps, float(np.finfo(own).eps) if own.kind == "f" else 0.0)
+        bound = 8 * (8 + kin.method.bound) * eps * size + _relative(kin, eps) * np.abs(every).max()
         if not ((got >= every.min(axis=0) - bound) & (got <= every.max(axis=0) + bound)).all():
             i = np.unravel_index(np.argmax(np.abs(got - every[0])), got.shape)
             raise Violation(
@@ -306,9 +308,9 @@ def _value_bound(kin: Kin, kind: Format, values: Array) -> float:
     return (4 + kin.method.bound) * kind.eps * float(np.abs(values[np.isfinite(values)]).max(initial=0))
 
 
-def _relative(kin: Kin, kind: Format) -> float:
+def _relative(kin: Kin, eps: float) -> float:
     """How far slopes may be apart: one may vary by its size over a hundredth of a level, known to 2^bits eps."""
-    return float(min(100 * (1 + kin.method.bound) * kind.eps * 2**kin.params.bits, 0.02))
+    return float(min(100 * (1 + kin.method.bound) * eps * 2**kin.params.bits, 0.02))
 
 
 def _alike(values: Array, wanted: Array, kind: Format, kin: Kin) -> Array:

@@ -110,7 +110,8 @@ class Gate:
                 raise NoSubject(str(error)) from None
         elif role is not None or variant is not None:
             raise NoSubject("a role or a variant is of a method: name one, with --as or reference=")
-        self.known.refuse_unknown([n for case in self.cases for n in (case.name, case.id)])
+        names = list(dict.fromkeys(case.name for case in self.cases))
+        self.known.refuse_unknown(names, [case.id for case in self.cases])
 
     @cached_property
     def kin(self) -> Kin | None:

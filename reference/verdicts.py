@@ -160,8 +160,8 @@ class Known:
                     return verdict, table[key]
         return "", ""
 
-    def refuse_unknown(self, names: Sequence[str]) -> None:
+    def refuse_unknown(self, names: Sequence[str], ids: Sequence[str]) -> None:
         """Raise NoSubject if a property is named that there is none of."""
-        unknown = sorted({*self.expected, *self.exempt} - set(names))
+        unknown = sorted({*self.expected, *self.exempt} - {*names, *ids})
         if unknown:
             raise NoSubject(f"expected failures of {', '.join(unknown)}: properties are {', '.join(names)}")
