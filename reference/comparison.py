@@ -158,10 +158,10 @@ def _values(kin: Kin, subject: Quantizer, x: Array) -> None:
     values = subject.forward(x).astype(np.float64)
     candidates = np.stack([kin.forward(at) for at in _neighbours(kin, kind, x)]).astype(np.float64)
     bound = _value_bound(kin, kind, candidates)
-    error = np.abs(candidates - values).min(axis=0)
-    error = np.where(np.isnan(values) & np.isnan(candidates[0]), 0, error)
-    if not (error <= bound).all():
-        i = np.unravel_index(np.argmax(np.where(np.isnan(error), np.inf, error - bound)), error.shape)
+    excess = np.maximum(candidates.min(axis=0) - values, values - candidates.max(axis=0)) - bound
+    excess = np.where(np.isnan(values) & np.isnan(candidates[0]), 0, excess)
+    if not (excess <= 0).all():
+        i = np.unravel_index(np.argmax(np.where(np.isnan(excess), np.inf, excess)), excess.shape)
         raise Violation(f"forward({_text(x[i])})", _text(values[i]), _text(candidates[0][i]))
 
 
@@ -195,7 +195,8 @@ def _gradient_for(kin: Kin, subject: Quantizer, x: Array, parameter: str) -> Non
         got = np.asarray(by_name[parameter], np.float64)
         known = [kin.vjp(at, np.ones_like(at))[1][parameter] for at in _neighbours(kin, kind, many)]
         every = np.stack([np.broadcast_to(np.asarray(one, np.float64), got.shape) for one in known])
-        size = float(np.abs(every).max()) + many.size * (1 + min(abs(float(v)), 2.0**subject.bits))
+        reach = abs(float(v))  # by which an error of a slope is multiplied
+        size = float(np.abs(every).max()) + many.size * (1 + (min(reach, 2.0**subject.bits) if kin.exact else reach))
         own = np.asarray(by_name[parameter]).dtype  # parameters may be narrower than the input
         eps = max(kind.eps, float(np.finfo(own).eps) if own.kind == "f" else 0.0)
         bound = 8 * (8 + kin.method.bound) * eps * size + _relative(kin, eps) * np.abs(every).max()
@@ -296,12 +297,11 @@ def _neighbours(kin: Kin, kind: Format, x: Array) -> list[Array]:
     at = _wide(x)
     if kin.exact:
         return [at]
-    finite = [
-        np.abs(v) for v in map(_squeezed, contract.parameters_of(kin.params).values()) if isinstance(v, np.ndarray)
-    ]
-    size = max([1.0 if not finite else 0.0, *(float(v.max()) for v in finite if v.size)])
+    names = kin.method.in_input_units or kin.method.learnable
+    sizes = [np.abs(_squeezed(getattr(kin.params, name))) for name in names if getattr(kin.params, name) is not None]
+    size = max([1.0, *(float(v.max()) for v in sizes if v.size)])
     step = (8 + kin.method.bound) * kind.eps * (np.abs(at) + min(size, 2.0**10))
-    return [at, at - step, at + step, at - step / 4, at + step / 4]
+    return [at, *(at + sign * step * share for sign in (-1, 1) for share in (1, 1 / 8, 1 / 64, 1 / 512))]
 
 
 def _value_bound(kin: Kin, kind: Format, values: Array) -> float:

@@ -150,7 +150,8 @@ def _view(
     if codes is not None:
         own["codes"] = lambda x: _array(codes(make(x)))
     if decode is not None:
-        own["decode"] = lambda q: _array(decode(make(q))).astype(q.dtype)
+        # As values are: computed in single precision at least, then rounded.
+        own["decode"] = lambda q: _array(decode(_like(q, _wide(q), device)).to(make(q).dtype)).astype(q.dtype)
     return dataclasses.replace(
         base,
         forward=forward,
@@ -214,6 +215,10 @@ def _over_arrays(surrogate: Callable[..., Tensor]) -> Callable[..., Array]:
             return np.asarray(surrogate(torch.as_tensor(x), **given).numpy())
 
     return function
+
+
+def _wide(x: Array) -> torch.dtype:
+    return torch.float64 if x.dtype == np.float64 else torch.float32
 
 
 def _tensor(value: object) -> Tensor:

@@ -32,7 +32,7 @@ DATA = Path(__file__).with_suffix(".toml")
 COMMAND = "tox -e foreign"
 PROPERTIES = "properties"
 INTRO = (
-    "What the suite asks of its own quantizers, asked of others as they are installed from PyPI: *same* where a property "
+    "What the suite asks of its own quantizers, asked of others as they come from PyPI: *same* where a property "
     "holds, *differs* where it does not, with the smallest input that was found and three lines that show it. A "
     "difference is one from this contract, not necessarily a mistake: some are choices, and whoever relies on the "
     "property should know them. Values and gradients of those with a step size are set beside LSQ's."
