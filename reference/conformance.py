@@ -32,6 +32,7 @@ from reference.subjects import load as load
 from reference.verdicts import WRONG, Known, NoSubject, Report, Row
 
 SECONDS = 10.0  # that one property may take
+FIRST = 6  # times as long may the first call take
 HANGS = 2  # after as many, no other is tried
 ANSWERS = "answers"  # without which nothing else is tried
 
@@ -99,7 +100,7 @@ class Gate:
         self._vectors: dict[tuple[str, str], Array] = {}
         self._points: dict[tuple[str, str], inputs.Points] = {}
         self._misfits: dict[str, tuple[int, ...]] = {}
-        self._answered: dict[tuple[str, str], bool] = {}
+        self._answered: dict[tuple[str, str], str] = {}
         self._hung = 0
         self.reference = reference
         self._relatives: list[Kin] = []
@@ -133,6 +134,8 @@ class Gate:
 
     def _misfit(self, kin: Kin) -> tuple[int, ...]:
         dtype, device = self._first
+        if self._first_answer(dtype, device) != "values":
+            return (sys.maxsize,)
         try:
             with self._limited(), captured():
                 return comparison.mismatches(kin, self._view(dtype, device), self.array(dtype, device))
@@ -238,8 +241,11 @@ class Gate:
 
     def _tried(self, blank: Row, property_: Property, subject: Quantizer, x: Array | None) -> Row:
         kind = FORMATS[blank.dtype]
-        if blank.name != ANSWERS and not self._answers(blank.dtype, blank.device):
+        first = self._first_answer(blank.dtype, blank.device)
+        if blank.name != ANSWERS and first != "values":
             return dataclasses.replace(blank, verdict="not applicable", reason="it does not answer")
+        if first == "hangs":
+            return dataclasses.replace(blank, verdict="hangs", got=f"nothing came within {FIRST * self.seconds:g} s")
         try:
             with self._limited(), captured():
                 if x is None and blank.name == ANSWERS:
@@ -254,8 +260,8 @@ class Gate:
                 property_(subject, whole)
         except NotApplicable as why:
             return dataclasses.replace(blank, verdict="not applicable", reason=str(why))
-        except (Violation, Raised) as first:
-            error: Violation | Raised = first
+        except (Violation, Raised) as found_first:
+            error: Violation | Raised = found_first
         else:
             return blank
         # The same along the free axis: a vector is what is made smaller.
@@ -282,20 +288,28 @@ class Gate:
                 shows(found)
         return self._shown(blank, last, found)
 
-    def _answers(self, dtype: str, device: str) -> bool:
-        """Whether anything comes, of any shape, for three plain numbers."""
+    def _first_answer(self, dtype: str, device: str) -> str:
+        """Return "values" if anything comes, of any shape, for three plain numbers; else "raises" or "hangs".
+
+        What a first call imports or compiles takes its time, and must not be interrupted: hence the longer limit, and
+        that gradients are asked for, too.
+        """
         key = (dtype, device)
         if key not in self._answered:
             subject = self._view(dtype, device)
-            try:
-                with self._limited(), captured():
-                    subject.forward(inputs.arranged(subject, inputs.plain(FORMATS[dtype])))
-            except (Raised, Hung):
-                self._answered[key] = False
-            except WrongShape:
-                self._answered[key] = True
-            else:
-                self._answered[key] = True
+            x = inputs.arranged(subject, inputs.plain(FORMATS[dtype]))
+            self._answered[key] = "hangs"
+            with contextlib.suppress(Hung), limited(FIRST * self.seconds), captured():
+                try:
+                    subject.forward(x.copy())
+                except Raised:
+                    self._answered[key] = "raises"
+                except WrongShape:
+                    self._answered[key] = "values"
+                else:
+                    self._answered[key] = "values"
+                    with contextlib.suppress(Raised, Violation, NotApplicable):
+                        subject.vjp(x.copy(), contract.cotangents(x))
         return self._answered[key]
 
     def _shown(self, blank: Row, error: Violation | Raised, points: Array) -> Row:
