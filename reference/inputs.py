@@ -234,5 +234,10 @@ def simpler(kind: Format, value: float) -> list[float]:
     if math.isfinite(value) and value:
         tried += [float(f"{value:.{digits}g}") for digits in (1, 2, 3, 4, 6)]
         tried.append(math.copysign(2.0 ** round(math.log2(abs(value))), value))
-    unique = dict.fromkeys(float(v) if kind.carrier is np.float64 else v for v in tried)
-    return [v for v in unique if (v != value or value == 0) and abs(v) <= kind.largest]
+    found: list[float] = []
+    for v in dict.fromkeys(map(float, tried)):
+        if v == value and np.signbit(v) == np.signbit(value):  # the rest is no simpler
+            break
+        if abs(v) <= kind.largest:
+            found.append(v)
+    return found

@@ -18,9 +18,9 @@ def shrink(points: Array, kind: Format, shows: Callable[[Array], bool]) -> Array
     """Return a part of `points`, in simpler numbers, of which `shows` still holds; `shows(points)` must.
 
     >>> from reference.inputs import FORMATS
-    >>> found = shrink(np.arange(100, dtype=np.float32) + np.float32(0.3), FORMATS["float32"], lambda x: (x > 40).any())
-    >>> found.size, float(found[0])
-    (1, 40.3)
+    >>> x = np.arange(100, dtype=np.float32) + np.float32(0.3)
+    >>> shrink(x, FORMATS["float32"], lambda x: ((x > 40) & (x < 41)).any())
+    array([40.3], dtype=float32)
     """
     until, left = time.monotonic() + SECONDS, CALLS
 
