@@ -213,7 +213,8 @@ def test_expected_failures_and_a_choice_of_properties(folder, several):
         folder, "--implementation", "gated_mine:sign", "--expected", "expected.toml", "-k", "levels or order", *several
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "1 passed, 1 xfailed" in done.stdout
+    assert "1 passed" in done.stdout
+    assert "1 xfailed" in done.stdout
 
 
 @pytest.mark.parametrize(
