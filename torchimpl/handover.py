@@ -249,7 +249,7 @@ def _dtype_name(dtype: torch.dtype | str) -> str:
 def _name_of(subject: Callable[..., Any]) -> str:
     if isinstance(subject, nn.Module):
         return " ".join(repr(subject).split())
-    return getattr(subject, "__qualname__", type(subject).__name__)
+    return getattr(subject, "__qualname__", type(subject).__name__).removesuffix(".<locals>.<lambda>")
 
 
 @contextmanager

@@ -221,3 +221,12 @@ def test_every_module_of_the_suite_passes_as_itself(name):
             subject = dataclasses.replace(subject, dtypes=("float32", dtype)[i % 2 :][:1])
         report = conformance.check(subject, reference=name, role=role, variant=variant)
         assert report.ok, f"{bits} {role} {variant}: {report}"
+
+
+def test_levels_that_half_precision_cannot_tell_apart_are_no_finding():
+    """Of 256 levels in a range that does not begin at 0, bfloat16 has fewer."""
+    module = quantizer_class("dsq")(8, "activation", variant="hard")
+    module.initialize(tensor(sample(1, "activation").astype(np.float32)))
+    subject = dataclasses.replace(of_module(module.eval()), dtypes=("bfloat16",))
+    report = conformance.check(subject)
+    assert report.ok, str(report)
