@@ -130,6 +130,9 @@ def test_what_is_not_recorded_says_so():
     ("name", "want"),
     [
         ("levels", ("x = torch.tensor([0.5, float('nan')], dtype=torch.float32)", "print(q(x))")),
+        ("nan", ("x = torch.tensor([float('nan'), float('nan')], dtype=torch.float32)", "print(q(x))")),
+        ("0-d", ("x = torch.tensor(0.5, dtype=torch.float32)", "print(q(x).shape)")),
+        ("empty", ("x = torch.tensor([], dtype=torch.float32)", "print(q(x).shape)")),
         ("type", ("x = torch.tensor([0.5, float('nan')], dtype=torch.float32)", "print(q(x).dtype)")),
         (
             "lsq: gradient for step",
