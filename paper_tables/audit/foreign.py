@@ -114,7 +114,7 @@ def lines(entry: Entry, row: Row) -> tuple[str, str, str]:
     numbers = row.witness.replace("'nan'", "float('nan')").replace("'inf'", "float('inf')").replace("'-", "-'")
     gradient = "gradient" in row.name
     if row.name == "nan":  # in the place of the first
-        numbers = f"[float('nan')" + numbers[min(numbers.find(c) for c in ",]" if c in numbers) :]
+        numbers = "[float('nan')" + numbers[min(numbers.find(c) for c in ",]" if c in numbers) :]
     numbers = {"empty": "[]", "0-d": numbers.strip("[]").partition(",")[0]}.get(row.name, numbers)
     if entry.shape is not None:
         numbers = f"[{numbers}]"
