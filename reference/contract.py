@@ -414,11 +414,12 @@ def gradients_are_there(quantizer: Quantizer, x: Array) -> None:
     by_x, by_name = quantizer.vjp(x, cotangents(x))
     demand(by_x.shape == x.shape, "the shape of the gradient for x", by_x.shape, x.shape)
     demand(bool(np.isfinite(by_x).all()), "the gradient for x", _some(by_x), "finite")
-    if x.size >= ENOUGH:  # inputs on both sides of, and in, the range
+    enough = len(np.unique(x)) >= ENOUGH  # such are on both sides of, and in, the range
+    if enough:
         demand(bool((by_x != 0).any()), "the gradient for x", "0 everywhere", "not 0 for some x")
     for name, value in by_name.items():
         demand(bool(np.isfinite(value).all()), f"the gradient for {name}", _some(value), "finite")
-        if x.size >= ENOUGH:
+        if enough:
             demand(bool((value != 0).all()), f"the gradient for {name}", _some(value), "not 0 for these x")
 
 
@@ -443,7 +444,7 @@ PROPERTIES: dict[str, Callable[[Quantizer, Array], None]] = {
     "linear gradient": linear_in_the_gradient,
     "gradient": gradients_are_there,
 }
-ENOUGH = 64  # elements that the gate's inputs have at least
+ENOUGH = 64  # different numbers that the gate's inputs have at least
 WHOLE = "statistics of the whole tensor shape its values"
 
 
