@@ -17,3 +17,8 @@ def _interrupted(kind: type[BaseException], error: BaseException, trace: _Traceb
 # name: one of the commands is about to start, and to import for seconds, in which one may think better of it.
 if _sys.argv[:1] == ["-m"] or _Path(*_sys.argv[:1]).stem == "quantgap":
     _sys.excepthook = _interrupted
+    from paper_tables import in_the_way as _in_the_way
+
+    if _other := _in_the_way.found():
+        _sys.stderr.write(f"error: {_other}\n")
+        raise SystemExit(2)

@@ -20,7 +20,7 @@ from reference import registry
 from torchimpl import files
 from torchimpl.training import recipe, store
 
-SUBCOMMANDS = {"checkpoint": "paper_tables.checkpoint", "claim": "paper_tables.claim"}
+SUBCOMMANDS = {name: f"paper_tables.{name}" for name in ("checkpoint", "claim", "gate")}
 
 EPILOG = """\
 Without names, every table and figure is regenerated. What needs data that are not given is listed as not run, with the
@@ -36,9 +36,10 @@ OUT/report.html, one file with everything in it, and OUT/report.md, one page.
 What is measured is written to OUT/measured number by number, and not measured again while all that shapes it is the
 same: a run that was stopped goes on where it was.
 
-Subcommands, for anybody's numbers:
+Subcommands, for anybody's numbers and quantizers:
   quantgap checkpoint --help     the accuracy of a checkpoint, against a claim
   quantgap claim --help          is one printed accuracy better than another? A table's arithmetic?
+  quantgap gate --help           a quantizer of yours: what every quantizer meets, and a method it claims to be
 
 "quantgap" is the installed command; without installation, "python -m paper_tables" is the same.
 

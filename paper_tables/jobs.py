@@ -25,6 +25,7 @@ NEEDED = {
     "tune": "--tune (it takes long)",
     "checkpoints": "--checkpoints (the files DAQ's authors released)",
     "others": "--checkpoints with the folder `others` (python -m paper_tables.released DIR fetches it)",
+    "foreign": "brevitas, torchao and onnxruntime (tox -e foreign)",
     "kernels": "ziglang and unicorn (pip install quantgap[arm])",
 }
 SPEED_OVER = 3600.0  # seconds; the time left is told from the speed of the last hour

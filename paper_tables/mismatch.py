@@ -14,6 +14,7 @@ import numpy as np
 from paper_tables.audit.divergence import DATA
 from paper_tables.equations import STEP, difference_quotient
 from reference import contract, registry
+from reference import inputs as input_points
 from reference.grid import Array, Role
 
 POINTS = 4096  # over the range of the data that first values come from
@@ -52,7 +53,7 @@ def measure(module: Any, bits: int, role: Role) -> dict[str, float]:
     x = data.min() + np.ptp(data) * (np.arange(POINTS) + 0.5) / POINTS
     levels = module.levels(params)
     step = float(np.ptp(levels)) / (len(levels) - 1)
-    points = contract.transition_points(contract.of_reference(module, params), np.float64)
+    points = input_points.transition_points(contract.of_reference(module, params), np.float64)
     scale = float(np.ptp(points)) / (len(points) - 1) / step if len(points) > 1 else 1.0
 
     def training(x: Array) -> Array:

@@ -43,6 +43,7 @@ SCRIPTS = {
     "claims": "paper_tables.audit.claims",
     "code": "paper_tables.audit.code",
     "divergence": "paper_tables.audit.divergence",
+    "foreign": "paper_tables.audit.foreign",
     "cost": "paper_tables.cost",
     "arm": "paper_tables.arm_speed",
     "tuning": "paper_tables.tuning",
@@ -155,6 +156,12 @@ class Options:
         """Folder with the public networks of others, where there is one: see `paper_tables.released`."""
         folder = self.checkpoints / "others" if self.checkpoints else None
         return folder if folder and folder.is_dir() else None
+
+    @property
+    def foreign(self) -> str | None:
+        """Whose quantizers are tried, if all are installed."""
+        packages = ("brevitas", "torchao", "onnx", "onnxruntime")
+        return ", ".join(packages) if all(map(importlib.util.find_spec, packages)) else None
 
 
 Measured: TypeAlias = Mapping[Place, Cell]

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from reference import contract, daq, dsq, grid
+from reference import inputs as input_points
 from reference.contract import cotangents as cotangents
 from reference.registry import Reference
 
@@ -180,7 +181,7 @@ def contract_cases(draw: st.DrawFn, module: Reference[Any], variant: str) -> Cas
 
 def contract_inputs(case: Case, dtype: Any, *, shape: st.SearchStrategy = shapes) -> st.SearchStrategy:
     """Finite inputs for a case: transition points, their neighbours, zeros, and numbers around the data."""
-    points = contract.transition_points(contract.of_reference(case.module, case.params), dtype).ravel()
+    points = input_points.transition_points(contract.of_reference(case.module, case.params), dtype)
     special = st.sampled_from([*points.tolist(), 0.0, -0.0]).map(dtype)
     anywhere = st.floats(-6, 6, width=32).map(dtype)
     return arrays_of(special | st.builds(nudge, special, st.integers(-2, 2)) | anywhere, dtype, shape)

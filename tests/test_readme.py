@@ -3,10 +3,12 @@
 import builtins
 import importlib
 import re
+import sys
 from pathlib import Path
 
 import pytest
 
+import quantgap_gate
 from arm import __main__
 from paper_tables import cli
 from torchimpl.data import cifar10
@@ -59,6 +61,36 @@ def test_the_options_exist(line):
     known = module.parser().format_help()
     for option in (word for word in arguments if word.startswith("--")):
         assert option in known, f"{line}: {option} is no option"
+
+
+# The gate, as a stranger uses it
+
+
+def test_the_gate_finds_in_the_example_what_is_said(tmp_path, monkeypatch, capsys):
+    (block,) = (block for language, block in BLOCKS if "def quantizer():" in block)
+    (line,) = (line for line in CALLS if "quantgap gate" in line)
+    (tmp_path / "mine.py").write_text(block)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    monkeypatch.delitem(sys.modules, "mine", raising=False)
+    assert cli.main(line.split("quantgap ")[1].split()) == 1
+    out = capsys.readouterr().out
+    assert "held to lsq, weight, mqbench" in out
+    assert "mine:quantizer: 2 fails, " in out
+    assert "again: conformance.again('mine:quantizer', 'nan', " in out
+    assert "again: conformance.again('mine:quantizer', 'lsq: gradient for step', " in out
+    sys.modules.pop("mine", None)
+
+
+def test_the_workflow_runs_the_command_that_is_explained():
+    (workflow,) = (block for language, block in BLOCKS if language == "yaml")
+    (line,) = (line for line in COMMANDS if "--pyargs" in line)
+    assert f"- run: {line.removeprefix('.venv/bin/')}\n" in workflow
+    (extra,) = set(re.findall(r"quantgap\[(\w+)\]", workflow))
+    assert re.search(rf"^{extra} = ", (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    for option in re.findall(r" (--[a-z]+)", line.partition("--pyargs")[2]):
+        assert option in quantgap_gate.OPTIONS
+    assert line.split("--pyargs ")[1].split()[0] == quantgap_gate.TESTS
 
 
 @pytest.mark.parametrize("line", [line for line in COMMANDS if re.search(r"-m (arm|torchimpl\.deployment) ", line)])

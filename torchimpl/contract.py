@@ -1,11 +1,12 @@
-"""Hand a quantizer module over to `reference.contract`, and to the reference itself."""
+"""Hand PyTorch quantizers over to `reference.contract`: anybody's (`of_torch`), and the suite's modules.
+
+subject = contract.of_torch(quantize, bits=2, parameters={"step": step})
+print(contract.check(subject, reference="lsq"))
+"""
 
 from __future__ import annotations
 
-import copy
 import dataclasses
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,10 @@ import torch
 from torch import Tensor
 
 from reference import contract, registry
+from reference.conformance import check as check
+from reference.contract import of_numpy as of_numpy
 from reference.grid import Array
+from torchimpl.handover import of_torch as of_torch
 from torchimpl.quantizers.base import Quantizer, noiseless
 
 
@@ -38,50 +42,41 @@ def reference_params(module: Quantizer) -> Any:
     return kind(**found)
 
 
-@contextmanager
-def mode(module: Quantizer, training: bool) -> Iterator[Quantizer]:
-    """Put a module in training or test mode for a while."""
-    before = module.training
-    try:
-        yield module.train(training)
-    finally:
-        module.train(before)
-
-
 def of_module(module: Quantizer) -> contract.Quantizer:
-    """Hand over a quantizer module whose parameters are set: its values in test mode, its gradients in training mode.
+    """Hand over one of the suite's modules whose parameters are set: values of test mode, gradients of training mode.
 
     The module itself stays as it is; gradients are taken of a copy, and without noise.
 
     >>> from torchimpl.quantizers import build
-    >>> contract.check(of_module(build("daq", bits=2, role="weight")), np.array([-4.0, 0.1, 0.3]))
+    >>> contract.check_at(of_module(build("daq", bits=2, role="weight")), np.array([-4.0, 0.1, 0.3]))
     """
-    known = registry.module(module.method)
+    found = of_torch(
+        module,
+        bits=module.bits or 0,
+        codes=module.codes,
+        decode=module.decode,
+        name=repr(module),
+        dtypes=("float32", "float64", "bfloat16", "float16"),
+        role=module.role,
+        exempt=registry.module(module.method).METHOD.exempt,
+        from_whole_tensor=_has_statistics(module),
+    )
+    return _quiet(dataclasses.replace(found, parameters=contract.parameters_of(reference_params(module))))
 
-    def forward(x: Array) -> Array:
-        with torch.no_grad(), mode(module, training=False):
-            return np.asarray(module(tensor(x)).numpy())
 
-    def decode(q: Array) -> Array:
-        return np.asarray(module.decode(tensor(q)).numpy().astype(q.dtype))
+def _quiet(found: contract.Quantizer) -> contract.Quantizer:
+    """The same, with gradients of training without its noise."""
+    view = found.view
 
     def vjp(x: Array, grad: Array) -> contract.Gradients:
-        leaf = tensor(x).requires_grad_()
-        trained = copy.deepcopy(module).train()
-        parameters = dict(trained.named_parameters())
         with noiseless():
-            out = trained(leaf)
-        found = torch.autograd.grad((out * tensor(grad)).sum(), [leaf, *parameters.values()])
-        arrays = [value.numpy() for value in found]
-        return arrays[0], dict(zip(parameters, arrays[1:], strict=True))
+            return found.vjp(x, grad)
 
-    return contract.Quantizer(
-        name=repr(module),
-        bits=module.bits or 0,
-        forward=forward,
-        codes=lambda x: np.asarray(module.codes(tensor(x)).numpy()),
-        decode=decode,
-        vjp=vjp,
-        exempt=known.METHOD.exempt,
-        from_whole_tensor=hasattr(known, "observe"),
-    )
+    return dataclasses.replace(found, vjp=vjp, view=view and (lambda dtype, device: _quiet(view(dtype, device))))
+
+
+def _has_statistics(module: Quantizer) -> bool:
+    """Whether the values depend on statistics of what is quantized."""
+    known: Any = registry.module(module.method)
+    params = reference_params(module)
+    return hasattr(known, "observe") and known.observe([0.25, -0.5, 1.0], params) is not params

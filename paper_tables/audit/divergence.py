@@ -30,6 +30,7 @@ from paper_tables.audit import planting
 from paper_tables.cells import Cell
 from paper_tables.tables import Options, Table
 from reference import contract, registry
+from reference import inputs as input_points
 from reference.grid import Array, Role
 
 TITLE = "Variants and known mistakes: how far apart they lead"
@@ -190,7 +191,7 @@ def _compared(one: Side, other: Side, bits: int, role: Role, where: str) -> Iter
 def _inputs(side: Side, params: Any, levels: Array) -> set[float]:
     """Where two quantizers may part: short decimals, levels, transition points and their neighbours, and beyond."""
     quantizer = contract.of_reference(side.module, params)
-    points = np.unique(contract.transition_points(quantizer, np.float64))
+    points = np.unique(input_points.transition_points(quantizer, np.float64))
     edges = np.concatenate([points, np.nextafter(points, math.inf), levels])
     reach = max(1.0, 1.5 * float(np.abs(edges).max()))
     short = np.round(np.linspace(-reach, reach, 41), 1)

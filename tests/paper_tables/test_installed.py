@@ -13,7 +13,7 @@ from paper_tables.cells import Cell
 
 pytest.importorskip("setuptools", reason="setuptools is needed to build a wheel")
 PACKAGES = ("reference", "torchimpl", "paper_tables", "arm")
-SOURCES = ("pyproject.toml", "setup.py", "README.md", "LICENSE", *PACKAGES, "results")
+SOURCES = ("pyproject.toml", "setup.py", "README.md", "LICENSE", "quantgap_gate.py", *PACKAGES, "results")
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +50,8 @@ def test_the_command_is_the_command_line(site):
     points = configparser.ConfigParser()
     points.read(entry)
     assert dict(points["console_scripts"]) == {"quantgap": f"{cli.__name__}:{cli.main.__name__}"}
+    assert dict(points["pytest11"]) == {"quantgap_gate": "quantgap_gate"}  # of its own name: loaded once
+    assert (site / "quantgap_gate.py").is_file()
 
 
 def test_every_recorded_result_is_in_the_wheel(site):
@@ -85,7 +87,28 @@ def test_an_installation_shows_the_recorded_results(site, tmp_path, monkeypatch)
     assert "installed, not a checkout" in (tmp_path / "out" / "report.html").read_text()
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["claim", "--help"], ["checkpoint", "--help"]])
+def test_a_stranger_gates_a_quantizer(site, tmp_path):
+    """In a folder of their own, with the command and with pytest, which finds the plug-in by itself."""
+    (tmp_path / "mine.py").write_text(
+        "import numpy as np\nfrom reference.contract import of_numpy\n\ndef sign(): return of_numpy(np.sign, bits=1)\n"
+    )
+    done = run_installed(site, ["gate", "mine:sign"], tmp_path)
+    assert (done.returncode, done.stderr) == (1, "")
+    assert "mine:sign: 1 fails" in done.stdout
+    command = ["-m", "pytest", "-q", "--pyargs", "reference.conformance", "--implementation", "mine:sign"]
+    done = subprocess.run(
+        [sys.executable, *command, "-k", "levels or order", "-p", "no:cacheprovider"],
+        env=os.environ | {"PYTHONPATH": str(site)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "1 failed, 1 passed" in done.stdout
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["claim", "--help"], ["checkpoint", "--help"], ["gate", "--help"]])
 def test_the_command_names_itself(site, arguments, tmp_path):
     done = run_installed(site, arguments, tmp_path)
     assert done.returncode == 0

@@ -44,7 +44,7 @@ def spread(data):
 def test_properties_and_units_of_the_input(name, variant, data, dtype, exponent):
     case = data.draw(contract_cases(MODULES[name], variant))
     x = data.draw(contract_inputs(case, dtype))
-    contract.check(contract.of_reference(case.module, case.params), x)
+    contract.check_at(contract.of_reference(case.module, case.params), x)
     if MODULES[name].METHOD.in_input_units is not None:
         x = np.where(np.abs(x) < 2.0**-100, dtype(0), x)  # subnormal numbers do not scale exactly
         contract.scales_with_its_parameters(case.module, case.params, x, 2.0**exponent)
@@ -283,34 +283,59 @@ def test_what_is_checked_is_checked_for_its_form():
     with pytest.raises(ValueError, match=r"exempt must be names of properties: levels, .*, got \['idempotense'\]"):
         dataclasses.replace(good, exempt={"idempotense": ""})
     with pytest.raises(ValueError, match="x must be finite numbers"):
-        contract.check(good, np.array([1.0, math.nan]))
-    contract.check(good, [1, 2])
+        contract.check_at(good, np.array([1.0, math.nan]))
+    contract.check_at(good, [1, 2])
     for constant in (lambda q: 0 * q, lambda q: -q):
-        with pytest.raises(AssertionError, match=r"the levels of .* do not ascend"):
-            contract.check(dataclasses.replace(good, decode=constant), np.array([1.0]))
+        with pytest.raises(
+            AssertionError, match=r"lsq with .*, codes, at x = .*: decode\(0\), decode\(1\), .* ascending"
+        ):
+            contract.check_at(dataclasses.replace(good, decode=constant), np.array([1.0]))
 
 
-def test_what_the_contract_reports():
+def test_what_the_contract_reports(capsys):
     """A quantizer with one mistake each fails the property that names it."""
     params = MODULES["lsq"].Params(0.5, 2, "activation")
     good = contract.of_reference(MODULES["lsq"], params)
     x = np.array([0.1, 0.3, 0.9, 1.4])
+    wide = np.linspace(-1, 3, 81)
     calls = iter(range(99))
+
+    def spoiling(x):
+        x[:1] = 0
+        return good.forward(x)
+
+    def loud(x):
+        print("quantizing")
+        return good.forward(x)
+
     mistakes = {
-        "levels": {"forward": lambda x: good.forward(x) * 1.0001},
+        "levels": {"forward": lambda x: good.forward(x) + x / 8},
+        "codes": {"forward": lambda x: good.forward(x) * 1.0001},
         "idempotence": {"codes": lambda x: good.codes(x / 1.9)},
         "monotone": {"codes": lambda x: 3 - good.codes(x)},
+        "signed zero": {"forward": lambda x: np.where(np.signbit(x), 0.5, good.forward(x))},
         "infinities": {"forward": lambda x: np.where(np.isinf(x), x, good.forward(x))},
         "nan": {"forward": lambda x: np.nan_to_num(good.forward(x))},
         "order": {"forward": lambda x: good.forward(x) + np.arange(x.size).reshape(x.shape)},
+        "each for itself": {"forward": lambda x: good.forward(x - x.mean())},
+        "memory layout": {"forward": lambda x: good.forward(x) + (x.strides[-1] > x.itemsize)},
         "repeated calls": {"forward": lambda x: good.forward(x) + next(calls)},
-        "type and shape": {"forward": lambda x: good.forward(x)[None]},
+        "input kept": {"forward": spoiling},
+        "type": {"forward": lambda x: good.forward(x).astype(np.float32)},
+        "shape": {"forward": lambda x: good.forward(x)[None]},
+        "0-d": {"forward": lambda x: np.atleast_1d(good.forward(x))},
+        "empty": {"forward": lambda x: good.forward(x) if x.size else np.zeros(1)},
+        "prints nothing": {"forward": loud},
         "linear gradient": {"vjp": lambda x, grad: (grad**2, {})},
+        "gradient": {"vjp": lambda x, grad: (0 * grad, {})},
     }
     assert set(mistakes) == set(contract.PROPERTIES)
-    contract.check(good, x)
+    contract.check_at(good, x)
+    contract.check_at(good, wide)
     for name, mistake in mistakes.items():
-        assert contract.counterexample(dataclasses.replace(good, **mistake), name, x), name
-        assert not contract.counterexample(good, name, x), name
-    with pytest.raises(AssertionError, match=r"forward\(array\(.* is .*, expected the same bits as"):
-        contract.check(dataclasses.replace(good, **mistakes["levels"]), x)
+        own = {"levels": wide, "gradient": wide, "signed zero": -x}.get(name, x)
+        assert contract.counterexample(dataclasses.replace(good, **mistake), name, own), name
+        assert not contract.counterexample(good, name, own), name
+    with pytest.raises(AssertionError, match=r"codes, at x = array\(.*: forward\(x\): element .* is .*, expected"):
+        contract.check_at(dataclasses.replace(good, **mistakes["codes"]), x)
+    assert capsys.readouterr() == ("", "")
