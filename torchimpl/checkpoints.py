@@ -22,9 +22,11 @@ from torch import Tensor
 
 from torchimpl import pickle_scan, safetensors
 from torchimpl.models import ARCHITECTURES, ResNet, needs_signs
+from torchimpl.quantizers.base import SETTINGS
 
 MAX_BYTES = 512 * 2**20
 MAX_NAME = 200
+MAX_SETTINGS = 4096  # bytes of what a quantizer says of itself
 MAX_REASON = 400
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int32, torch.int64, torch.bool)
 # Under which names files hold a state_dict; the average over training, ema, is what is left if there is nothing else.
@@ -183,10 +185,12 @@ def _state_dict(path: Path, content: Any) -> dict[str, Tensor]:
             )
         if not isinstance(value, Tensor):
             raise CheckpointError(f"{path}: entry {name!r} is a {type(value).__name__}, not a tensor")
+        if _is_settings(name) and value.numel() > MAX_SETTINGS:
+            raise CheckpointError(f"{path}: {name} has {value.numel()} bytes; at most {MAX_SETTINGS} are admitted")
         total += value.numel() * value.element_size()
         if total > MAX_BYTES:  # many names for one storage
             raise CheckpointError(f"{path}: {name} claims more elements than a file of {MAX_BYTES // 2**20} MiB holds")
-        problem = _problem(value)
+        problem = "" if _is_settings(name) and value.dtype == torch.uint8 else _problem(value)
         if problem:
             raise CheckpointError(f"{path}: {name} {problem}")
         plain = name
@@ -200,6 +204,10 @@ def _add(path: Path, state: dict[str, Tensor], name: str, value: Tensor) -> None
     if name in state:
         raise CheckpointError(f"{path}: {name} stands in it twice, under two spellings")
     state[name] = value
+
+
+def _is_settings(name: str) -> bool:
+    return name.rpartition(".")[2] == SETTINGS
 
 
 def _problem(value: Tensor) -> str:
@@ -256,7 +264,11 @@ def load(
     _compare(checkpoint.path, arch, method, bits, state, expected)
     _check_types(checkpoint.path, state, expected)
     _check_values(checkpoint.path, state)
-    model.load_state_dict(state)
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:  # a quantizer of other settings; all else was looked at above
+        first = next(line for line in str(error).splitlines()[1:] if line.strip()).strip()
+        raise CheckpointError(f"{checkpoint.path}: {first[:MAX_REASON]}") from None
     return model.eval()
 
 
@@ -324,7 +336,7 @@ def _from_released_layout(state: dict[str, Tensor], path: Path) -> dict[str, Ten
     return renamed
 
 
-_OWN_ENTRIES = re.compile(r"\.(initialized|scale_initialized|input_quantizer\.lower)$")
+_OWN_ENTRIES = re.compile(rf"\.(initialized|scale_initialized|input_quantizer\.lower|{SETTINGS})$")
 
 
 def _complete_quantizers(state: dict[str, Tensor], expected: Mapping[str, Tensor]) -> None:
@@ -359,7 +371,7 @@ def _compare(
         "of another shape": [
             f"{n} {tuple(state[n].shape)} instead of {tuple(expected[n].shape)}"
             for n in expected
-            if n in state and state[n].shape != expected[n].shape
+            if n in state and state[n].shape != expected[n].shape and not _is_settings(n)
         ],
     }
     listed = "; ".join(f"{len(names)} {kind}: {_some(names)}" for kind, names in problems.items() if names)

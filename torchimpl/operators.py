@@ -77,7 +77,7 @@ class Operator:
         NotImplementedError
             In forward-mode differentiation, where torch would take the derivative for 0.
         """
-        if torch.compiler.is_compiling() or type(x) not in (Tensor, nn.Parameter):
+        if torch.compiler.is_compiling() or torch.jit.is_tracing() or type(x) not in (Tensor, nn.Parameter):
             return self._call(x, *arguments)
         _refuse_tangents((x, *arguments))
         found: Tensor = _Eager.apply(self, x, *arguments)  # type: ignore[no-untyped-call]
