@@ -8,6 +8,7 @@ that DAQ's authors released.
 from __future__ import annotations
 
 import hashlib
+import inspect
 import math
 import pickle
 import re
@@ -22,7 +23,8 @@ from torch import Tensor
 
 from torchimpl import pickle_scan, safetensors
 from torchimpl.models import ARCHITECTURES, ResNet, needs_signs
-from torchimpl.quantizers.base import SETTINGS
+from torchimpl.quantizers import quantizer_class
+from torchimpl.quantizers.base import SETTINGS, read_settings
 
 MAX_BYTES = 512 * 2**20
 MAX_NAME = 200
@@ -258,7 +260,14 @@ def load(
         state = _from_released_layout(state, checkpoint.path)
     if method in ("daq", ("daq", "daq")) and arch == "resnet20_released":
         options["variant"] = "released"
-    model = ARCHITECTURES[arch](method, bits, **options)
+    said = {} if method is None else _options_said(checkpoint.path, state, method)
+    try:
+        model = ARCHITECTURES[arch](method, bits, **options, **said)
+    except (TypeError, ValueError) as error:
+        if not said:
+            raise
+        reason = f"what it says of its quantizers builds none: {ascii(str(error))[1:-1]}"
+        raise CheckpointError(f"{checkpoint.path}: {reason[:MAX_REASON]}") from None
     expected = model.state_dict()
     _complete_quantizers(state, expected)
     _compare(checkpoint.path, arch, method, bits, state, expected)
@@ -270,6 +279,24 @@ def load(
         first = next(line for line in str(error).splitlines()[1:] if line.strip()).strip()
         raise CheckpointError(f"{checkpoint.path}: {first[:MAX_REASON]}") from None
     return model.eval()
+
+
+def _options_said(path: Path, state: Mapping[str, Tensor], method: str | tuple[str, str]) -> dict[str, dict[str, Any]]:
+    """Return the variant and the options of the quantizers that a file of the suite names, if it is one."""
+    found: dict[str, dict[str, Any]] = {}
+    names = (method, method) if isinstance(method, str) else method
+    for kind, name in zip(("weight", "input"), names, strict=True):
+        saved = next((value for key, value in state.items() if key.endswith(f"{kind}_quantizer.{SETTINGS}")), None)
+        if saved is None:
+            continue
+        try:
+            settings = read_settings(saved)
+        except ValueError as error:
+            raise CheckpointError(f"{path}: {error}") from None
+        known = inspect.signature(quantizer_class(name)).parameters.keys() - {"bits", "role", "shape"}
+        if settings.get("method") == name:
+            found[f"{kind}_options"] = {key: value for key, value in settings.items() if key in known}
+    return found
 
 
 def _check_types(path: Path, state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:

@@ -349,18 +349,19 @@ def dequantize_model(module: nn.Module) -> nn.Module:
     ('Linear', 4)
     """
     found = [(name, part) for name, part in module.named_modules() if isinstance(part, QuantizedLayer)]
-    for name, part in found:
-        for own in part.modules():
-            if isinstance(own, Quantizer) and not own.has_first_values:
+    for name, layer in found:
+        for own in layer.modules():
+            if isinstance(own, Quantizer | QuantizedLayer):
                 own.notice_first_values()
-        ready = [own.has_first_values for own in part.modules() if isinstance(own, Quantizer | QuantizedLayer)]
-        if not (part.scale_is_ready() and all(ready)):
-            raise RuntimeError(f"{name or type(part).__name__} has no first values. Call torchimpl.calibrate(model, images)")
-    for _, part in found:
-        part.dequantize()
+                if not own.has_first_values:
+                    whose = name or type(layer).__name__
+                    raise RuntimeError(f"{whose} has no first values. Call torchimpl.calibrate(model, images) first")
+    for _, layer in found:
+        layer.dequantize()
     for part in list(module.modules()):
         if parametrize.is_parametrized(part):
-            for parameter, chain in list(part.parametrizations.items()):  # type: ignore[operator,union-attr]
+            chains: Any = part.parametrizations
+            for parameter, chain in list(chains.items()):
                 if any(isinstance(step, Quantizer) for step in chain):
                     chain.eval()
                     parametrize.remove_parametrizations(part, parameter, leave_parametrized=True)
@@ -475,8 +476,8 @@ def _check_plain(name: str, layer: nn.Module) -> None:
     """Refuse a layer whose weights are not its own parameter, or whose forward pass is not its type's."""
     hooks = [type(hook).__name__ for hook in layer._forward_pre_hooks.values()]
     if parametrize.is_parametrized(layer):
-        chains = layer.parametrizations  # type: ignore[union-attr]
-        steps = [type(step).__name__.lstrip("_") for chain in chains.values() for step in chain]  # type: ignore[operator,union-attr]
+        chains: Any = layer.parametrizations
+        steps = [type(step).__name__.lstrip("_") for chain in chains.values() for step in chain]
         how = f"parametrized ({', '.join(steps)}): torch.nn.utils.parametrize.remove_parametrizations"
     elif any(isinstance(hook, prune.BasePruningMethod) for hook in layer._forward_pre_hooks.values()):
         how = "pruned: torch.nn.utils.prune.remove"
@@ -485,13 +486,15 @@ def _check_plain(name: str, layer: nn.Module) -> None:
     elif not isinstance(layer._parameters.get("weight"), nn.Parameter):
         how = f"made by a hook ({', '.join(hooks) or 'of its owner'}): what removes that"
     elif "forward" in layer.__dict__:
-        raise grid.refuse(f"forward of {name or 'the layer'}", "one of this object's own", "its type's, or kept (keep=...)")
+        whose = f"forward of {name or 'the layer'}"
+        raise grid.refuse(whose, "one of this object's own", "its type's, or kept (keep=...)")
     else:
         if getattr(layer, "padding_mode", "zeros") != "zeros":
             raise grid.refuse(f"padding_mode of {name}", layer.padding_mode, "zeros")
         return
     what, _, remedy = how.partition(": ")
-    raise grid.refuse(f"weight of {name or 'the layer'}", what, f"a plain parameter ({remedy} makes it one), or kept (keep=...)")
+    admitted = f"a plain parameter ({remedy} makes it one), or kept (keep=...)"
+    raise grid.refuse(f"weight of {name or 'the layer'}", what, admitted)
 
 
 def _row(name: str, layer: nn.Module, settings: dict[str, Any]) -> Row:

@@ -30,6 +30,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from reference import grid, registry
+from torchimpl.operators import is_traced
 from torchimpl.quantizers import build, quantizer_class
 from torchimpl.quantizers.base import Quantizer, as_leaf, check_calibrating, is_calibrating, named, wide
 from torchimpl.statistics import standardize
@@ -143,11 +144,12 @@ class QuantizedLayer(nn.Module):
         made.__dict__.update({k: v.copy() if k in own else v for k, v in layer.__dict__.items()})
         each = ({**options, **(weight_options or {})}, {**options, **(input_options or {})})
         made._add_quantizers(method, bits, input_role, standardized, channelwise, *each)
+        device = made.weight.device
         for part in (made.weight_quantizer, made.input_quantizer):
-            part.to(layer.weight.device).train(layer.training)
-        made.scale_initialized = made.scale_initialized.to(layer.weight.device)
+            part.to(device).train(layer.training)
+        made.scale_initialized = made.scale_initialized.to(device)
         if made.scale is not None:
-            made.scale.data = made.scale.data.to(layer.weight.device)
+            made.scale.data = made.scale.data.to(device)
 
         def become() -> None:
             layer.__class__ = cls
@@ -419,7 +421,7 @@ def _shown(layer: nn.Module) -> str:
 def _integers(quantizer: Quantizer, x: Tensor, unit: Tensor | float) -> Tensor:
     """Integers of a quantizer, with the gradient of values over their unit."""
     q = quantizer.integers(x)
-    if not torch.is_grad_enabled():
+    if not torch.is_grad_enabled() or is_traced():  # a trace is compared with one without gradients
         return q
     v = quantizer(x.to(wide(x))) / unit
     return (v + (q - v).detach()).to(x.dtype)  # a difference of neighbours is exact, and so is the sum
@@ -444,6 +446,8 @@ def _largest_exact(kind: torch.dtype) -> float:
 class _QuantConvolution(QuantizedLayer):
     """What the convolutions share: how they are built."""
 
+    _conv_forward: Any
+
     def __init__(
         self,
         in_channels: int,
@@ -465,13 +469,13 @@ class _QuantConvolution(QuantizedLayer):
         **options: Any,
     ) -> None:
         geometry = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups, "bias": bias}
-        self.plain.__init__(self, in_channels, out_channels, kernel_size, **geometry)  # type: ignore[call-arg,arg-type]
+        self.plain.__init__(self, in_channels, out_channels, kernel_size, **geometry)
         each = ({**options, **(weight_options or {})}, {**options, **(input_options or {})})
         self._add_quantizers(method, bits, input_role, standardized, channelwise, *each)
 
     def _linear_map(self, x: Tensor, w: Tensor) -> Tensor:
-        found: Tensor = self._conv_forward(x, w, None)
-        return found
+        convolve: Callable[..., Tensor] = self._conv_forward
+        return convolve(x, w, None)
 
 
 class QuantConv2d(_QuantConvolution, nn.Conv2d):
@@ -536,6 +540,9 @@ class _QuantTransposed(QuantizedLayer):
     """What the transposed convolutions share. Torch keeps their output channels along the second axis, by groups."""
 
     map_: ClassVar[Callable[..., Tensor]]
+    kernel_size: Any
+    groups: int
+    _output_padding: Any
     _wanted_size: Sequence[int] | None = None
 
     def __init__(
@@ -560,7 +567,7 @@ class _QuantTransposed(QuantizedLayer):
         **options: Any,
     ) -> None:
         numbers = (stride, padding, output_padding, groups, bias, dilation)
-        self.plain.__init__(self, in_channels, out_channels, kernel_size, *numbers)  # type: ignore[call-arg,arg-type]
+        self.plain.__init__(self, in_channels, out_channels, kernel_size, *numbers)
         each = ({**options, **(weight_options or {})}, {**options, **(input_options or {})})
         self._add_quantizers(method, bits, input_role, standardized, channelwise, *each)
 
@@ -583,11 +590,11 @@ class _QuantTransposed(QuantizedLayer):
 
     def output_first(self, w: Tensor) -> Tensor:
         """Arrange weights (inputs, outputs of a group, ...) as (outputs, inputs of a group, ...)."""
-        return w.unflatten(0, (self.groups, -1)).transpose(1, 2).flatten(0, 1)
+        return w.reshape(self.groups, -1, *w.shape[1:]).transpose(1, 2).flatten(0, 1)
 
     def stored_order(self, w: Tensor) -> Tensor:
         """Undo `output_first`; it is its own inverse."""
-        return w.unflatten(0, (self.groups, -1)).transpose(1, 2).flatten(0, 1)
+        return w.reshape(self.groups, -1, *w.shape[1:]).transpose(1, 2).flatten(0, 1)
 
 
 class QuantConvTranspose1d(_QuantTransposed, nn.ConvTranspose1d):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from reference import grid, registry
-from torchimpl.operators import Operator
+from torchimpl.operators import Operator, is_traced
 
 
 class Quantizer(nn.Module):
@@ -145,7 +145,7 @@ class Quantizer(nn.Module):
         """
         if self._complained or not self._parameters or not (x.is_cpu or not self.training):
             return
-        if torch.compiler.is_compiling() or torch.jit.is_tracing() or type(x) not in (Tensor, nn.Parameter):
+        if torch.compiler.is_compiling() or is_traced() or type(x) not in (Tensor, nn.Parameter):
             return
         versions = tuple(0 if p.is_inference() else p._version for p in self._parameters.values() if p is not None)
         if versions == self._seen:

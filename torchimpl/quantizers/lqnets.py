@@ -176,7 +176,9 @@ class LQNets(Quantizer):
     def _quantize_again(self, x: Tensor) -> Tensor:
         """Quantize within a backward pass, where activation checkpointing repeats a forward pass: with its basis.
 
-        Which of the last passes it was, if there were several, its tally tells. The basis was fitted then.
+        Which of the last passes it was, if there were several, its tally tells (the last one of those that have it: of
+        weights that are used twice in a step, whose bases may differ while their codes do not). The basis was fitted
+        then.
         """
         now = self.basis
         try:
