@@ -364,8 +364,16 @@ def dequantize_model(module: nn.Module) -> nn.Module:
             for parameter, chain in list(chains.items()):
                 if any(isinstance(step, Quantizer) for step in chain):
                     chain.eval()
-                    parametrize.remove_parametrizations(part, parameter, leave_parametrized=True)
+                    leave_parametrized(part, parameter)
     return module
+
+
+def leave_parametrized(layer: nn.Module, name: str) -> None:
+    """Take a parametrization away, and leave its values; copies of the layer, which share its class, keep theirs."""
+    kind = type(layer)
+    own = {key: value for key, value in vars(kind).items() if key not in ("__dict__", "__weakref__")}
+    layer.__class__ = type(kind.__name__, kind.__bases__, own)
+    parametrize.remove_parametrizations(layer, name, leave_parametrized=True)
 
 
 def label_parts(part: nn.Module, name: str) -> None:

@@ -674,7 +674,8 @@ def test_dequantizing_takes_first_values_and_parametrizations():
         dequantize_model(model)
     assert bits_of(model)
     layer = quantize_weight(nn.Linear(64, 64), "lsq", 2)
-    weight = layer.weight.detach().clone()
+    weight, other = layer.weight.detach().clone(), copy.deepcopy(layer)
     dequantize_model(layer)
     assert type(layer) is nn.Linear
+    check_same("weight of a copy", other.weight.detach().numpy(), weight.numpy())
     check_same("weight", layer.weight.detach().numpy(), weight.numpy())
