@@ -55,7 +55,7 @@ def calibrate(model: nn.Module, *inputs: Any, **keywords: Any) -> nn.Module:
     own = {id(part) for part in parts}
     for name, part in model.named_modules():
         if id(part) in own and not part.label:
-            part.label = name  # type: ignore[assignment]
+            part.label = name
     for part in parts:
         part.notice_first_values()
     before = [(tensor, tensor.clone()) for tensor in _own_tensors(parts)]

@@ -260,7 +260,7 @@ def load(
         state = _from_released_layout(state, checkpoint.path)
     if method in ("daq", ("daq", "daq")) and arch == "resnet20_released":
         options["variant"] = "released"
-    said = {} if method is None else _options_said(checkpoint.path, state, method)
+    said: dict[str, Any] = {} if method is None else _options_said(checkpoint.path, state, method)
     try:
         model = ARCHITECTURES[arch](method, bits, **options, **said)
     except (TypeError, ValueError) as error:

@@ -392,7 +392,9 @@ def _plain_type(layer: nn.Module) -> type[nn.Module]:
     return kind.__mro__[1] if parametrize.is_parametrized(layer) else kind
 
 
-def _select(selectors: Collection[Selector], known: Mapping[str, Any], aliases: Mapping[str, str], what: str) -> set[str]:
+def _select(
+    selectors: Collection[Selector], known: Mapping[str, Any], aliases: Mapping[str, str], what: str
+) -> set[str]:
     """Return the names of the layers that any of the selectors means; every selector must mean one."""
     found: set[str] = set()
     for selector in selectors:
@@ -544,9 +546,11 @@ class _Use:
 
 
 PRODUCTS = frozenset(
-    """conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d convolution linear bilinear matmul
-    __matmul__ __rmatmul__ mm bmm mv addmm baddbmm einsum tensordot scaled_dot_product_attention
-    multi_head_attention_forward""".split()
+    (
+        *(f"conv{kind}{axes}d" for kind in ("", "_transpose") for axes in (1, 2, 3)),
+        *("convolution", "linear", "bilinear", "matmul", "__matmul__", "__rmatmul__", "mm", "bmm", "mv", "addmm"),
+        *("baddbmm", "einsum", "tensordot", "scaled_dot_product_attention", "multi_head_attention_forward"),
+    )
 )
 
 

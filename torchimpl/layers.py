@@ -242,8 +242,8 @@ class QuantizedLayer(nn.Module):
         lost = float(x.detach().clamp(max=0).abs().sum(dtype=torch.float64))
         if lost > 0 and math.isfinite(magnitude):
             warnings.warn(
-                f"{self.label or _shown(self)}: {lost / magnitude:.0%} of its inputs' magnitude is negative, and becomes "
-                f"0: {type(quantizer).__name__} was built for inputs behind a ReLU, as nothing was said of them. Pass "
+                f"{self.label or _shown(self)}: {lost / magnitude:.0%} of its inputs' magnitude is negative, and "
+                f"becomes 0: {type(quantizer).__name__} takes them to be behind a ReLU, as nothing was said. Pass "
                 "example=..., from which quantize_model learns it, or input_role='signed_activation'; "
                 "input_role='activation' says that it is meant.",
                 UserWarning,

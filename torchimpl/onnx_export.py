@@ -100,7 +100,9 @@ def for_export(model: nn.Module, form: str) -> nn.Module:
     """
     plain = copy.deepcopy(getattr(model, "_orig_mod", model)).float().eval().requires_grad_(False)
     parts = list(plain.named_modules())
-    within = {id(own) for _, part in parts if isinstance(part, QuantizedLayer) for own in part.modules() if own is not part}
+    within = {
+        id(own) for _, part in parts if isinstance(part, QuantizedLayer) for own in part.modules() if own is not part
+    }
     found = 0
     for name, part in parts:
         if parametrize.is_parametrized(part):
@@ -215,9 +217,7 @@ def _number(order: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 def _call(operator: str, inputs: tuple[Tensor, ...], like: Tensor, dtype: torch.dtype, **attributes: Any) -> Tensor:
     """Put one ONNX operator, whose output has the shape of `like`, into the graph."""
-    found: Tensor = torch.onnx.ops.symbolic(
-        operator, inputs, attributes, dtype=dtype, shape=like.shape, version=OPSET
-    )
+    found: Tensor = torch.onnx.ops.symbolic(operator, inputs, attributes, dtype=dtype, shape=like.shape, version=OPSET)
     return found
 
 
@@ -348,7 +348,11 @@ def _of_inputs(name: str, quantizer: nn.Module, form: str, *, integers: bool) ->
 
 def _uneven(name: str, quantizer: Quantizer) -> ValueError:
     shown = f"{type(quantizer).__name__}({quantizer.extra_repr()})"
-    return grid.refuse(f"quantizer of {name or 'the layer'}", shown, "one with an even grid, for QuantizeLinear (form='operators' takes all)")
+    return grid.refuse(
+        f"quantizer of {name or 'the layer'}",
+        shown,
+        "one with an even grid, for QuantizeLinear (form='operators' takes all)",
+    )
 
 
 class IntegerWeights(nn.Module):

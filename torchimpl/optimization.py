@@ -51,6 +51,8 @@ def parameter_groups(
     found: list[dict[str, Any]] = []
     for name, told, belongs in (("network", network, False), ("quantizers", quantizers, True)):
         if "params" in (told or {}):
-            raise ValueError(f"{name} must be options of an optimizer, got 'params' among them, which come from the model")
+            raise ValueError(
+                f"{name} must be options of an optimizer, got 'params' among them, which come from the model"
+            )
         found.append({**(told or {}), "params": [p for p in model.parameters() if (id(p) in own) is belongs]})
     return found

@@ -28,7 +28,9 @@ def network(method, bits=(2, 2), seed=0):
     torch.manual_seed(seed)
     options = {"method": PAIRS[method], "bits": fit(method, bits), "input_role": input_role(method)}
     activation = nn.ReLU() if input_role(method) == "activation" else nn.Hardtanh()
-    return nn.Sequential(nn.Conv2d(3, 4, 3), activation, QuantConv2d(4, 4, 3, **options), nn.Flatten(), nn.Linear(64, 3))
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3), activation, QuantConv2d(4, 4, 3, **options), nn.Flatten(), nn.Linear(64, 3)
+    )
 
 
 def of_role(method, role):
@@ -83,7 +85,9 @@ def test_another_configuration_is_refused_with_both_named(saved, loaded, strict)
 
 def test_two_bits_do_not_load_into_four():
     """As whole networks; that was off by 11.8."""
-    one, other = (quantize_model(nn.Sequential(nn.Conv2d(3, 4, 3)), "lsq", (bits, bits), keep_ends=False) for bits in (2, 4))
+    one, other = (
+        quantize_model(nn.Sequential(nn.Conv2d(3, 4, 3)), "lsq", (bits, bits), keep_ends=False) for bits in (2, 4)
+    )
     with pytest.raises(RuntimeError, match=r"(?s)0\.weight_q.*: saved from lsq.*0\.input_q.*: saved from lsq") as e:
         other.load_state_dict(calibrate(one, IMAGES).state_dict())
     assert str(e.value).count("loaded into") == 2
@@ -148,7 +152,9 @@ def test_evaluation_before_training_says_what_to_do(method):
         assert model(IMAGES).isfinite().all()
         return
     for each in (model, copy.deepcopy(model), AveragedModel(model)):
-        with pytest.raises(RuntimeError, match=r"has no first values.*Call torchimpl\.calibrate\(model, images\) first"):
+        with pytest.raises(
+            RuntimeError, match=r"has no first values.*Call torchimpl\.calibrate\(model, images\) first"
+        ):
             each.eval()(IMAGES)
         assert calibrate(each, IMAGES).eval()(IMAGES).isfinite().all()
 
@@ -230,7 +236,9 @@ def test_a_step_size_below_zero_is_said_where_it_happens():
         layer(torch.rand(5, 4)).sum().backward()
     layer.input_quantizer.step.grad.fill_(9.0)
     optimizer.step()
-    with pytest.warns(UserWarning, match=r"input_quantizer: LSQ\(bits=4.*step must be positive and finite, got -8\.\d+"):
+    with pytest.warns(
+        UserWarning, match=r"input_quantizer: LSQ\(bits=4.*step must be positive and finite, got -8\.\d+"
+    ):
         layer(torch.rand(5, 4))
 
 

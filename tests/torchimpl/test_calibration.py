@@ -283,7 +283,7 @@ def test_ranks_fail_together_and_have_the_values_of_rank_0():
 
 
 def trained_together(rank, methods):
-    """Twenty steps on images that differ; all that a method has learned or measured. And a basis of both ranks' data."""
+    """Twenty steps on other images: all that a method has learned or measured; and a basis of both ranks' data."""
     found = {}
     for method in methods:
         model = network(method)

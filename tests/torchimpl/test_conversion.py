@@ -533,7 +533,9 @@ def test_layers_whose_weights_are_made_elsewhere_are_refused_by_name(make, messa
 
 
 def test_what_a_network_without_layers_consists_of_is_said():
-    with pytest.raises(ValueError, match=r"a network with layers to quantize \(kept: none; types seen: 1 GRU, 2 ReLU\)"):
+    with pytest.raises(
+        ValueError, match=r"a network with layers to quantize \(kept: none; types seen: 1 GRU, 2 ReLU\)"
+    ):
         quantize_model(nn.Sequential(nn.ReLU(), nn.GRU(2, 2), nn.ReLU()))
 
 
@@ -652,7 +654,9 @@ def test_the_first_batch_in_training_warns_too_once():
 @pytest.mark.parametrize("method", ["daq", "lsq", "irnet", "qnet", "dsq"])
 def test_a_network_is_dequantized(method):
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Hardtanh(), nn.Conv2d(4, 4, 3), nn.Flatten(), nn.Linear(64, 2))
+    net = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Hardtanh(), nn.Conv2d(4, 4, 3), nn.Flatten(), nn.Linear(64, 2)
+    )
     x = torch.randn(4, 3, 8, 8)
     quantize_model(net, method, (1 if method == "irnet" else 2, None), keep_ends=False)
     calibrate(net, x).eval()

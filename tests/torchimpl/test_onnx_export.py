@@ -90,7 +90,13 @@ def test_even_staircases_are_affine(method, bits, role, variant):
 def test_lsq_keeps_its_step_size():
     made = quantizer("lsq", 4, "signed_activation", "paper")
     form = affine(staircase(made))
-    assert (form.scale, form.unit, form.zero, form.subtracted, form.added) == (float(made.step), float(made.step), 0, 0, 0)
+    assert (form.scale, form.unit, form.zero, form.subtracted, form.added) == (
+        float(made.step),
+        float(made.step),
+        0,
+        0,
+        0,
+    )
     assert (form.least, form.most, form.dtype) == (-8, 7, torch.int8)
 
 

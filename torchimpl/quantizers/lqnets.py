@@ -74,9 +74,10 @@ class LQNets(Quantizer):
     In training mode a batch is quantized with the basis as it stands; then the basis makes one step of QEM. Every
     forward pass in training mode does so, with or without gradients, and so does every access of a parametrized weight
     in training mode: the result of the next may be another one. A pass that activation checkpointing repeats does not:
-    it has the basis of the pass that it repeats. Several ranks fit one basis, to all of their activations; as their
-    sums are added up in every forward pass in training mode, each rank must make as many. A channel whose data are not finite leaves its basis as
-    it is, and so does, in "released", one of activations that do not use all of it (`reference.lqnets`).
+    it has the basis of the pass that it repeats. Several ranks fit one basis, to the activations of all; as their sums
+    are added up in every forward pass in training mode, each rank must make as many. A channel whose data are not
+    finite leaves its basis as it is, and so does, in "released", one of activations that do not use all of it
+    (`reference.lqnets`).
 
     Parameters
     ----------
