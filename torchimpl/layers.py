@@ -396,7 +396,7 @@ class QuantizedLayer(nn.Module):
 
     def scale_is_ready(self) -> bool:
         """Whether the scale is set, if need be by a look at `scale_initialized`."""
-        if not self._scale_ready and not torch.compiler.is_compiling():
+        if not (self._scale_ready or torch.compiler.is_compiling() or self.scale_initialized.is_meta):
             self.notice_first_values()
         return self._scale_ready
 

@@ -111,7 +111,7 @@ class Quantizer(nn.Module):
         ValueError
             If `x` does not do.
         """
-        if not self._ready and not torch.compiler.is_compiling():
+        if not (self._ready or torch.compiler.is_compiling() or self.initialized.is_meta):
             self.notice_first_values()  # averaging and copying of tensors set `initialized` alone
         if not self._ready:
             check_calibrating(self)
@@ -143,7 +143,7 @@ class Quantizer(nn.Module):
 
         They are looked at where they have changed since; on a GPU, where that means waiting, in test mode only.
         """
-        if self._complained or not self._parameters or not (x.is_cpu or not self.training):
+        if self._complained or not self._parameters or x.is_meta or (self.training and not x.is_cpu):
             return
         if torch.compiler.is_compiling() or is_traced() or type(x) not in (Tensor, nn.Parameter):
             return
