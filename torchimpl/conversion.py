@@ -344,9 +344,9 @@ def dequantize_model(module: nn.Module) -> nn.Module:
     Examples
     --------
     >>> from torchimpl import calibrate
-    >>> net = calibrate(quantize_model(nn.Linear(8, 2), "lsq", (2, None)), torch.rand(4, 8))
+    >>> net = calibrate(quantize_model(nn.Linear(8, 2), "daq", (1, None)), torch.rand(4, 8))
     >>> type(dequantize_model(net)).__name__, len(net.weight.unique())
-    ('Linear', 4)
+    ('Linear', 2)
     """
     found = [(name, part) for name, part in module.named_modules() if isinstance(part, QuantizedLayer)]
     for name, layer in found:
