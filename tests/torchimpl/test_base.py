@@ -113,6 +113,7 @@ def test_states_go_through_files_and_come_back(method, tmp_path):
     for read in (torch.load(buffer, weights_only=True), safetensors.read(tmp_path / "file.safetensors"), older):
         fresh = network(method, seed=5)
         fresh.load_state_dict(read)
+        assert all(q.has_first_values for q in fresh.modules() if isinstance(q, Quantizer)), "known before any batch"
         check_same("outputs", fresh.eval()(IMAGES).detach().numpy(), want.numpy())
 
 
