@@ -534,7 +534,9 @@ def _other_parts(module: nn.Module, known: Mapping[str, Any], read: set[int]) ->
             yield Row(name, kind, kept="a subclass, which may compute something else")
         elif any(p is not None and p.dim() > 1 for p in part._parameters.values()):
             names = ", ".join(n for n, p in part._parameters.items() if p is not None and p.dim() > 1)
-            yield Row(name, kind, kept=f"no layer that is known here; it computes with {names}")
+            packed = "its projections are packed, and computed by a function of torch's"
+            why = packed if isinstance(part, READERS) else "no layer that is known here, which computes with"
+            yield Row(name, kind, kept=f"{why}: {names}")
 
 
 @dataclass
