@@ -19,6 +19,7 @@ from paper_tables.jobs import Job
 from paper_tables.runs import MAIN
 from paper_tables.tables import Measured, Options, Table
 from torchimpl.data.cifar10 import Split
+from torchimpl.optimization import parameter_groups
 from torchimpl.training import batches, store, trainer
 from torchimpl.training.recipe import Recipe
 
@@ -125,7 +126,7 @@ def _sought(
             progress(min(len(tried) / 9, 0.99))
         return tried[pair]
 
-    learned = trainer.parameter_groups(trainer.build(made))[1]
+    learned = parameter_groups(trainer.build(made))[1]["params"]
     best = search(attempt, RATES, QUANTIZER_RATES if learned else (0.0,))
     correct = round(tried[best] * len(held_out.labels) / 100)
     pairs = sorted(tried)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ from torchimpl.quantizers.base import Quantizer, calibrating, ranks
 
 
 @torch.no_grad()
-def calibrate(model: nn.Module, *inputs: Tensor) -> nn.Module:
+def calibrate(model: nn.Module, *inputs: Any, **keywords: Any) -> nn.Module:
     """Give every quantizer and output scale that has none its first values, from one batch.
 
     The batch passes once, in training mode, so that each layer sees what it would see in the first step. Nothing else
@@ -27,8 +28,8 @@ def calibrate(model: nn.Module, *inputs: Tensor) -> nn.Module:
     ----------
     model : Module
         With quantized layers, or quantizers as parametrizations, anywhere.
-    *inputs : Tensor
-        What the model is called with: a batch of images, on its device.
+    *inputs, **keywords
+        What the model is called with: a batch of images, say, on its device.
 
     Returns
     -------
@@ -52,14 +53,20 @@ def calibrate(model: nn.Module, *inputs: Tensor) -> nn.Module:
     """
     parts = [module for module in model.modules() if isinstance(module, Quantizer | QuantizedLayer)]
     own = {id(part) for part in parts}
+    for name, part in model.named_modules():
+        if id(part) in own and not part.label:
+            part.label = name
+    for part in parts:
+        part.notice_first_values()
     before = [(tensor, tensor.clone()) for tensor in _own_tensors(parts)]
     problem: Exception | None = None
     try:
         with all_else_unchanged(model, own), calibrating(), _named_errors(model, own):
-            model.train()(*inputs)
+            model.train()(*inputs, **keywords)
         missing = [name for name, part in model.named_modules() if id(part) in own and not part.has_first_values]
         if missing:
-            raise grid.refuse("batch", [tuple(x.shape) for x in inputs], f"one that reaches {', '.join(missing)}")
+            shapes = [tuple(x.shape) for x in (*inputs, *keywords.values()) if isinstance(x, Tensor)]
+            raise grid.refuse("batch", shapes, f"one that reaches {', '.join(missing)}")
     except Exception as error:
         problem = error
     device = before[0][0].device if before else torch.device("cpu")

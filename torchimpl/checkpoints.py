@@ -8,6 +8,7 @@ that DAQ's and APoT's authors released.
 from __future__ import annotations
 
 import hashlib
+import inspect
 import math
 import pickle
 import re
@@ -22,9 +23,12 @@ from torch import Tensor
 
 from torchimpl import pickle_scan, safetensors
 from torchimpl.models import ARCHITECTURES, ResNet, needs_signs
+from torchimpl.quantizers import quantizer_class
+from torchimpl.quantizers.base import SETTINGS, read_settings
 
 MAX_BYTES = 512 * 2**20
 MAX_NAME = 200
+MAX_SETTINGS = 4096  # bytes of what a quantizer says of itself
 MAX_REASON = 400
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int32, torch.int64, torch.bool)
 # Under which names files hold a state_dict; the average over training, ema, is what is left if there is nothing else.
@@ -183,10 +187,12 @@ def _state_dict(path: Path, content: Any) -> dict[str, Tensor]:
             )
         if not isinstance(value, Tensor):
             raise CheckpointError(f"{path}: entry {name!r} is a {type(value).__name__}, not a tensor")
+        if _is_settings(name) and value.numel() > MAX_SETTINGS:
+            raise CheckpointError(f"{path}: {name} has {value.numel()} bytes; at most {MAX_SETTINGS} are admitted")
         total += value.numel() * value.element_size()
         if total > MAX_BYTES:  # many names for one storage
             raise CheckpointError(f"{path}: {name} claims more elements than a file of {MAX_BYTES // 2**20} MiB holds")
-        problem = _problem(value)
+        problem = "" if _is_settings(name) and value.dtype == torch.uint8 else _problem(value)
         if problem:
             raise CheckpointError(f"{path}: {name} {problem}")
         plain = name
@@ -200,6 +206,10 @@ def _add(path: Path, state: dict[str, Tensor], name: str, value: Tensor) -> None
     if name in state:
         raise CheckpointError(f"{path}: {name} stands in it twice, under two spellings")
     state[name] = value
+
+
+def _is_settings(name: str) -> bool:
+    return name.rpartition(".")[2] == SETTINGS
 
 
 def _problem(value: Tensor) -> str:
@@ -254,14 +264,43 @@ def load(
         state = _from_apot_layout(state, checkpoint.path)
     if method in ("daq", ("daq", "daq")) and arch == "resnet20_released":
         options["variant"] = "released"
-    model = ARCHITECTURES[arch](method, bits, **options)
+    said: dict[str, Any] = {} if method is None else _options_said(checkpoint.path, state, method)
+    try:
+        model = ARCHITECTURES[arch](method, bits, **options, **said)
+    except (TypeError, ValueError) as error:
+        if not said:
+            raise
+        reason = f"what it says of its quantizers builds none: {ascii(str(error))[1:-1]}"
+        raise CheckpointError(f"{checkpoint.path}: {reason[:MAX_REASON]}") from None
     expected = model.state_dict()
     _complete_quantizers(state, expected)
     _compare(checkpoint.path, arch, method, bits, state, expected)
     _check_types(checkpoint.path, state, expected)
     _check_values(checkpoint.path, state)
-    model.load_state_dict(state)
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:  # a quantizer of other settings; all else was looked at above
+        first = next(line for line in str(error).splitlines()[1:] if line.strip()).strip()
+        raise CheckpointError(f"{checkpoint.path}: {first[:MAX_REASON]}") from None
     return model.eval()
+
+
+def _options_said(path: Path, state: Mapping[str, Tensor], method: str | tuple[str, str]) -> dict[str, dict[str, Any]]:
+    """Return the variant and the options of the quantizers that a file of the suite names, if it is one."""
+    found: dict[str, dict[str, Any]] = {}
+    names = (method, method) if isinstance(method, str) else method
+    for kind, name in zip(("weight", "input"), names, strict=True):
+        saved = next((value for key, value in state.items() if key.endswith(f"{kind}_quantizer.{SETTINGS}")), None)
+        if saved is None:
+            continue
+        try:
+            settings = read_settings(saved)
+        except ValueError as error:
+            raise CheckpointError(f"{path}: {error}") from None
+        known = inspect.signature(quantizer_class(name)).parameters.keys() - {"bits", "role", "shape"}
+        if settings.get("method") == name:
+            found[f"{kind}_options"] = {key: value for key, value in settings.items() if key in known}
+    return found
 
 
 def _check_types(path: Path, state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
@@ -350,7 +389,7 @@ def _from_apot_layout(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]
     return renamed
 
 
-_OWN_ENTRIES = re.compile(r"\.(initialized|scale_initialized|input_quantizer\.lower)$")
+_OWN_ENTRIES = re.compile(rf"\.(initialized|scale_initialized|input_quantizer\.lower|{SETTINGS})$")
 
 
 def _complete_quantizers(state: dict[str, Tensor], expected: Mapping[str, Tensor]) -> None:
@@ -385,7 +424,7 @@ def _compare(
         "of another shape": [
             f"{n} {tuple(state[n].shape)} instead of {tuple(expected[n].shape)}"
             for n in expected
-            if n in state and state[n].shape != expected[n].shape
+            if n in state and state[n].shape != expected[n].shape and not _is_settings(n)
         ],
     }
     listed = "; ".join(f"{len(names)} {kind}: {_some(names)}" for kind, names in problems.items() if names)

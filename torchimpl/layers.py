@@ -21,16 +21,18 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from reference import grid, registry
+from torchimpl.operators import is_traced
 from torchimpl.quantizers import build, quantizer_class
-from torchimpl.quantizers.base import Quantizer, check_calibrating, is_calibrating, named, wide
+from torchimpl.quantizers.base import Quantizer, as_leaf, check_calibrating, is_calibrating, named, wide
 from torchimpl.statistics import standardize
 
 Bits: TypeAlias = tuple[int | None, int | None]
@@ -76,6 +78,8 @@ class QuantizedLayer(nn.Module):
     scale: nn.Parameter | None
     scale_initialized: Tensor
     channel_shape: tuple[int, ...]  # of what the output's channels have one each of, beside the output
+    plain: ClassVar[type[nn.Module]]  # torch's layer that computes the same in full precision
+    label = ""  # its name in the network, where a conversion or a calibration told it
     _had_a_batch = False  # in training mode, which looked at the weights
 
     def _add_quantizers(
@@ -94,18 +98,105 @@ class QuantizedLayer(nn.Module):
         for known, role, b in ((for_weights, "weight", bits[0]), (for_inputs, "activation", bits[1])):
             if b is not None and not any(r.endswith(role) for r in known.roles):
                 raise grid.refuse("method", method, f"a pair, one for each, as {known.title} does not quantize {role}s")
+        self.role_was_given = input_role is not None
         if input_role is None:
             input_role = "activation" if bits[1] is None else for_inputs.input_role
         used = [known for known, b in zip((for_weights, for_inputs), bits, strict=True) if b is not None]
         standardized = for_weights.standardized if standardized is None else standardized
         self.standardized = standardized and bits[0] is not None
-        own = channel_options(for_weights, self.weight, channelwise) if bits[0] is not None else {}
+        by_output = self.output_first(self.weight)
+        own = channel_options(for_weights, by_output, channelwise) if bits[0] is not None else {}
         self.weight_quantizer = build(self.methods[0], bits=bits[0], role="weight", **own, **weight_options)
         self.input_quantizer = build(self.methods[1], bits=bits[1], role=input_role, **input_options)
+        if isinstance(self.weight_quantizer, Quantizer):
+            self.weight_quantizer.context = {"standardized": self.standardized}
         scaled = any(known.output_scale for known in used)
         self.register_parameter("scale", nn.Parameter(torch.tensor(1.0)) if scaled else None)
         self.register_buffer("scale_initialized", torch.tensor(not scaled))
         self._scale_ready = not scaled  # mirrors `scale_initialized`, so that forward reads no tensor
+
+    @classmethod
+    def prepare(
+        cls,
+        layer: nn.Module,
+        *,
+        method: str | tuple[str, str] = "daq",
+        bits: Bits,
+        input_role: str | None = None,
+        standardized: bool | None = None,
+        channelwise: bool | None = None,
+        weight_options: Mapping[str, Any] | None = None,
+        input_options: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> Callable[[], None]:
+        """Build what makes a quantized layer of a plain one; what is returned does it, in place.
+
+        The layer stays the object that it is, with its parameters, hooks and modes: whoever holds it holds the
+        quantized one. Keywords are those of `QuantConv2d`.
+
+        Raises
+        ------
+        ValueError
+            If a setting is refused; the layer is as it was.
+        """
+        made = cls.__new__(cls)
+        own = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")
+        made.__dict__.update({k: v.copy() if k in own else v for k, v in layer.__dict__.items()})
+        each = ({**options, **(weight_options or {})}, {**options, **(input_options or {})})
+        made._add_quantizers(method, bits, input_role, standardized, channelwise, *each)
+        device = made.weight.device
+        for part in (made.weight_quantizer, made.input_quantizer):
+            part.to(device).train(layer.training)
+        made.scale_initialized = made.scale_initialized.to(device)
+        if made.scale is not None:
+            made.scale.data = made.scale.data.to(device)
+
+        def become() -> None:
+            layer.__class__ = cls
+            layer.__dict__.update(made.__dict__)
+            layer._let_calls_be_seen()  # type: ignore[operator]
+
+        return become
+
+    @torch.no_grad()
+    def dequantize(self) -> None:
+        """Become the plain layer again, in place, with the weights that test mode computes with.
+
+        Raises
+        ------
+        RuntimeError
+            If a first value is missing.
+        """
+        was_training = self.training
+        self.eval()
+        try:
+            if not self.scale_is_ready():
+                check_calibrating(self)
+            w = self.quantized_weight()
+        finally:
+            self.train(was_training)
+        if not isinstance(self.weight_quantizer, nn.Identity) or self.scale is not None:
+            w = self.stored_order(w if self.scale is None else w * self.scale.abs())
+            self.weight = nn.Parameter(w.clone(), requires_grad=self.weight.requires_grad)
+        for name in ("weight_quantizer", "input_quantizer", "scale", "scale_initialized"):
+            delattr(self, name)
+        for key, hook in list(self._forward_pre_hooks.items()):
+            if hook is calls_are_seen:
+                del self._forward_pre_hooks[key]
+        for name in ("methods", "standardized", "role_was_given", "_scale_ready", "_had_a_batch"):
+            self.__dict__.pop(name, None)
+        self.__class__ = self.plain  # type: ignore[assignment]
+
+    def _let_calls_be_seen(self) -> None:
+        """Have modules call the layer that otherwise would read its weights."""
+
+    def output_first(self, w: Tensor) -> Tensor:
+        """Arrange weights with the output channels along the first axis."""
+        return w
+
+    def stored_order(self, w: Tensor) -> Tensor:
+        """Undo `output_first`."""
+        return w
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute ``|s| (w_q * a_q) + bias`` (Eq. 3; the released code takes the scale's absolute value).
@@ -119,7 +210,10 @@ class QuantizedLayer(nn.Module):
             If it is the first batch in training mode, and the weights have no levels (`check_weights`), or first values
             are to be taken, and the batch is empty or not finite, or a quantizer refuses its first data.
         """
-        on_integers = self.is_integral and self._scale_ready and not self.training
+        if isinstance(x, fx.Proxy):
+            found: Tensor = as_leaf(self, x)
+            return found
+        on_integers = not self.training and self.scale_is_ready() and self.is_integral
         first = self.training and not torch.compiler.is_compiling() and (is_calibrating() or not self._had_a_batch)
         if first:
             out = self._from_first_batch(x)
@@ -130,13 +224,35 @@ class QuantizedLayer(nn.Module):
     def _from_first_batch(self, x: Tensor) -> Tensor:
         with named(self):
             self.check_weights()
+            self._look_at_signs(x)
             out = self._from_values(x)
         self._had_a_batch = True
         return out
 
+    def _look_at_signs(self, x: Tensor) -> None:
+        """Warn of negative inputs that would be quantized to 0 because nobody said whether there are any.
+
+        It is a warning, and no refusal: behind GELU, SiLU or Hardswish a little below 0 may well be given up. Nor is
+        the quantizer exchanged for a signed one: an optimizer may hold its parameters already.
+        """
+        quantizer = self.input_quantizer
+        if self.role_was_given or not isinstance(quantizer, Quantizer) or quantizer.role != "activation":
+            return
+        magnitude = float(x.detach().abs().sum(dtype=torch.float64))
+        lost = float(x.detach().clamp(max=0).abs().sum(dtype=torch.float64))
+        if lost > 0 and math.isfinite(magnitude):
+            warnings.warn(
+                f"{self.label or _shown(self)}: {lost / magnitude:.0%} of its inputs' magnitude is negative, and "
+                f"becomes 0: {type(quantizer).__name__} takes them to be behind a ReLU, as nothing was said. Pass "
+                "example=..., from which quantize_model learns it, or input_role='signed_activation'; "
+                "input_role='activation' says that it is meant.",
+                UserWarning,
+                stacklevel=2,
+            )
+
     def _from_values(self, x: Tensor) -> Tensor:
         x_q, w_q = self.input_quantizer(x), self.quantized_weight()
-        if not self._scale_ready:
+        if not self.scale_is_ready():
             self._initialize_scale(x.detach(), x_q.detach(), w_q.detach())
         return self._linear_map(x_q, w_q if self.scale is None else w_q * self.scale.abs())
 
@@ -186,11 +302,15 @@ class QuantizedLayer(nn.Module):
         return out if self.bias is None else out + self.bias.view(self.channel_shape)
 
     def raw_weight(self) -> Tensor:
-        """Return what the weight quantizer is given: the weights, standardised where the method has it."""
-        return standardize(self.weight) if self.standardized else self.weight
+        """Return what the weight quantizer is given: the weights, standardised where the method has it.
+
+        The first axis has the output channels, also where a transposed convolution keeps them elsewhere.
+        """
+        w = self.output_first(self.weight)
+        return standardize(w) if self.standardized else w
 
     def _linear_map(self, x: Tensor, w: Tensor) -> Tensor:
-        """Apply the layer's linear map, without bias."""
+        """Apply the layer's linear map, without bias; `w` has the output channels along its first axis."""
         raise NotImplementedError
 
     def quantized_weight(self) -> Tensor:
@@ -210,7 +330,7 @@ class QuantizedLayer(nn.Module):
 
     def largest_sum(self) -> int:
         """Bound on the magnitude of any sum of products of integers: their number times the largest of each side."""
-        terms = math.prod(self.weight.shape[1:])
+        terms = math.prod(self.output_first(self.weight).shape[1:])
         return terms * self.weight_quantizer.largest_integer * self.input_quantizer.largest_integer
 
     def _exact_sums(self, x: Tensor, w: Tensor) -> Tensor:
@@ -250,7 +370,7 @@ class QuantizedLayer(nn.Module):
             check_weights(self.weight, standardized=True)
         elif isinstance(quantizer, Quantizer) and quantizer.ready_at_once():
             with named(quantizer):
-                quantizer.initialize(self.weight)
+                quantizer.initialize(self.output_first(self.weight))
 
     @torch.no_grad()
     def _initialize_scale(self, x: Tensor, x_q: Tensor, w_q: Tensor) -> None:
@@ -260,7 +380,8 @@ class QuantizedLayer(nn.Module):
         """
         check_calibrating(self)
         check_weights(self.weight, standardized=self.standardized)
-        quantized, full = (float(self._linear_map(*both).abs().mean()) for both in ((x_q, w_q), (x, self.weight)))
+        w = self.output_first(self.weight)
+        quantized, full = (float(self._linear_map(*both).abs().mean()) for both in ((x_q, w_q), (x, w)))
         if not (math.isfinite(quantized) and math.isfinite(full)):
             means = (quantized, full)
             raise grid.refuse("mean magnitude of the first batch's outputs", means, "finite (is the batch empty?)")
@@ -271,6 +392,12 @@ class QuantizedLayer(nn.Module):
     @property
     def has_first_values(self) -> bool:
         """Whether the scale is set, where there is one."""
+        return self._scale_ready
+
+    def scale_is_ready(self) -> bool:
+        """Whether the scale is set, if need be by a look at `scale_initialized`."""
+        if not (self._scale_ready or torch.compiler.is_compiling() or self.scale_initialized.is_meta):
+            self.notice_first_values()
         return self._scale_ready
 
     def notice_first_values(self) -> None:
@@ -287,10 +414,14 @@ class QuantizedLayer(nn.Module):
         self.notice_first_values()
 
 
+def _shown(layer: nn.Module) -> str:
+    return f"{type(layer).__name__}({layer.extra_repr()})"
+
+
 def _integers(quantizer: Quantizer, x: Tensor, unit: Tensor | float) -> Tensor:
     """Integers of a quantizer, with the gradient of values over their unit."""
     q = quantizer.integers(x)
-    if not torch.is_grad_enabled():
+    if not torch.is_grad_enabled() or is_traced():  # a trace is compared with one without gradients
         return q
     v = quantizer(x.to(wide(x))) / unit
     return (v + (q - v).detach()).to(x.dtype)  # a difference of neighbours is exact, and so is the sum
@@ -312,7 +443,42 @@ def _largest_exact(kind: torch.dtype) -> float:
     return 2 / torch.finfo(kind).eps
 
 
-class QuantConv2d(QuantizedLayer, nn.Conv2d):
+class _QuantConvolution(QuantizedLayer):
+    """What the convolutions share: how they are built."""
+
+    _conv_forward: Any
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, ...],
+        stride: int | tuple[int, ...] = 1,
+        padding: str | int | tuple[int, ...] = 0,
+        dilation: int | tuple[int, ...] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        *,
+        method: str | tuple[str, str] = "daq",
+        bits: Bits,
+        input_role: str | None = None,
+        standardized: bool | None = None,
+        channelwise: bool | None = None,
+        weight_options: Mapping[str, Any] | None = None,
+        input_options: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> None:
+        geometry = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups, "bias": bias}
+        self.plain.__init__(self, in_channels, out_channels, kernel_size, **geometry)
+        each = ({**options, **(weight_options or {})}, {**options, **(input_options or {})})
+        self._add_quantizers(method, bits, input_role, standardized, channelwise, *each)
+
+    def _linear_map(self, x: Tensor, w: Tensor) -> Tensor:
+        convolve: Callable[..., Tensor] = self._conv_forward
+        return convolve(x, w, None)
+
+
+class QuantConv2d(_QuantConvolution, nn.Conv2d):
     """Convolution with quantized weights and inputs.
 
     Parameters
@@ -343,17 +509,53 @@ class QuantConv2d(QuantizedLayer, nn.Conv2d):
     """
 
     channel_shape = (-1, 1, 1)
+    plain = nn.Conv2d
+
+
+class QuantConv1d(_QuantConvolution, nn.Conv1d):
+    """Convolution over one axis; see `QuantConv2d`.
+
+    >>> layer = QuantConv1d(3, 8, 3, padding=1, method="lsq", bits=(2, 2))
+    >>> layer(torch.rand(1, 3, 4)).shape
+    torch.Size([1, 8, 4])
+    """
+
+    channel_shape = (-1, 1)
+    plain = nn.Conv1d
+
+
+class QuantConv3d(_QuantConvolution, nn.Conv3d):
+    """Convolution over three axes; see `QuantConv2d`.
+
+    >>> layer = QuantConv3d(3, 8, 3, padding=1, method="lsq", bits=(2, 2))
+    >>> layer(torch.rand(1, 3, 4, 4, 4)).shape
+    torch.Size([1, 8, 4, 4, 4])
+    """
+
+    channel_shape = (-1, 1, 1, 1)
+    plain = nn.Conv3d
+
+
+class _QuantTransposed(QuantizedLayer):
+    """What the transposed convolutions share. Torch keeps their output channels along the second axis, by groups."""
+
+    map_: ClassVar[Callable[..., Tensor]]
+    kernel_size: Any
+    groups: int
+    _output_padding: Any
+    _wanted_size: Sequence[int] | None = None
 
     def __init__(
         self,
         in_channels: int,
         out_channels: int,
-        kernel_size: int,
-        stride: int = 1,
-        padding: int = 0,
-        dilation: int = 1,
+        kernel_size: int | tuple[int, ...],
+        stride: int | tuple[int, ...] = 1,
+        padding: int | tuple[int, ...] = 0,
+        output_padding: int | tuple[int, ...] = 0,
         groups: int = 1,
         bias: bool = True,
+        dilation: int | tuple[int, ...] = 1,
         *,
         method: str | tuple[str, str] = "daq",
         bits: Bits,
@@ -364,12 +566,74 @@ class QuantConv2d(QuantizedLayer, nn.Conv2d):
         input_options: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> None:
-        nn.Conv2d.__init__(self, in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias)
+        numbers = (stride, padding, output_padding, groups, bias, dilation)
+        self.plain.__init__(self, in_channels, out_channels, kernel_size, *numbers)
         each = ({**options, **(weight_options or {})}, {**options, **(input_options or {})})
         self._add_quantizers(method, bits, input_role, standardized, channelwise, *each)
 
+    def forward(self, x: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
+        """Compute as `QuantizedLayer.forward` does; `output_size` as in torch."""
+        if output_size is None:
+            return super().forward(x)
+        self._wanted_size = output_size
+        try:
+            return super().forward(x)
+        finally:
+            self._wanted_size = None
+
     def _linear_map(self, x: Tensor, w: Tensor) -> Tensor:
-        return self._conv_forward(x, w, None)
+        axes = len(self.kernel_size)
+        numbers = (self.stride, self.padding, self.kernel_size, axes, self.dilation)
+        added = self._output_padding(x, self._wanted_size, *numbers)
+        geometry = (self.stride, self.padding, added, self.groups, self.dilation)
+        return type(self).map_(x, self.stored_order(w), None, *geometry)
+
+    def output_first(self, w: Tensor) -> Tensor:
+        """Arrange weights (inputs, outputs of a group, ...) as (outputs, inputs of a group, ...)."""
+        return w.reshape(self.groups, -1, *w.shape[1:]).transpose(1, 2).flatten(0, 1)
+
+    def stored_order(self, w: Tensor) -> Tensor:
+        """Undo `output_first`; it is its own inverse."""
+        return w.reshape(self.groups, -1, *w.shape[1:]).transpose(1, 2).flatten(0, 1)
+
+
+class QuantConvTranspose1d(_QuantTransposed, nn.ConvTranspose1d):
+    """Transposed convolution over one axis; keywords as for `QuantConv2d`.
+
+    >>> layer = QuantConvTranspose1d(3, 8, 2, stride=2, method="lsq", bits=(2, 2))
+    >>> layer(torch.rand(1, 3, 4)).shape
+    torch.Size([1, 8, 8])
+    """
+
+    channel_shape = (-1, 1)
+    plain = nn.ConvTranspose1d
+    map_ = staticmethod(nn.functional.conv_transpose1d)
+
+
+class QuantConvTranspose2d(_QuantTransposed, nn.ConvTranspose2d):
+    """Transposed convolution over two axes; keywords as for `QuantConv2d`.
+
+    >>> layer = QuantConvTranspose2d(3, 8, 2, stride=2, method="lsq", bits=(2, 2))
+    >>> layer(torch.rand(1, 3, 4, 4)).shape
+    torch.Size([1, 8, 8, 8])
+    """
+
+    channel_shape = (-1, 1, 1)
+    plain = nn.ConvTranspose2d
+    map_ = staticmethod(nn.functional.conv_transpose2d)
+
+
+class QuantConvTranspose3d(_QuantTransposed, nn.ConvTranspose3d):
+    """Transposed convolution over three axes; keywords as for `QuantConv2d`.
+
+    >>> layer = QuantConvTranspose3d(3, 8, 2, stride=2, method="lsq", bits=(2, 2))
+    >>> layer(torch.rand(1, 3, 2, 2, 2)).shape
+    torch.Size([1, 8, 4, 4, 4])
+    """
+
+    channel_shape = (-1, 1, 1, 1)
+    plain = nn.ConvTranspose3d
+    map_ = staticmethod(nn.functional.conv_transpose3d)
 
 
 def calls_are_seen(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -390,6 +654,7 @@ class QuantLinear(QuantizedLayer, nn.Linear):  # type: ignore[misc]  # torch typ
     """
 
     channel_shape = (-1,)
+    plain = nn.Linear
 
     def __init__(
         self,
@@ -409,7 +674,21 @@ class QuantLinear(QuantizedLayer, nn.Linear):  # type: ignore[misc]  # torch typ
         nn.Linear.__init__(self, in_features, out_features, bias)
         each = ({**options, **(weight_options or {})}, {**options, **(input_options or {})})
         self._add_quantizers(method, bits, input_role, standardized, channelwise, *each)
-        self.register_forward_pre_hook(calls_are_seen)
+        self._let_calls_be_seen()
+
+    def _let_calls_be_seen(self) -> None:
+        if calls_are_seen not in self._forward_pre_hooks.values():
+            self.register_forward_pre_hook(calls_are_seen)
 
     def _linear_map(self, x: Tensor, w: Tensor) -> Tensor:
         return nn.functional.linear(x, w)
+
+
+#: The quantized layer of each of torch's.
+QUANTIZED: Mapping[type[nn.Module], type[QuantizedLayer]] = {
+    kind.plain: kind
+    for kind in (
+        QuantConv1d, QuantConv2d, QuantConv3d, QuantLinear,
+        QuantConvTranspose1d, QuantConvTranspose2d, QuantConvTranspose3d,
+    )
+}  # fmt: skip

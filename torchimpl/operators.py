@@ -81,7 +81,7 @@ class Operator:
         NotImplementedError
             In forward-mode differentiation, where torch would take the derivative for 0.
         """
-        if torch.compiler.is_compiling() or type(x) not in (Tensor, nn.Parameter):
+        if torch.compiler.is_compiling() or is_traced() or type(x) not in (Tensor, nn.Parameter):
             return self._call(x, *arguments)
         _refuse_tangents((x, *arguments))
         found: Tensor = _Eager.apply(self, x, *arguments)  # type: ignore[no-untyped-call]
@@ -150,6 +150,11 @@ def _in_single_at_least(function: Function, x: Tensor, arguments: Sequence[Any])
     function = _on_gpu(function) if x.is_cuda else function
     out: Tensor = function(x.to(torch.promote_types(x.dtype, torch.float32)), *arguments)
     return out.to(x.dtype)
+
+
+def is_traced() -> bool:
+    """Whether `torch.jit.trace` is recording."""
+    return torch._C._get_tracing_state() is not None
 
 
 class _Eager(torch.autograd.Function):

@@ -25,6 +25,7 @@ DTYPES = {
     "BF16": torch.bfloat16,
     "I64": torch.int64,
     "I32": torch.int32,
+    "U8": torch.uint8,
     "BOOL": torch.bool,
 }
 

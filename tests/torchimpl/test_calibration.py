@@ -12,9 +12,9 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
-from tests.oracles import check_same
+from tests.oracles import check_near, check_same
 from tests.torchimpl.modules import PAIRS, every_method, fit, input_role
-from torchimpl import calibrate
+from torchimpl import calibrate, parameter_groups
 from torchimpl.conversion import quantize_model, quantize_weight
 from torchimpl.layers import QuantConv2d
 from torchimpl.quantizers import base, build
@@ -280,3 +280,53 @@ def test_ranks_fail_together_and_have_the_values_of_rank_0():
     for name, value in calibrate(alone, IMAGES).state_dict().items():
         check_same(f"rank 0: {name}", one[name], value.numpy())
         check_same(f"rank 1: {name}", two[name], value.numpy())
+
+
+def trained_together(rank, methods):
+    """Twenty steps on other images: all that a method has learned or measured; and a basis of both ranks' data."""
+    found = {}
+    for method in methods:
+        model = network(method)
+        torch.manual_seed(rank)
+        calibrate(model, (1 + rank) * torch.rand(4, 3, 9, 9))
+        whole = nn.parallel.DistributedDataParallel(model)
+        optimizer = torch.optim.SGD(parameter_groups(model), 1e-3)
+        for step in range(20):
+            for part in model.modules():
+                if isinstance(part, Quantizer):
+                    part.set_progress(step / 20)
+            images, labels = (1 + rank) * torch.rand(4, 3, 9, 9), torch.tensor([0, 1, 2, 3])
+            optimizer.zero_grad()
+            F.cross_entropy(whole.train()(images).mean((2, 3)), labels).backward()
+            optimizer.step()
+        own = {name for name, _ in model.named_parameters()}
+        found[method] = {
+            name: value.detach().numpy()
+            for name, value in model.state_dict().items()
+            if name in own or "quantizer" in name or "scale" in name
+        }
+    return found, fitted(halves()[rank : rank + 1])
+
+
+def halves():
+    return torch.rand(2, 64, generator=torch.Generator().manual_seed(3))
+
+
+def fitted(x):
+    """The basis after three batches."""
+    quantizer = build("lqnets", bits=2, role="activation")
+    for _ in range(3):
+        quantizer.train()(x)
+    return quantizer.basis.numpy()
+
+
+def test_twenty_steps_of_two_ranks_leave_every_method_with_equal_values():
+    """Parameters, and statistics too: LQ-Nets' bases are fitted to both ranks' activations."""
+    (one, basis), (two, other_basis) = ranks(trained_together, sorted(PAIRS))
+    for method, values in one.items():
+        for name, value in values.items():
+            assert math.isfinite(float(abs(value).sum())), f"{method}: {name}"
+            check_same(f"{method}: {name}", two[method][name], value)
+    assert int(one["lqnets"]["4.weight_quantizer.steps"].max()) == 20
+    check_same("basis", other_basis, basis)
+    check_near("basis of the whole batch", basis, fitted(halves()), 1e-6)

@@ -3,6 +3,7 @@
 import argparse
 import hashlib
 import itertools
+import json
 import math
 import os
 import pickle
@@ -233,6 +234,46 @@ def test_the_suites_own_networks(method, bits, arch, tmp_path):
         model.train()(3 * IMAGES)
     for name, value in model.named_parameters():
         check_same(name, value.detach().numpy(), before[name].numpy())
+
+
+def said(content):
+    """What a quantizer's state says, as bytes."""
+    return torch.frombuffer(bytearray(json.dumps(content).encode()), dtype=torch.uint8)
+
+
+def test_a_file_says_which_variant_and_options_its_quantizers_have(tmp_path):
+    ours = network(resnet20, "daq", (2, 2), variant="released", gamma=3.0)
+    model = checkpoints.load(checkpoints.read(save(tmp_path, ours.state_dict())), "resnet20", "daq", (2, 2))
+    quantizers = (model.layer1[0].conv1.weight_quantizer, model.layer1[0].conv1.input_quantizer)
+    assert [(q.variant, q.gamma) for q in quantizers] == [("released", 3.0)] * 2
+    check_same("outputs", outputs(model), outputs(ours))
+
+
+def test_other_bits_than_a_file_says_are_refused(tmp_path):
+    file = checkpoints.read(save(tmp_path, network(resnet20, "lsq", (2, 2)).state_dict()))
+    message = refusal(checkpoints.load, file, "resnet20", "lsq", (4, 4))
+    assert "layer1.0.conv1.weight_quantizer: saved from lsq(variant=paper, bits=2" in message
+    assert "loaded into lsq(variant=paper, bits=4" in message
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (torch.zeros(9999, dtype=torch.uint8), "has 9999 bytes; at most 4096"),
+        (torch.tensor([123, 34], dtype=torch.uint8), "settings in the state are damaged"),
+        (said({"method": "daq", "gamma": ["x"]}), "what it says of its quantizers builds none"),
+        (said({"method": "daq", "variant": {"a": "\n"}}), "what it says of its quantizers builds none"),
+        (said({"method": "daq", "bits": 3, "role": "a\nb" * 500}), "saved from daq"),
+        (torch.tensor([1.0, 2.0]), "settings in the state are damaged"),
+    ],
+)
+def test_what_a_file_says_of_its_quantizers_is_not_trusted(content, message, tmp_path):
+    state = {**DAQ_STATE, "layer1.0.conv1.weight_quantizer._extra_state": content}
+    path = save(tmp_path, state)
+    assert message in refusal(lambda: checkpoints.load(checkpoints.read(path), "resnet20", "daq", (2, 2)))
+
+
+DAQ_STATE = network(resnet20, "daq", (2, 2)).state_dict()
 
 
 # The released layout

@@ -2,6 +2,9 @@
 
 import copy
 import math
+import re
+import warnings
+from collections import OrderedDict
 
 import pytest
 import torch
@@ -10,8 +13,8 @@ from torch import nn
 from reference import registry
 from tests.oracles import check_near, check_same
 from torchimpl import calibrate
-from torchimpl.conversion import quantize_model, quantize_weight
-from torchimpl.layers import QuantConv2d, QuantLinear
+from torchimpl.conversion import dequantize_model, plan_model, quantize_model, quantize_weight
+from torchimpl.layers import QuantConv2d, QuantizedLayer, QuantLinear
 from torchimpl.models.resnet import resnet20
 
 
@@ -334,3 +337,349 @@ def test_weights_are_quantized_once():
     layer = quantize_weight(nn.Linear(64, 4))
     with pytest.raises(ValueError, match="weight must be a plain parameter of the layer"):
         quantize_weight(layer)
+
+
+# Which layers, and how
+
+
+def three():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        OrderedDict([("a", nn.Linear(8, 8)), ("b", nn.Linear(8, 8)), ("c", nn.Linear(8, 8)), ("d", nn.Linear(8, 8))])
+    )
+
+
+def bits_of(model):
+    return {
+        name: (m.weight_quantizer.bits, m.input_quantizer.bits)
+        for name, m in model.named_modules()
+        if isinstance(m, QuantizedLayer)
+    }
+
+
+@pytest.mark.parametrize(
+    ("layers", "want"),
+    [
+        ({"b": (8, 8)}, {"b": (8, 8), "c": (4, 4)}),
+        ({"[bc]": (8, 8)}, {"b": (8, 8), "c": (8, 8)}),
+        ({"*": (8, 8)}, {"b": (8, 8), "c": (8, 8)}),  # a pattern leaves the ends as they are
+        ({"d": (8, 8)}, {"b": (4, 4), "c": (4, 4), "d": (8, 8)}),  # a name does not
+        ({re.compile("b|c"): (8, 8), "c": None}, {"b": (8, 8)}),
+        ({"c": None, "*": (8, 8)}, {"b": (8, 8), "c": (8, 8)}),  # the later one counts
+        ({(lambda name, layer: name == "b"): {"bits": (3, 8)}}, {"b": (3, 8), "c": (4, 4)}),
+        ({"*": {"input_role": "signed_activation"}, "b": {"bits": (2, 3)}}, {"b": (2, 3), "c": (4, 4)}),
+    ],
+)
+def test_mixed_bits_in_one_call(layers, want):
+    model = quantize_model(three(), "lsq", (4, 4), layers=layers)
+    assert bits_of(model) == want
+    if "*" in layers and isinstance(layers["*"], dict):
+        assert {model[i].input_quantizer.role for i in (1, 2)} == {"signed_activation"}
+
+
+def test_a_method_and_options_for_one_layer():
+    layers = {"b": {"method": ("lqnets", "pact"), "bits": (3, 2), "channelwise": False}, "c": {"gamma": 4.0}}
+    model = quantize_model(three(), "daq", (1, 2), layers=layers)
+    assert (model.b.weight_quantizer.method, model.b.input_quantizer.method) == ("lqnets", "pact")
+    assert model.b.weight_quantizer.shape == ()
+    assert (model.c.weight_quantizer.gamma, model.c.input_quantizer.gamma) == (4.0, 4.0)
+
+
+def test_layers_to_keep_by_pattern_and_predicate():
+    for keep in (["b*"], "b", re.compile("[b]"), [lambda name, layer: name.startswith("b")]):
+        assert set(bits_of(quantize_model(three(), "lsq", (4, 4), keep=keep))) == {"c"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"layers": {"e.*": (8, 8)}}, r"layers must be names of its layers: a, b, c, d, got \['e\.\*'\]"),
+        ({"layers": {re.compile("e"): (8, 8)}}, "layers must be names of its layers: a, b, c, d, got re.compile"),
+        ({"layers": {3: (8, 8)}}, "layers must be names, patterns, regular expressions or functions"),
+        ({"layers": {"b": 8}}, r"bits of layers\['b'\] must be a pair: for weights, and for inputs, got 8"),
+        ({"layers": {"[bc]": (9, 8)}}, r"^b, by layers\['\[bc\]'\]: bits must be a whole number from 1 to 8"),
+        ({"layers": {"c": {"method": "dsq", "channelwise": True}}}, r"^c, by layers\['c'\]: channelwise must be False"),
+        ({"layers": {"c": {"method": "?"}}}, "method must be one of daq"),
+        ({"keep": ["nothing*"]}, r"keep must be names of its layers: a, b, c, d, got \['nothing\*'\]"),
+    ],
+)
+def test_choices_that_do_not_match_say_where(arguments, message):
+    model = three()
+    with pytest.raises(ValueError, match=message):
+        quantize_model(model, "lsq", (4, 4), **arguments)
+    assert not bits_of(model)
+
+
+CONVOLUTIONS = [
+    (nn.Conv1d, (4, 6, 3), {"stride": 2, "padding": 1, "groups": 2}, 1),
+    (nn.Conv2d, (4, 6, 3), {"padding": "same", "dilation": 2}, 2),
+    (nn.Conv3d, (4, 6, 2), {"bias": False}, 3),
+    (nn.ConvTranspose1d, (4, 6, 3), {"stride": 2, "output_padding": 1}, 1),
+    (nn.ConvTranspose2d, (4, 6, 3), {"stride": 2, "groups": 2, "bias": False}, 2),
+    (nn.ConvTranspose3d, (4, 6, 2), {"padding": 1, "dilation": 2}, 3),
+]
+
+
+@pytest.mark.parametrize(("kind", "sizes", "geometry", "axes"), CONVOLUTIONS)
+@pytest.mark.parametrize("method", ["lsq", "daq", "lqnets", "dorefa"])
+def test_every_convolution(kind, sizes, geometry, axes, method):
+    """In place, of the same shape; what is computed is torch's layer of the quantized weights and inputs."""
+    torch.manual_seed(0)
+    layer, x = kind(*sizes, **geometry), torch.rand(2, 4, *[7] * axes)
+    want_shape, weight = layer(x).shape, layer.weight
+    assert quantize_model(layer, method, (2, 2)) is layer
+    assert type(layer).__name__ == f"Quant{kind.__name__}"
+    assert layer.weight is weight
+    calibrate(layer, x).eval()
+    got = layer(x).detach()
+    assert got.shape == want_shape
+    plain = copy.deepcopy(layer)
+    x_q = layer.input_quantizer(x).detach()
+    want = dequantize_model(plain)(x_q).detach()
+    assert type(plain) is kind
+    check_near("outputs", got.numpy(), want.numpy(), 1e-4 * float(want.abs().max()))
+
+
+def test_a_transposed_convolution_has_levels_for_each_output():
+    """By hand: the outputs are along the second axis, and groups come first."""
+    torch.manual_seed(0)
+    layer = nn.ConvTranspose2d(4, 6, 3, groups=2)
+    weight = layer.weight.detach().clone()
+    quantize_model(layer, "lqnets", (1, None))
+    dequantize_model(calibrate(layer, torch.rand(2, 4, 5, 5)))
+    for group in range(2):
+        for out in range(3):
+            own = layer.weight[2 * group : 2 * group + 2, out]
+            assert len(own.unique()) == 2
+            assert ((own > 0) == (weight[2 * group : 2 * group + 2, out] > 0)).all()
+
+
+def test_the_size_of_the_output_of_a_transposed_convolution():
+    layer, x = nn.ConvTranspose2d(2, 3, 3, stride=2), torch.rand(1, 2, 4, 4)
+    quantize_model(layer, "lsq", (4, 4))
+    for size in ((9, 9), (10, 10)):
+        assert calibrate(layer, x)(x, output_size=size).shape[2:] == size
+    assert layer(x).shape[2:] == (9, 9)
+
+
+def test_a_network_that_is_a_layer():
+    layer = nn.Linear(4, 4)
+    assert quantize_model(layer, "lsq", (2, 2)) is layer
+    assert type(layer) is QuantLinear
+
+
+def test_whoever_holds_a_layer_holds_the_quantized_one():
+    """Lists, hooks and their handles, aliases: the layer is the same object."""
+
+    class Holder(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.other = nn.Linear(4, 4), nn.Linear(4, 4)
+            self.alias = self.one
+            self.listed = [self.one, self.other]
+
+        def forward(self, x):
+            for layer in self.listed:
+                x = layer(x)
+            return x
+
+    model, seen = Holder(), []
+    handle = model.one.register_forward_hook(lambda *_: seen.append("after"))
+    model.one.register_forward_pre_hook(lambda *_: seen.append("before"))
+    quantize_model(model, "lsq", (2, 2), keep_ends=False, input_role="signed_activation")
+    assert model.one is model.alias is model.listed[0]
+    assert all(type(layer) is QuantLinear for layer in model.listed)
+    calibrate(model, torch.randn(3, 4))
+    assert seen == ["before", "after"]
+    handle.remove()
+    model(torch.randn(3, 4))
+    assert seen == ["before", "after", "before"]
+    by_alias = quantize_model(Holder(), "lsq", (2, 2), keep_ends=False, layers={"alias": (8, 8)})
+    assert by_alias.one.weight_quantizer.bits == 8
+
+
+def pruned():
+    return torch.nn.utils.prune.l1_unstructured(nn.Linear(4, 4), "weight", 0.5)
+
+
+def patched():
+    layer = nn.Linear(4, 4)
+    layer.forward = lambda x: x
+    return layer
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*is deprecated:FutureWarning")
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (pruned, "weight of 1 must be a plain parameter .torch.nn.utils.prune.remove makes it one.*, got 'pruned'"),
+        (lambda: torch.nn.utils.weight_norm(nn.Linear(4, 4)), "weight of 1 must .*remove_weight_norm.*'weight-normed'"),
+        (
+            lambda: torch.nn.utils.parametrizations.weight_norm(nn.Linear(4, 4)),
+            r"weight of 1 must .*remove_parametrizations.*'parametrized \(WeightNorm\)'",
+        ),
+        (lambda: torch.nn.utils.spectral_norm(nn.Linear(4, 4)), "weight of 1 must .*'made by a hook"),
+        (lambda: quantize_weight(nn.Linear(4, 4), "lsq"), r"weight of 1 must .*'parametrized \(LSQ\)'"),
+        (patched, r"forward of 1 must be its type's, or kept \(keep=\.\.\.\), got \"one of this object's own\""),
+    ],
+)
+def test_layers_whose_weights_are_made_elsewhere_are_refused_by_name(make, message):
+    model = nn.Sequential(nn.Linear(4, 4), make(), nn.Linear(4, 4))
+    with pytest.raises(ValueError, match=message):
+        quantize_model(model, "lsq", (2, 2), keep_ends=False)
+    assert type(model[0]) is nn.Linear, "nothing was replaced"
+    quantize_model(model, "lsq", (2, 2), keep_ends=False, keep=["1"])
+    assert type(model[0]) is QuantLinear
+
+
+def test_what_a_network_without_layers_consists_of_is_said():
+    with pytest.raises(
+        ValueError, match=r"a network with layers to quantize \(kept: none; types seen: 1 GRU, 2 ReLU\)"
+    ):
+        quantize_model(nn.Sequential(nn.ReLU(), nn.GRU(2, 2), nn.ReLU()))
+
+
+# The table
+
+
+class Mixture(nn.Module):
+    """Of what stays: a subclass, attention, a function, weights of a module's own."""
+
+    class Own(nn.Linear):
+        pass
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.middle, self.last = (nn.Linear(4, 4) for _ in range(3))
+        self.own = self.Own(4, 4)
+        self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
+        self.kernel = nn.Parameter(torch.randn(4, 4))
+        self.norm, self.table = nn.LayerNorm(4), nn.Embedding(3, 4)
+
+    def forward(self, x, *, scale=1.0):
+        x = self.middle(self.norm(self.first(x)) * scale)
+        x = self.own(self.attention(x, x, x)[0] @ self.kernel)
+        return self.last(nn.functional.linear(x, self.kernel))
+
+
+def test_the_table_names_what_is_done_and_what_stays(caplog):
+    x = torch.randn(2, 3, 4)
+    plan = plan_model(Mixture(), "lsq", (4, 8), example={"x": x, "scale": 2.0})
+    rows = {row.name: row for row in plan.rows if not row.kept.startswith("calls")}
+    assert rows["middle"].method == "lsq"
+    assert (rows["middle"].bits, rows["middle"].role) == ((4, 8), "signed_activation")
+    assert rows["first"].kept == "the first layer (keep_ends)"
+    assert rows["last"].kept == "the last layer (keep_ends)"
+    assert rows["own"].kept == "a subclass, which may compute something else"
+    assert "in_proj_weight" in rows["attention"].kept
+    assert rows["attention.out_proj"].kept == "torch reads its weights without calling it"
+    assert "kernel" in rows[""].kept
+    assert not rows.keys() & {"norm", "table"}
+    functions = {(row.name, row.kept.split()[1].strip("_,")) for row in plan.rows if row.kept.startswith("calls")}
+    assert functions == {("", "matmul"), ("", "linear"), ("attention", "multi_head_attention_forward")}
+    assert not any(isinstance(m, QuantizedLayer) for m in plan.module.modules()), "it is a plan"
+    printed = str(plan).splitlines()
+    assert len(printed) == 1 + len(plan.rows)
+    assert printed[0].split() == ["layer", "type", "method", "bits", "inputs", "kept"]
+    with caplog.at_level("INFO", logger="torchimpl.conversion"):
+        quantize_model(plan.module, "lsq", (4, 8), example=(x,))
+    assert "middle  " in caplog.text
+    assert "4/8" in caplog.text
+    with pytest.raises(ValueError, match="plan must be a new one"):
+        plan.apply()
+
+
+def test_the_same_layers_a_second_time():
+    """What is quantized stays so; the rest can be quantized otherwise."""
+    model = quantize_model(three(), "lsq", (4, 4), input_role="signed_activation")
+    x = torch.randn(5, 8)
+    with pytest.raises(RuntimeError, match=r"LSQ b\.input_quantizer has no first values.*torchimpl\.calibrate"):
+        plan_model(model, "lsq", (8, 8), keep_ends=False, example=x)
+    calibrate(model, x)
+    plan = plan_model(model, "lsq", (8, 8), keep_ends=False, example=x)
+    assert [row.kept for row in plan.rows] == ["", "", "quantized already", "quantized already"]
+    assert bits_of(calibrate(plan.apply(), x)) == {"a": (8, 8), "b": (4, 4), "c": (4, 4), "d": (8, 8)}
+
+
+# Signed inputs that nobody announced
+
+
+class Block(nn.Module):
+    """As in a ViT: inputs of linear layers come from LayerNorm and GELU."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.up, self.down = nn.LayerNorm(16), nn.Linear(16, 32), nn.Linear(32, 16)
+
+    def forward(self, x):
+        return self.down(nn.functional.gelu(self.up(self.norm(x))))
+
+
+def relative_error(model, plain, x):
+    with torch.no_grad():
+        want = plain(x)
+        return float((model.eval()(x) - want).norm() / want.norm())
+
+
+def test_signed_inputs_do_not_lose_their_negative_half_silently():
+    torch.manual_seed(0)
+    plain, x = nn.Sequential(*(Block() for _ in range(3))), torch.randn(32, 5, 16)
+    model = quantize_model(copy.deepcopy(plain), "lsq", (8, 8), keep_ends=False)
+    with pytest.warns(UserWarning, match="is negative, and becomes 0") as told:
+        calibrate(model, x)
+    assert {str(w.message).split(":")[0] for w in told} == {f"{i}.{n}" for i in range(3) for n in ("up", "down")}
+    with_example = quantize_model(copy.deepcopy(plain), "lsq", (8, 8), keep_ends=False, example=x)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        calibrate(with_example, x)
+    assert relative_error(with_example, plain, x) < 0.2 < 0.7 < relative_error(model, plain, x)
+    meant = quantize_model(copy.deepcopy(plain), "lsq", (8, 8), keep_ends=False, input_role="activation")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        calibrate(meant, x)
+
+
+def test_the_first_batch_in_training_warns_too_once():
+    layer = QuantLinear(4, 4, method=("lsq", "pact"), bits=(4, 4))
+    with pytest.warns(UserWarning, match=r"^QuantLinear\(in_features=4, .*: \d+% of its inputs' magnitude is negative"):
+        layer.train()(torch.randn(8, 4))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        layer(torch.randn(8, 4))
+
+
+# Back
+
+
+@pytest.mark.parametrize("method", ["daq", "lsq", "irnet", "qnet", "dsq"])
+def test_a_network_is_dequantized(method):
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Hardtanh(), nn.Conv2d(4, 4, 3), nn.Flatten(), nn.Linear(64, 2)
+    )
+    x = torch.randn(4, 3, 8, 8)
+    quantize_model(net, method, (1 if method == "irnet" else 2, None), keep_ends=False)
+    calibrate(net, x).eval()
+    want = net(x).detach()
+    assert dequantize_model(net) is net
+    assert [type(m) for m in net] == [nn.Conv2d, nn.BatchNorm2d, nn.Hardtanh, nn.Conv2d, nn.Flatten, nn.Linear]
+    assert set(dict(net.named_parameters())) == {f"{i}.{n}" for i in (0, 1, 3, 5) for n in ("weight", "bias")}
+    check_near("outputs", net(x).detach().numpy(), want.numpy(), 1e-5 * float(want.abs().max()))
+    net(x).sum().backward()
+    assert net[0].weight.grad is not None
+    assert not net[5]._forward_pre_hooks
+    net.load_state_dict({name: value.clone() for name, value in net.state_dict().items()})
+    assert bits_of(quantize_model(net, "lsq", (4, 4), keep_ends=False)) == dict.fromkeys(["0", "3", "5"], (4, 4))
+
+
+def test_dequantizing_takes_first_values_and_parametrizations():
+    model = quantize_model(three(), "daq", (2, 2))
+    with pytest.raises(RuntimeError, match=r"b has no first values. Call torchimpl\.calibrate"):
+        dequantize_model(model)
+    assert bits_of(model)
+    layer = quantize_weight(nn.Linear(64, 64), "lsq", 2)
+    weight, other = layer.weight.detach().clone(), copy.deepcopy(layer)
+    dequantize_model(layer)
+    assert type(layer) is nn.Linear
+    check_same("weight of a copy", other.weight.detach().numpy(), weight.numpy())
+    check_same("weight", layer.weight.detach().numpy(), weight.numpy())

@@ -97,7 +97,8 @@ def test_the_18_convolutions_of_the_blocks_are_quantized(method):
 
 
 def test_names_of_a_quantized_network():
-    ends = [f"{which}_quantizer.{leaf}" for which in ("weight", "input") for leaf in ("lower", "upper", "initialized")]
+    leaves = ("lower", "upper", "initialized", "_extra_state")
+    ends = [f"{which}_quantizer.{leaf}" for which in ("weight", "input") for leaf in leaves]
     conv = ["scale", "scale_initialized", *ends]
     assert sorted(resnet20("daq", (1, 1)).state_dict()) == names(conv=conv)
     assert sorted(resnet20_released("daq", (1, 1)).state_dict()) == names(released=True, conv=conv)

@@ -8,6 +8,7 @@ from scipy.integrate import quad
 from reference import daq, daq_theory
 from torchimpl import calibrate
 from torchimpl.layers import QuantizedLayer
+from torchimpl.optimization import parameter_groups
 from torchimpl.training import batches, slopes, trainer
 from torchimpl.training.recipe import recipe
 
@@ -46,7 +47,7 @@ class Zero(torch.nn.Module):
 
 def test_nothing_but_network_parameters_learns():
     model = built(slopes.with_slopes, "coth, paper", 1.0)
-    network, quantizers = trainer.parameter_groups(model)
+    network, quantizers = (group["params"] for group in parameter_groups(model))
     assert quantizers
     assert not any(parameter.requires_grad for parameter in quantizers)
     assert all(parameter.requires_grad for parameter in network)

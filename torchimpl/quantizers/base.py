@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from reference import grid, registry
-from torchimpl.operators import Operator
+from torchimpl.operators import Operator, is_traced
 
 
 class Quantizer(nn.Module):
@@ -56,6 +59,10 @@ class Quantizer(nn.Module):
     table: tuple[int, ...] = ()
     is_integral = True
     shape: tuple[int, ...] = ()
+    label = ""  # its name in the network, where a conversion or a calibration told it
+    context: Mapping[str, Any] = MappingProxyType({})  # what a layer adds to `settings`
+    _seen: tuple[int, ...] = ()  # versions of the parameters when they were looked at last
+    _complained = False
 
     def __init__(self, bits: int, role: str = "activation", *, variant: str | None = None) -> None:
         super().__init__()
@@ -104,6 +111,8 @@ class Quantizer(nn.Module):
         ValueError
             If `x` does not do.
         """
+        if not (self._ready or torch.compiler.is_compiling() or self.initialized.is_meta):
+            self.notice_first_values()  # averaging and copying of tensors set `initialized` alone
         if not self._ready:
             check_calibrating(self)
             with named(self):
@@ -122,9 +131,36 @@ class Quantizer(nn.Module):
         ValueError
             If `x` is not a floating-point tensor, or first values are to be taken and it does not do.
         """
+        if isinstance(x, fx.Proxy):
+            return as_leaf(self, x)
         check_input(x)
         self.require_first_values(x)
+        self._look_at_parameters(x)
         return self.quantize(x)
+
+    def _look_at_parameters(self, x: Tensor) -> None:
+        """Say once that a parameter is out of range, which makes NaN of all that follows.
+
+        They are looked at where they have changed since; on a GPU, where that means waiting, in test mode only.
+        """
+        if self._complained or not self._parameters or x.is_meta or (self.training and not x.is_cpu):
+            return
+        if torch.compiler.is_compiling() or is_traced() or type(x) not in (Tensor, nn.Parameter):
+            return
+        versions = tuple(0 if p.is_inference() else p._version for p in self._parameters.values() if p is not None)
+        if versions == self._seen:
+            return
+        self._seen = versions
+        try:
+            with torch.no_grad():
+                self.check_parameters(x)
+        except ValueError as error:
+            self._complained = True
+            warnings.warn(f"{self.shown()}: {error}; its values are NaN", UserWarning, stacklevel=2)
+
+    def shown(self) -> str:
+        """Name the quantizer: as it is called in the network, if that is known, and what it was built with."""
+        return f"{self.label}: " * bool(self.label) + f"{type(self).__name__}({self.extra_repr()})"
 
     def quantize(self, x: Tensor) -> Tensor:
         """Quantize with the parameters as they stand."""
@@ -208,13 +244,89 @@ class Quantizer(nn.Module):
         """
         grid.check_scalar("progress", progress, 0, 1)
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
-        super()._load_from_state_dict(state_dict, prefix, *rest)
+    # State
+
+    def settings(self) -> dict[str, Any]:
+        """Return what values depend on beside the state: method, variant, bits, role and options, as plain values."""
+        own = {"method": self.method, "variant": self.variant, "bits": self.bits, "role": self.role}
+        return {**own, **self.options(), **self.context}
+
+    def options(self) -> dict[str, Any]:
+        """Return the method's own options, those that the state does not have."""
+        return {}
+
+    def get_extra_state(self) -> Tensor:
+        """Return `settings` as JSON in bytes: a tensor, which every format of checkpoints can hold."""
+        return torch.frombuffer(bytearray(json.dumps(self.settings()).encode()), dtype=torch.uint8)
+
+    def set_extra_state(self, state: Any) -> None:
+        """Compare settings that were saved with those at hand.
+
+        Raises
+        ------
+        ValueError
+            If they differ, or say nothing; a setting that only one of both has is not compared.
+        """
+        saved, own = read_settings(state), self.settings()
+        if any(saved[name] != own[name] for name in saved.keys() & own.keys()):
+            raise ValueError(f"saved from {_as_text(saved)}, and loaded into {_as_text(own)}")
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        metadata: Any,
+        strict: bool,
+        missing: list[str],
+        unexpected: list[str],
+        errors: list[str],
+    ) -> None:
+        key = prefix + SETTINGS
+        try:
+            if key in state_dict:  # states of others, and those that are older, have none
+                self.set_extra_state(state_dict[key])
+        except ValueError as error:
+            errors.append(f"{prefix.rstrip('.') or type(self).__name__}: {error}")
+            return
+        super()._load_from_state_dict(state_dict, prefix, metadata, strict, missing, unexpected, errors)
+        if key in missing:
+            missing.remove(key)
         self.notice_first_values()
 
     def extra_repr(self) -> str:
         """Show what the quantizer was built with."""
         return f"bits={self.bits}, role={self.role}, variant={self.variant}"
+
+
+SETTINGS = "_extra_state"  # the name that torch gives it in a state_dict
+
+
+def read_settings(state: Any) -> dict[str, Any]:
+    """Read what `Quantizer.get_extra_state` wrote.
+
+    Raises
+    ------
+    ValueError
+        If it is something else.
+
+    >>> from torchimpl.quantizers import build
+    >>> read_settings(build("lsq", bits=2, role="weight").get_extra_state())
+    {'method': 'lsq', 'variant': 'paper', 'bits': 2, 'role': 'weight'}
+    """
+    try:
+        found = json.loads(bytes(state.to("cpu", torch.uint8).tolist()).decode())
+    except (AttributeError, ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise ValueError("the settings in the state are damaged, or another program's")
+    return found
+
+
+def _as_text(settings: Mapping[str, Any]) -> str:
+    """Print settings as the call that builds the quantizer."""
+    rest = dict(settings)
+    method = str(rest.pop("method", "a quantizer"))[:40]
+    return f"{method}({', '.join(f'{name}={value}' for name, value in rest.items())})"[:300]
 
 
 # First values
@@ -249,7 +361,8 @@ def check_calibrating(module: nn.Module) -> None:
         why = "only a batch in training mode, not compiled, sets them"
     else:
         return
-    name = type(module).__name__
+    label = getattr(module, "label", "")
+    name = type(module).__name__ + f" {label}" * bool(label)
     raise RuntimeError(
         f"{name} has no first values: {why}. Call torchimpl.calibrate(model, images) first, or load a state_dict"
     )
@@ -278,6 +391,11 @@ def ranks() -> int:
     """How many processes train together."""
     several = torch.distributed.is_available() and torch.distributed.is_initialized()
     return torch.distributed.get_world_size() if several else 1
+
+
+def as_leaf(module: nn.Module, x: fx.Proxy) -> Any:
+    """Record the call of a module, whose inside depends on values, as one step of a graph of `torch.fx`."""
+    return x.tracer.create_proxy("call_module", x.tracer.path_of_module(module), (x,), {})  # type: ignore[attr-defined]
 
 
 # Noise

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -139,6 +140,10 @@ class DAQ(UniformQuantizer):
         self.gamma = names.check_gamma(gamma)
         self.sigma = names.check_sigma(names.SIGMA[self.role] if sigma is None else sigma)
         self.literal = literal
+
+    def options(self) -> dict[str, Any]:
+        """Return gamma and sigma; `literal` computes the same."""
+        return {"gamma": self.gamma, "sigma": self.sigma}
 
     def arguments(self, x: Tensor) -> tuple[Tensor, Tensor, int, bool, float, float]:
         """Return the clip range, 2^bits - 1, which half of Eq. 2, gamma, and c of the closed form."""

@@ -144,6 +144,10 @@ class DASR(UniformQuantizer):
         self.register_buffer("beta", torch.tensor(0.0))
         self.set_beta(beta)
 
+    def options(self) -> dict[str, Any]:
+        """Return gamma, sigma and the kernel; beta is in the state, and `literal` computes the same."""
+        return {"gamma": self.gamma, "sigma": self.sigma, "kernel": self.kernel, "annealed": self.annealed}
+
     def set_beta(self, beta: float) -> None:
         """Set the temperature; raises ValueError unless it is from 0 to 1e8."""
         self.beta.fill_(grid.check_scalar("beta", beta, *daq.BETA_RANGE))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from reference import grid
 from reference.lqnets import CUTOFF, MOMENTUM, QUARTILE, RIDGE
 from torchimpl.kernels import lqnets as loops
 from torchimpl.operators import operator
-from torchimpl.quantizers.base import Quantizer, as_float, is_calibrating, keep_nan, parameter_shape, wide
+from torchimpl.quantizers.base import Quantizer, as_float, is_calibrating, keep_nan, parameter_shape, ranks, wide
 
 
 def _backward(grad: Tensor, x: Tensor, levels: Tensor, points: Tensor, clip: bool):  # type: ignore[no-untyped-def]
@@ -64,13 +65,19 @@ def pick(table: Tensor, q: Tensor) -> Tensor:
     return torch.take_along_dim(table, q.unsqueeze(0), 0).squeeze(0)
 
 
+PASSES = 8  # forward passes of one module in a step that activation checkpointing may repeat
+
+
 class LQNets(Quantizer):
     """Quantization to the sums of a basis, which is fitted to the data (LQ-Nets, Zhang et al., ECCV 2018).
 
     In training mode a batch is quantized with the basis as it stands; then the basis makes one step of QEM. Every
     forward pass in training mode does so, with or without gradients, and so does every access of a parametrized weight
-    in training mode: the result of the next may be another one. A channel whose data are not finite leaves its basis as
-    it is, and so does, in "released", one of activations that do not use all of it (`reference.lqnets`).
+    in training mode: the result of the next may be another one. A pass that activation checkpointing repeats does not:
+    it has the basis of the pass that it repeats. Several ranks fit one basis, to the activations of all; as their sums
+    are added up in every forward pass in training mode, each rank must make as many. A channel whose data are not
+    finite leaves its basis as it is, and so does, in "released", one of activations that do not use all of it
+    (`reference.lqnets`).
 
     Parameters
     ----------
@@ -106,6 +113,7 @@ class LQNets(Quantizer):
         basis = torch.ones(self.bits, *self.shape)
         self.register_buffer("basis", basis)
         self.register_buffer("steps", torch.zeros(self.shape, dtype=torch.int64))
+        self._fits: deque[tuple[Tensor, Tensor]] = deque(maxlen=PASSES)  # tallies of the last batches, and their bases
         if self.role == "activation":
             basis.copy_(self._first_basis(torch.full(self.shape, 2 / (2 ** len(basis) - 1))))
 
@@ -154,11 +162,45 @@ class LQNets(Quantizer):
     def quantize(self, x: Tensor) -> Tensor:
         """Quantize with the basis as it stands; in training mode, fit it then."""
         self._check_channels(x)
+        compiling = torch.compiler.is_compiling()
+        if self.training and not compiling and torch._C._current_graph_task_id() != -1:
+            return self._quantize_again(x)
         levels, points, order = self._levels(wide(x))
         out = lqnets_quantize(x, levels, points, self.role == "activation")
         if self.training and x.numel() and not is_calibrating():
-            self._fit(lqnets_tally(x.detach(), points), order)
+            tally = lqnets_tally(x.detach(), points)
+            if not compiling:
+                self._fits.append((tally, self.basis.clone()))
+            self._fit(self._of_all_ranks(tally), order)
         return out
+
+    def _quantize_again(self, x: Tensor) -> Tensor:
+        """Quantize within a backward pass, where activation checkpointing repeats a forward pass: with its basis.
+
+        Which of the last passes it was, if there were several, its tally tells (the last one of those that have it: of
+        weights that are used twice in a step, whose bases may differ while their codes do not). The basis was fitted
+        then.
+        """
+        now = self.basis
+        try:
+            for tally, basis in reversed(self._fits):
+                self.basis = basis
+                levels, points, _ = self._levels(wide(x))
+                if torch.equal(lqnets_tally(x.detach(), points), tally):
+                    break
+            else:
+                self.basis = now
+                levels, points, _ = self._levels(wide(x))
+        finally:
+            self.basis = now
+        return lqnets_quantize(x, levels, points, self.role == "activation")
+
+    def _of_all_ranks(self, tally: Tensor) -> Tensor:
+        """Add up what the ranks counted in their parts of a batch; they have the weights in common."""
+        if self.role == "weight" or ranks() == 1:
+            return tally
+        torch.distributed.all_reduce(tally := tally.clone())
+        return tally
 
     def arguments(self, x: Tensor) -> tuple[Tensor, Tensor, bool]:
         """Return levels, transition points, and whether gradients end at the highest level."""

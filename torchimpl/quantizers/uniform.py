@@ -71,10 +71,9 @@ class UniformQuantizer(Quantizer):
 
     def check_parameters(self, x: Tensor) -> None:
         """Raise ValueError unless the clip range and its width are finite, and it is not empty."""
-        if not 0 < float(self.upper - self.lower) < math.inf:
-            raise grid.refuse(
-                "clip range (lower, upper)", (float(self.lower), float(self.upper)), "finite with lower < upper"
-            )
+        lower, upper = self.lower.detach(), self.upper.detach()
+        if not 0 < float(upper - lower) < math.inf:
+            raise grid.refuse("clip range (lower, upper)", (float(lower), float(upper)), "finite with lower < upper")
 
     def unit(self, x: Tensor) -> Tensor | float:
         """Weights are odd multiples of 1/n, activations multiples (Eq. 2)."""

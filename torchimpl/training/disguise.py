@@ -20,7 +20,7 @@ from reference import daq_theory
 from torchimpl.calibration import calibrate
 from torchimpl.layers import QuantizedLayer
 from torchimpl.models import NETWORKS
-from torchimpl.quantizers.base import Quantizer
+from torchimpl.quantizers.base import SETTINGS, Quantizer
 from torchimpl.quantizers.ste import STE
 from torchimpl.statistics import standardize
 
@@ -83,7 +83,7 @@ def straight_through(model: nn.Module, *, mapped: bool = True) -> nn.Module:
                 layer.weight.copy_(disguised(own))
         quantizer = own.weight_quantizer
         plain = STE(quantizer.bits, "weight", variant="half_down").double()
-        plain.load_state_dict(quantizer.state_dict())
+        plain.load_state_dict({k: v for k, v in quantizer.state_dict().items() if k != SETTINGS})
         layer.weight_quantizer = plain.requires_grad_(False).train(quantizer.training)
     return other
 

@@ -28,7 +28,8 @@ from torchimpl.data.cifar10 import Split
 from torchimpl.evaluation import Count, count_correct
 from torchimpl.layers import QuantizedLayer
 from torchimpl.models import NETWORKS
-from torchimpl.quantizers.base import Quantizer, ranks
+from torchimpl.optimization import parameter_groups
+from torchimpl.quantizers.base import SETTINGS, Quantizer, ranks
 from torchimpl.training.batches import Batches
 from torchimpl.training.recipe import Recipe
 
@@ -110,20 +111,9 @@ def channels_last(model: nn.Module) -> nn.Module:
     return model
 
 
-def parameter_groups(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """Return the parameters of the network (weights, biases, normalisations), and those of quantizers and scales."""
-    parts = list(model.modules())
-    own = {id(parameter) for part in parts if isinstance(part, Quantizer) for parameter in part.parameters()}
-    own |= {id(part.scale) for part in parts if isinstance(part, QuantizedLayer)}
-    found: tuple[list[nn.Parameter], list[nn.Parameter]] = ([], [])
-    for parameter in model.parameters():
-        found[id(parameter) in own].append(parameter)
-    return found
-
-
 def optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
     """SGD for the network, Adam without weight decay for quantizers and scales, if there are any."""
-    network, quantizers = parameter_groups(model)
+    network, quantizers = (group["params"] for group in parameter_groups(model))
     found: list[torch.optim.Optimizer] = [
         torch.optim.SGD(network, recipe.rate, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
     ]
@@ -321,7 +311,10 @@ def rehearsal(recipe: Recipe, training: Split, test: Split) -> tuple[str, float,
 
 
 def digest(content: Any) -> str:
-    """Return the sha256 of nested mappings and sequences of tensors and plain values, by their bits."""
+    """Return the sha256 of nested mappings and sequences of tensors and plain values, by their bits.
+
+    What a quantizer's state says in words, its settings, is left out.
+    """
     found = hashlib.sha256()
 
     def add(value: Any) -> None:
@@ -333,7 +326,7 @@ def digest(content: Any) -> str:
                 else repr(value.item()).encode()
             )
         elif isinstance(value, Mapping):
-            for key in sorted(value, key=str):
+            for key in sorted((key for key in value if not str(key).endswith(SETTINGS)), key=str):
                 found.update(f"{key}: ".encode())
                 add(value[key])
         elif isinstance(value, list | tuple):
