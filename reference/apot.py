@@ -257,7 +257,7 @@ def _outside(x: Array, params: Params) -> tuple[Array, Array]:
     u = _ratio(x, params)
     above = u > 1
     if params.role == "activation":
-        below = (u < 0) & (params.variant != "cifar10")
+        below = (x < 0) & (params.variant != "cifar10")  # x, as the ratio may underflow
         return above | below, above | below
     outside = above | (u < -1)
     passes = params.variant == "cifar10" or (params.variant == "imagenet" and params.bits == 2)

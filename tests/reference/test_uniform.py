@@ -227,7 +227,8 @@ def test_only_the_channel_of_a_nan_loses_its_gradients(name):
     method = registry.module(name)
     role = method.METHOD.roles[-1]
     params = initial(method, sample(4, role), max(method.METHOD.bits[role]), role, method.METHOD.variants[0])
-    each = {key: np.full((3, 1), getattr(params, key)) for key in method.METHOD.learnable if key != "alpha"}
+    scalars = [key for key in method.METHOD.learnable if key != "alpha" and np.shape(getattr(params, key)) == ()]
+    each = {key: np.full((3, 1), getattr(params, key)) for key in scalars}
     if not each:
         return
     params = dataclasses.replace(params, **each)

@@ -399,7 +399,7 @@ def test_layers_to_keep_by_pattern_and_predicate():
         ({"layers": {"b": 8}}, r"bits of layers\['b'\] must be a pair: for weights, and for inputs, got 8"),
         ({"layers": {"[bc]": (9, 8)}}, r"^b, by layers\['\[bc\]'\]: bits must be a whole number from 1 to 8"),
         ({"layers": {"c": {"method": "dsq", "channelwise": True}}}, r"^c, by layers\['c'\]: channelwise must be False"),
-        ({"layers": {"c": {"method": "?"}}}, "method must be one of daq"),
+        ({"layers": {"c": {"method": "?"}}}, "method must be one of .*daq, dasr"),
         ({"keep": ["nothing*"]}, r"keep must be names of its layers: a, b, c, d, got \['nothing\*'\]"),
     ],
 )

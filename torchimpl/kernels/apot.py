@@ -46,7 +46,6 @@ def _backward(grad, x, grad_x, sums, numbers):  # type: ignore[no-untyped-def]  
     count = (numbers.size - SCALARS) // 2
     points, magnitudes = numbers[SCALARS : SCALARS + count], numbers[SCALARS + count :]
     zero, one, infinity = np.float32(0), np.float32(1), np.float32(np.inf)
-    lowest = -one if signed != zero else zero
     open_below = (signed == zero) & (pass_below != zero)
     ratios, found = np.empty(ROW, np.float32), np.empty(ROW, np.float32)
     for row in range(len(sums)):
@@ -68,11 +67,11 @@ def _backward(grad, x, grad_x, sums, numbers):  # type: ignore[no-untyped-def]  
             u = ratios[j]
             g = load(grad, first + j)
             value = found[j] if (u > zero) | (signed == zero) else zero - found[j]
-            above, below = u > one, u < lowest
+            v = load(x, first + j)
+            above, below = u > one, u < -one if signed != zero else (v < zero) & (u == u)
             outside = above | (below & (not open_below)) | (abs(u) == infinity)
             total += g * (value - (zero if outside else u))
             blocked = (above & (pass_above == zero)) | (below & (pass_below == zero))
-            v = load(x, first + j)
             passed = zero if blocked else g
             passed = passed if v == v else v
             store(grad_x, first + j, passed)

@@ -49,7 +49,7 @@ def _backward(  # type: ignore[no-untyped-def]
     grad: Tensor, x: Tensor, alpha: Tensor, steps: list[int], signed: bool, pass_above: bool, pass_below: bool
 ):
     k, u = _levels(x, alpha, steps, signed)
-    above, below = u > 1, u < (-1 if signed else 0)
+    above, below = u > 1, u < -1 if signed else (x < 0) & ~u.isnan()  # x, as the ratio may underflow
     outside = above | below if signed or not pass_below else above
     blocked = (above & (not pass_above)) | (below & (not pass_below))
     by_alpha = k / steps[-1] - torch.where(outside | u.isinf(), 0.0, u)
