@@ -45,7 +45,7 @@ INTRO = (
 
 @dataclass(frozen=True)
 class Network:
-    """An entry of ``reported/released.toml``."""
+    """An entry of ``released.toml``."""
 
     name: str
     repository: str
@@ -82,7 +82,7 @@ class Network:
 @cache
 def networks() -> tuple[Network, ...]:
     """Read which networks there are."""
-    text = (Path(__file__).parent / "reported" / "released.toml").read_text(encoding="utf-8")
+    text = Path(__file__).with_name("released.toml").read_text(encoding="utf-8")
     return tuple(Network(**entry) for entry in tomllib.loads(text)["network"])
 
 

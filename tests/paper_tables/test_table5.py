@@ -109,7 +109,7 @@ def test_verdicts_and_sentences_are_those_of_the_counts(counts, results):
 OFF = [-100, 0, 100]  # images
 
 
-@pytest.mark.parametrize("off", itertools.product(OFF, OFF, OFF), ids=str)
+@pytest.mark.parametrize("off", [*itertools.product(OFF, OFF, OFF)], ids=str)
 def test_the_sentence_on_last_epochs_takes_one_below_and_one_above(off, results):
     counts = {column: int(Decimal(p) * 100) + k for (column, p), k in zip(COLUMNS.items(), off, strict=True)}
     said = [sentence for sentence in regenerated(results, counts).findings if "One checkpoint is below" in sentence]
