@@ -353,6 +353,28 @@ def python(code, **environment):
     return subprocess.run(arguments, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
 
 
+SUMS = """
+import torch
+from torchimpl.quantizers import build
+
+generator = torch.Generator().manual_seed(0)
+x, grad = torch.randn(5000, generator=generator), torch.randn(5000, generator=generator)
+quantizer = build("ste", bits=1, role="weight")
+quantizer(x.requires_grad_()).backward(grad)
+print(*(p.grad.item().hex() for p in quantizer.parameters()))
+"""
+
+
+def test_what_compiles_has_the_bits_of_what_finds_it_compiled(tmp_path):
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
+    first, second = (
+        subprocess.run([sys.executable, "-c", SUMS], env=environment, capture_output=True, text=True, check=True).stdout
+        for _ in range(2)
+    )
+    assert first == second
+    assert len(first.split()) == 2
+
+
 def test_importing_compiles_nothing():
     code = "import sys, torchimpl.layers, reference.registry as r; r.modules(); print('numba' in sys.modules)"
     done = python(code)

@@ -99,13 +99,16 @@ def compile_task(
     On disk, functions are found by their name and forgotten when their own file changes: the name has the version of
     all that is compiled into them.
 
+    The loop is made part of the task. Otherwise there would be two of it in the process that compiles, its own and the
+    task's copy, which may sum in other orders; and the one that is called there is not the one that is kept.
+
     Returns
     -------
     CFunc
         Whose `address` is that of the task.
     """
     place = _task.__globals__ | {
-        "LOOP": numba.njit(error_model="numpy", **options)(loop),
+        "LOOP": numba.njit(error_model="numpy", forceinline=True, **options)(loop),
         "ELEMENT": dtype.type,
         "BYTES": dtype.itemsize,
         "SUMS": sums,
