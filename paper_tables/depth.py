@@ -24,6 +24,7 @@ from paper_tables.tables import InputError, Measured, Options, Table
 from reference import daq, daq_theory
 from torchimpl import calibrate, checkpoints, evaluation
 from torchimpl.data import cifar10
+from torchimpl.quantizers.base import SETTINGS
 from torchimpl.training import batches, slopes, store
 from torchimpl.training.recipe import Recipe, recipe
 
@@ -93,11 +94,12 @@ def _gradient(
         checkpoint = checkpoints.read(folder / RELEASED[column].filename, sha256=RELEASED[column].sha256)
         quantized = column != "FP"
         bits = (1, 1) if quantized else (None, None)
-        state = checkpoints.load(checkpoint, "resnet20_released", "daq" if quantized else None, bits).state_dict()
+        released = checkpoints.load(checkpoint, "resnet20_released", "daq" if quantized else None, bits).state_dict()
     except (cifar10.DataError, checkpoints.CheckpointError) as error:
         raise InputError(str(error)) from None
     images = evaluation.normalize(train.images[:IMAGES], *checkpoints.NORMALIZATIONS["imagenet"])
     labels = torch.from_numpy(train.labels[:IMAGES])
+    state = {name: value for name, value in released.items() if not name.endswith(SETTINGS)}  # of another method
     norms = {}
     for shape in ("flat", f"coth, {variant}"):
         model = slopes.with_slopes("resnet20_released", shape, 1.0)

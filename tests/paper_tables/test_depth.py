@@ -91,3 +91,12 @@ def test_an_arm_stands_if_its_rehearsal_at_the_best_rate_has_the_same_bits(monke
     other = {**detail, "rehearsal": "others"}
     same_machine = dict(hardware=cells.hardware(), versions=cells.versions())
     assert job.rehearse(dataclasses.replace(found, detail=other, **same_machine)) == ""
+
+
+def test_at_the_last_quantized_layer_nothing_has_compounded(cifar10_root, checkpoint_root):
+    """The released 1/1 network: gradients there are those of flat slopes, and grow towards the first layer."""
+    found = depth._gradient("1/1", "paper", cifar10_root, checkpoint_root, lambda part: None)
+    ratios = found["detail"]["by layer"]
+    assert len(ratios) == 18
+    assert ratios[-1] == pytest.approx(1, rel=0.05)
+    assert found["measured"] == ratios[0] > 3
