@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,7 @@ from reference.inputs import FORMATS, Format, arranged
 Property = Callable[[Quantizer, Array], None]
 REPEATS = 13  # elements that a parameter is shared by where its gradient is taken: their number shapes the scale
 SAMPLED = 24  # inputs at which gradients for parameters are taken
+TELLING = 256  # inputs at which variants are told apart by their gradients for parameters
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,10 @@ def relatives(subject: Quantizer, name: str, role: str | None = None, variant: s
         )
     given = {n: v for n, v in subject.parameters.items() if n in fields and v is not None}
     observes = subject.from_whole_tensor and hasattr(module, "observe")
+    foreign = [n for n in subject.parameters if n not in fields]
+    if foreign:
+        own = ", ".join(n for n in fields if n not in ("bits", "role", "variant"))
+        raise refuse("parameters", foreign, f"those of {known.title}: {own}")
     found, refused = [], ""
     for r, v in rows:
         for numbers in ({n: _squeezed(value) for n, value in given.items()}, given):
@@ -148,9 +153,22 @@ def mismatches(kin: Kin, subject: Quantizer, x: Array) -> tuple[int, ...]:
         return (counts[0],)
     want_x, want = kin.vjp(_wide(x), np.ones_like(_wide(x)))
     counts.append(int((~np.isclose(by_x, want_x, rtol=1e-3, atol=1e-6)).sum()))
-    wrong = [n for n in kin.method.learned(kin.params.role) if n in by_name and n in want]
-    counts.append(sum(not np.allclose(by_name[n], want[n], rtol=1e-2, atol=1e-4) for n in wrong))
+    learned = [n for n in kin.method.learned(kin.params.role) if n in by_name and n in want]
+    counts.append(sum(_differs(kin, subject, v, learned) for v in _some(x, TELLING)) if learned else 0)
     return tuple(counts)
+
+
+def _differs(kin: Kin, subject: Quantizer, v: float, names: Sequence[str]) -> bool:
+    """Whether the gradient of one input for any of these parameters is not the method's."""
+    one = arranged(subject, np.full(1, v))
+    got, want = subject.vjp(one, np.ones_like(one))[1], kin.vjp(_wide(one), np.ones_like(_wide(one)))[1]
+    return not all(np.allclose(got[name], want[name], rtol=1e-2, atol=1e-4) for name in names)
+
+
+def _some(x: Array, most: int) -> Array:
+    """At most so many of the inputs, evenly."""
+    flat = x.ravel()
+    return flat[np.unique(np.linspace(0, len(flat) - 1, min(most, len(flat))).astype(int))] if len(flat) else flat
 
 
 def _values(kin: Kin, subject: Quantizer, x: Array) -> None:
@@ -183,9 +201,7 @@ def _gradient_for(kin: Kin, subject: Quantizer, x: Array, parameter: str) -> Non
     kind = _kind(subject, x)
     if kind.digits < 24:
         raise NotApplicable(f"sums in {kind.name} are too coarse")
-    flat = x.ravel()
-    chosen = flat[np.unique(np.linspace(0, len(flat) - 1, min(SAMPLED, len(flat))).astype(int))] if len(flat) else flat
-    for v in chosen:
+    for v in _some(x, SAMPLED):
         many = arranged(subject, np.full(REPEATS, v, x.dtype))
         _, by_name = subject.vjp(many, np.ones_like(many))
         if parameter not in by_name and parameter in subject.constants:
@@ -228,19 +244,21 @@ def _surrogate_for(subject: Quantizer, x: Array, parameter: str) -> None:
     by_name = subject.vjp(x, np.ones_like(x))[1]
     if parameter not in by_name:
         raise NotApplicable(f"{parameter} is a constant")
-    flat = x.ravel()
-    for v in flat[np.unique(np.linspace(0, len(flat) - 1, min(SAMPLED, len(flat))).astype(int))] if len(flat) else ():
+    for v in _some(x, SAMPLED):
         one = arranged(subject, np.full(1, v, x.dtype))
-        got = np.asarray(subject.vjp(one, np.ones_like(one))[1][parameter], np.float64)
         at = np.asarray(subject.parameters[parameter], np.float64)
-        step = np.maximum(np.abs(at), 2.0**-10) * 2.0**-20
+        got = np.asarray(subject.vjp(one, np.ones_like(one))[1][parameter], np.float64).reshape(at.shape)
+        for index in np.ndindex(at.shape):
 
-        def total(value: Array, one: Array = one) -> Array:
-            parameters = {**subject.parameters, parameter: value}
-            return np.asarray(_surrogate(subject)(_wide(one), **parameters).sum())
+            def total(value: Array, one: Array = one, at: Array = at, index: tuple[int, ...] = index) -> Array:
+                moved = at.copy()
+                moved[index] = value
+                return np.asarray(_surrogate(subject)(_wide(one), **{**subject.parameters, parameter: moved}).sum())
 
-        if at.ndim == 0:
-            _near_slopes(f"{parameter} at x = {_text(v)}", got.reshape(()), total, at, step, kind, at)
+            here = np.asarray(at[index])
+            step = np.maximum(np.abs(here), 2.0**-10) * 2.0**-20
+            element = f"{parameter}{list(index)}" if at.size > 1 else parameter
+            _near_slopes(f"{element} at x = {_text(v)}", np.asarray(got[index]), total, here, step, kind, here)
 
 
 def _near_slopes(

@@ -124,6 +124,11 @@ class Gate:
 
         return min(self._relatives, key=order, default=None)
 
+    @property
+    def fits(self) -> bool:
+        """Whether anything is known of how it fits: a subject that does not answer has no kin."""
+        return self.kin is not None and self.misfit(self.kin)[:1] != (sys.maxsize,)
+
     def misfit(self, kin: Kin) -> tuple[int, ...]:
         """Say how much of a method, role and variant does not fit: values, gradients for x and for parameters."""
         if len(self._relatives) == 1:
@@ -147,7 +152,7 @@ class Gate:
         """The other roles and variants that have the same values, with what else does not fit."""
         words = ("values", "gradients for x", "gradients for its parameters")
         found = {}
-        for kin in self._relatives:
+        for kin in self._relatives if self.fits else ():
             counts = self.misfit(kin)
             if kin is self.kin or self.kin is None or kin.params.role != self.kin.params.role or not counts:
                 continue
@@ -223,7 +228,7 @@ class Gate:
     def run_all(self) -> Report:
         """Try everything."""
         rows = tuple(self.run(case) for case in self.cases)
-        kin = "" if self.kin is None else self.kin.title
+        kin = self.kin.title if self.kin and self.fits else ""
         return Report(self.subject.name, rows, kin, self.others)
 
     def _property(self, name: str) -> Property:
@@ -279,6 +284,8 @@ class Gate:
                     return False
                 last = again
                 return True
+            except ValueError:  # the method's: it refuses so few numbers, or such
+                return False
             return False
 
         found = vector
@@ -314,7 +321,12 @@ class Gate:
 
     def _shown(self, blank: Row, error: Violation | Raised, points: Array) -> Row:
         witness = _listed(points)
-        held = f", reference={self.reference!r}" if ":" in blank.name and self.reference else ""
+        held = ""
+        if ":" in blank.name and self.reference and self.kin:
+            params = self.kin.params
+            held = f", reference={self.reference!r}, role={params.role!r}, variant={params.variant!r}"
+        if blank.device != self.subject.devices[0]:
+            held += f", device={blank.device!r}"
         dtype = "" if blank.dtype == self.subject.dtypes[0] else f", dtype={blank.dtype!r}"
         again = f"conformance.again({self.source}, {blank.name!r}, {witness}{dtype}{held})"
         if isinstance(error, Raised):
@@ -395,6 +407,8 @@ def again(
     dtype: str | None = None,
     device: str | None = None,
     reference: str | None = None,
+    role: str | None = None,
+    variant: str | None = None,
 ) -> Row:
     """Run one property again, at one input; `subject` may be named as ``"package.module:factory"``.
 
@@ -402,7 +416,7 @@ def again(
     x = [-1.0, 0.0, 1.0]: the number of values of forward(x) is 3: -1, 0, 1, expected 2
     """
     subject = load(subject) if isinstance(subject, str) else subject
-    gate = Gate(subject, reference)
+    gate = Gate(subject, reference, role=role, variant=variant)
     case = Case(name, dtype or subject.dtypes[0], device or subject.devices[0])
     if case not in gate.cases:
         names = ", ".join(dict.fromkeys(one.name for one in gate.cases))
@@ -411,7 +425,7 @@ def again(
     return gate.run(case, inputs.arranged(subject, points))
 
 
-def _listed(points: Array, most: int = 24) -> str:
+def _listed(points: Array) -> str:
     """An array as a list that can be pasted; infinity and NaN as text, which `again` reads."""
     flat = [float(v) for v in np.ravel(points)]
     words = [repr(v) if np.isfinite(v) else repr(str(v)) for v in flat]

@@ -29,8 +29,8 @@ class Raised(Exception):  # noqa: N818 - what the subject raised, not the suite
     """The subject raised something; it is the cause."""
 
 
-class Hung(Exception):  # noqa: N818
-    """The subject took too long."""
+class Hung(BaseException):
+    """The subject took too long; no Exception, which it might catch."""
 
 
 def load(name: str) -> Quantizer:
@@ -75,7 +75,7 @@ def limited(seconds: float) -> Iterator[None]:
         raise Hung
 
     before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    signal.setitimer(signal.ITIMER_REAL, seconds, seconds)  # and again, if it is caught all the same
     try:
         yield
     finally:
@@ -100,7 +100,7 @@ def guarded(subject: Quantizer) -> Quantizer:
             except (NotApplicable, Hung, WrongShape):
                 raise
             except ValueError as error:
-                if codes:  # which is how NaN is to be refused
+                if codes and np.isnan(arguments[0]).any():  # which is how NaN is to be refused
                     raise
                 raise Raised(one_line(error)) from error
             except (Exception, SystemExit) as error:
@@ -121,19 +121,25 @@ def guarded(subject: Quantizer) -> Quantizer:
         by_x = _as_numbers(found[0], "gradient for x")
         return by_x, {name: _as_numbers(value, f"gradient for {name}") for name, value in found[1].items()}
 
+    def numbers(function: Callable[..., Any], what: str) -> Callable[..., Array]:
+        return lambda *arguments, **named: _as_numbers(function(*arguments, **named), what)
+
     return dataclasses.replace(
         subject,
         forward=forward,
-        codes=guard(subject.codes, codes=True),
-        decode=guard(subject.decode),
+        codes=numbers(guard(subject.codes, codes=True), "codes"),
+        decode=numbers(guard(subject.decode), "decoded values"),
         vjp=vjp,
-        surrogate=None if subject.surrogate is None else guard(subject.surrogate),
+        surrogate=None if subject.surrogate is None else numbers(guard(subject.surrogate), "surrogate's values"),
         kind=None if subject.kind is None else guard(subject.kind),
     )
 
 
 def _as_numbers(value: Any, what: str) -> Array:
-    found = np.asarray(value)
+    try:
+        found = np.asarray(value)
+    except ValueError as error:
+        raise Raised(f"its {what} must be an array of numbers: {one_line(error)}") from None
     if found.dtype.kind not in "iuf":
         raise Raised(f"its {what} must be an array of numbers, got {article(type(value).__name__)}")
     return found

@@ -477,7 +477,7 @@ def _prepared(name: str, layer: nn.Module, settings: dict[str, Any], where: str)
     _check_plain(name, layer)
     try:
         return QUANTIZED[type(layer)].prepare(layer, **settings)
-    except ValueError as error:
+    except (TypeError, ValueError) as error:  # TypeError: an option that the method does not have
         told = f", by {where}" if where else ""
         raise ValueError(f"{name or type(layer).__name__}{told}: {error}") from None
 

@@ -135,7 +135,7 @@ def _view(
     def vjp(x: Array, grad: Array) -> contract.Gradients:
         leaf = make(x).requires_grad_()
         function, tensors = _to_be_differentiated(moved, learned, training)
-        values = _tensor(function(leaf))
+        values = _tensor(function(leaf.clone()))  # which it may change, as a leaf it may not
         if not values.requires_grad:
             raise RuntimeError("its values do not require a gradient: nothing leads back from them to x")
         incoming = _like(grad, values.dtype, str(values.device))
@@ -255,8 +255,9 @@ def _name_of(subject: Callable[..., Any]) -> str:
 @contextmanager
 def mode(module: nn.Module, training: bool) -> Iterator[nn.Module]:
     """Put a module in training or test mode for a while."""
-    before = module.training
+    before = {part: part.training for part in module.modules()}
     try:
         yield module.train(training)
     finally:
-        module.train(before)
+        for part, mode_before in before.items():
+            part.training = mode_before

@@ -5,11 +5,11 @@ steps are is found on the quantizer itself, by bisection over all float32 number
 a new one needs nothing.
 
 **Two forms.** "operators" searches an input's interval among the steps, by one comparison a bit, and looks the level
-up: codes are the network's for every input, and layers that compute with integers here (`torchimpl.layers`) do so
-there, with the same bits, as long as sums stay below 2^24 and the runtime adds products. "qcdq" is what deployment
-tools read: QuantizeLinear, Clip, DequantizeLinear for inputs, and DequantizeLinear of integer weights. It takes even
-grids; steps are then computed, and an input within a rounding error of one may fall on its other side. QuantizeLinear
-rounds ties to even, so an input that is exactly on a step may, too.
+up: codes are the network's for every input but NaN, which ends up in some interval, and layers that compute with
+integers here (`torchimpl.layers`) do so there, with the same bits, as long as sums stay below 2^24 and the runtime adds
+products. "qcdq" is what deployment tools read: QuantizeLinear, Clip, DequantizeLinear for inputs, and DequantizeLinear
+of integer weights. It takes even grids; steps are then computed, and an input within a rounding error of one may fall
+on its other side. QuantizeLinear rounds ties to even, so an input that is exactly on a step may, too.
 """
 
 from __future__ import annotations

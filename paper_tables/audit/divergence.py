@@ -43,8 +43,9 @@ INTRO = (
     f"(*), up to {MOST_BITS} bits, in float64. *Output* and *levels*: the largest distance, in mean steps between "
     "levels, of outputs for one input, and of a level of one from the nearest of the other. *Gradient*: the largest "
     "difference of a gradient, for the input or a parameter, where the loss has gradient 1. *First values*: the "
-    "largest relative difference of a parameter before training. Parameters are the same on both sides, but for the "
-    "first values, and where the sides have other sets of them. Each number comes with the simplest input found that "
+    "largest relative difference of a parameter before training. Inputs are single numbers, so that statistics and "
+    "counts of a whole tensor have no say but in first values. Parameters are the same on both sides, but for the first "
+    "values, and where the sides have other sets of them. Each number comes with the simplest input found that "
     "shows it."
 )
 
@@ -138,8 +139,16 @@ class Difference:
     witness: str = ""
 
     def or_larger(self, other: Difference) -> Difference:
-        """Return the larger one; of equal ones the first."""
-        return other if other.size > self.size * (1 + 1e-9) + 1e-12 else self
+        """Return the larger one; of equal ones the one whose input has fewer letters, else the first."""
+        near = 1e-9 * self.size + 1e-12
+        if abs(other.size - self.size) <= near:
+            return other if other.letters < self.letters else self
+        return other if other.size > self.size else self
+
+    @property
+    def letters(self) -> int:
+        """Of the input that shows it."""
+        return len(self.witness.partition("x = ")[2].partition(":")[0])
 
 
 def alternatives() -> Iterator[tuple[str, str, Side, Side]]:
@@ -179,7 +188,8 @@ def _compared(one: Side, other: Side, bits: int, role: Role, where: str) -> Iter
     step = float(np.ptp(levels[0])) / max(1, len(levels[0]) - 1) or 1.0
     yield LEVELS, _of_levels(*levels, step, where)
     sides = ((one, ours), (other, theirs))
-    for x in sorted(_inputs(one, ours, levels[0]), key=lambda value: (len(f"{value:.12g}"), abs(value), -value)):
+    known = _inputs(one, ours, levels[0]) | _inputs(other, theirs, levels[1])
+    for x in sorted(known, key=lambda value: (len(f"{value:.12g}"), abs(value), -value)):
         at = f"{where}, x = {_text(x)}"
         for training in (False, True):
             outputs = [side.module.forward(x, params, training=training) for side, params in sides]

@@ -2,6 +2,8 @@
 
 import copy
 import dataclasses
+import math
+import time
 
 import numpy as np
 import pytest
@@ -230,3 +232,141 @@ def test_levels_that_half_precision_cannot_tell_apart_are_no_finding():
     subject = dataclasses.replace(of_module(module.eval()), dtypes=("bfloat16",))
     report = conformance.check(subject)
     assert report.ok, str(report)
+
+
+# What a subject may do that is not foreseen
+
+
+class Lsq2(torch.autograd.Function):
+    """2-bit LSQ with a step of 0.5 that lets every gradient through for x."""
+
+    @staticmethod
+    def forward(ctx, x, step):
+        ctx.save_for_backward(x, step)
+        return (x / step).clamp(-2, 1).round() * step
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, step = ctx.saved_tensors
+        q = x / step
+        inside = (q >= -2) & (q <= 1)
+        by_step = torch.where(inside, q.round() - q, q.clamp(-2, 1)) / math.sqrt(x.numel())
+        return grad, (grad * by_step).sum().reshape(step.shape)
+
+
+def unmasked():
+    step = torch.tensor(0.5, requires_grad=True)
+    return of_torch(lambda x: Lsq2.apply(x, step), bits=2, parameters={"step": step})
+
+
+def test_the_variant_is_that_of_what_is_right():
+    """Its step has the gradient of lsq-net; of what is wrong, one thing is, and running it again shows that."""
+    report = contract.check(unmasked(), reference="lsq")
+    assert report.kin == "lsq, weight, lsq-net"
+    (row,) = report.wrong
+    assert row.name == "lsq: gradient for x"
+    assert "role='weight', variant='lsq-net'" in row.again
+    again = eval(row.again, {"conformance": conformance, "subject": unmasked()})
+    assert again.verdict == "fails"
+
+
+def test_a_mistake_where_statistics_scale_is_a_finding_and_no_failure_of_ours():
+    def binary(x):
+        scale = x.abs().mean().detach()
+        values = torch.where(x >= 0, scale, -scale)
+        return values + 2 * (x - x.detach())
+
+    subject = of_torch(binary, bits=1, from_whole_tensor=True, parameters={"mean": 1.0}, role="weight")
+    report = contract.check(subject, reference="dorefa")
+    assert "dorefa: gradient for x" in [row.name for row in report.wrong]
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (1, 1)])
+@pytest.mark.parametrize("factor", [1.0, -1.0])
+def test_the_surrogates_gradient_for_a_parameter_of_any_shape(shape, factor):
+    step = torch.full(shape, 0.5, requires_grad=True)
+
+    def quantize(x):
+        s = step.reshape(())
+        own = s.detach() + factor * (s - s.detach())
+        q = (x / own).clamp(-2, 1)
+        return (q + (q.round() - q).detach()) * s
+
+    def surrogate(x, step):
+        fixed = (x / 0.5).clamp(-2, 1)
+        jump = fixed.round() - fixed
+        return ((x / step.reshape(())).clamp(-2, 1) + jump) * step.reshape(())
+
+    report = contract.check(of_torch(quantize, bits=2, parameters={"step": step}, surrogate=surrogate))
+    named = [row for row in report.rows if row.name == "surrogate: gradient for step"]
+    assert {row.verdict for row in named} == {"holds" if factor == 1 else "fails"}
+
+
+def ones(x):
+    return torch.where(x >= 0, 1.0, -1.0).to(x.dtype)
+
+
+ODD = {
+    "integers": of_torch(lambda x: ones(x).long(), bits=1),
+    "codes are a list": of_torch(ones, bits=1, codes=lambda x: [0], decode=lambda q: 2 * q - 1),
+    "codes refuse numbers": of_torch(ones, bits=1, codes=lambda x: int("?"), decode=lambda q: 2 * q - 1),
+    "decode returns None": of_torch(ones, bits=1, codes=lambda x: (x >= 0).long(), decode=lambda q: None),
+    "surrogate returns a list": of_torch(ones, bits=1, surrogate=lambda x: [[1.0], [2.0, 3.0]]),
+    "raises": of_torch(lambda x: 1 // 0, bits=1),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_whatever_comes_is_a_row(name):
+    report = contract.check(ODD[name])
+    assert not report.ok
+    assert "failure of the suite" not in str(report)
+
+
+def test_what_does_not_answer_has_no_kin():
+    subject = of_torch(lambda x: 1 // 0, bits=2, parameters={"step": torch.tensor(0.5, requires_grad=True)})
+    report = contract.check(subject, reference="lsq")
+    assert (report.kin, report.others) == ("", {})
+    assert "9223372036854775807" not in str(report)
+
+
+def test_who_swallows_every_exception_hangs():
+    def swallow(x):
+        while True:
+            try:
+                time.sleep(0.01)
+            except Exception:
+                continue
+
+    start = time.monotonic()
+    report = contract.check(of_torch(swallow, bits=1), seconds=0.2)
+    assert {row.verdict for row in report.wrong} == {"hangs"}
+    assert time.monotonic() - start < 30
+
+
+def test_a_module_keeps_the_modes_of_its_parts():
+    class Mine(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.part = torch.nn.Dropout()
+
+        def forward(self, x):
+            return ones(x) + 0 * self.part(x)
+
+    module = Mine().train()
+    module.part.eval()
+    contract.check(of_torch(module, bits=1))
+    assert (module.training, module.part.training) == (True, False)
+
+
+def test_in_place_only_the_input_is_at_fault():
+    report = contract.check(of_torch(lambda x: x.clamp_(-1, 1).sign_(), bits=1))
+    assert not [row for row in report.wrong if "leaf" in row.got]
+    assert "input kept" in [row.name for row in report.wrong]
+
+
+def test_a_parameter_that_the_method_has_not_is_refused():
+    step = torch.tensor(0.5, requires_grad=True)
+    subject = of_torch(lambda x: Lsq2.apply(x, step), bits=2, parameters={"step": step, "offset": 3})
+    with pytest.raises(ValueError, match=r"parameters must be those of LSQ: step.*got \['offset'\]"):
+        contract.check(subject, reference="lsq")
