@@ -44,8 +44,8 @@ INTRO = (
     "levels, of outputs for one input, and of a level of one from the nearest of the other. *Gradient*: the largest "
     "difference of a gradient, for the input or a parameter, where the loss has gradient 1. *First values*: the "
     "largest relative difference of a parameter before training. Inputs are single numbers, so that statistics and "
-    "counts of a whole tensor have no say but in first values. Parameters are the same on both sides, but for the first "
-    "values, and where the sides have other sets of them. Each number comes with the simplest input found that "
+    "counts of a whole tensor have no say but in first values. Parameters are the same on both sides, but for the "
+    "first values, and where the sides have other sets of them. Each number comes with the simplest input found that "
     "shows it."
 )
 
