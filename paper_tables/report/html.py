@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import csv
 import dataclasses
+import gzip
 import io
 import json
 from collections.abc import Callable, Iterable, Sequence
@@ -48,8 +49,8 @@ def html(tables: Sequence[Table], figures: Sequence[Figure], about: About) -> st
             unmeasured=views.unmeasured(tables),
             untestable=[j for table in tables for j in views.judgements(table) if j.verdict == "not testable"],
             downloads={
-                "quantgap.json": _data_uri("application/json", as_json(cells)),
-                "quantgap.csv": _data_uri("text/csv", as_csv(cells)),
+                "quantgap.json.gz": _data_uri("application/gzip", gzip.compress(as_json(cells).encode(), mtime=0)),
+                "quantgap.csv": _data_uri("text/csv;charset=utf-8", as_csv(cells).encode()),
             },
         )
     )
@@ -150,5 +151,5 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _data_uri(kind: str, text: str) -> str:
-    return f"data:{kind};charset=utf-8;base64,{base64.b64encode(text.encode()).decode()}"
+def _data_uri(kind: str, content: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"

@@ -3,6 +3,7 @@
 import base64
 import csv
 import dataclasses
+import gzip
 import io
 import itertools
 import json
@@ -541,14 +542,14 @@ def test_counts_of_what_is_not_there_leave_a_finding_out():
 def test_downloads_hold_every_cell(found, whole):
     everything = [one for table in found for one in table.cells]
     links = {link["download"]: link["href"] for link in whole.one("section", id="downloads").all("a")}
-    content = {name: base64.b64decode(uri.split(",", 1)[1]).decode() for name, uri in links.items()}
-    loaded = json.loads(content["quantgap.json"])
+    content = {name: base64.b64decode(uri.split(",", 1)[1]) for name, uri in links.items()}
+    loaded = json.loads(gzip.decompress(content["quantgap.json.gz"]))
     whole_cells = json.loads(json.dumps([dataclasses.asdict(one) for one in everything]))
     for one, entry in zip(whole_cells, loaded, strict=True):  # fields without a value are left out
         assert entry == {
             name: value for name, value in one.items() if value is not None and value != "" and value != {}
         }
-    rows = list(csv.DictReader(io.StringIO(content["quantgap.csv"])))
+    rows = list(csv.DictReader(io.StringIO(content["quantgap.csv"].decode())))
     assert [row["reason"].lstrip("'") for row in rows] == [one.reason.lstrip("'") for one in everything]
     assert [float(row["measured"]) for row in rows if row["measured"]] == [
         one.measured for one in everything if one.measured is not None
