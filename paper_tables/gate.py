@@ -37,7 +37,7 @@ holds; fails, with the smallest input that was found, and the call that runs it 
 not applicable, exempt or expected, with the reason; stale: expected to fail, and holds. Expected failures are a file:
 
   [expected]
-  "nan" = "NaN becomes the lowest level; issue 7"
+  "nan" = "NaN becomes the lowest level; known to its authors"
   "type-float16" = "float32 comes back"
   [exempt]
   "idempotence" = "levels lie in [-1, 1], whatever the clip range"
