@@ -17,7 +17,7 @@ from py_compile import PycInvalidationMode
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("reference", "torchimpl", "paper_tables", "arm")
 QUIET = ["-x", "-q", "--tb=short", "-W", "ignore::pytest.PytestAssertRewriteWarning", "-p", "no:cacheprovider"]
-TIMED_OUT = -signal.SIGALRM  # as an exit status
+TIMED_OUT = (-signal.SIGPROF, -signal.SIGALRM)  # as exit statuses
 
 
 class Copy:
@@ -74,7 +74,7 @@ class Copy:
             place.write_text(original)
 
     def run(self, tests: list[str], seconds: int = 0) -> tuple[int, str]:
-        """Run tests until one fails, or for so many seconds if not 0; return exit status (or TIMED_OUT) and output."""
+        """Run tests until one fails, or for so many seconds (of the processor) if not 0; return status and output."""
         self._forks.stdin.write(json.dumps([[*QUIET, *tests], str(self._output), seconds]) + "\n")
         self._forks.stdin.flush()
         return int(self._forks.stdout.readline()), self._output.read_text(errors="replace")

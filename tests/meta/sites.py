@@ -121,7 +121,9 @@ def _changed(node: ast.AST) -> Iterator[tuple[str, ast.AST]]:
             yield "constant", ast.Constant(1.5 * value or 1.0)
         case ast.Raise(exc=ast.expr()):
             yield "refusal", ast.Pass()
-        case ast.Expr(value=ast.Call() | ast.YieldFrom()):
+        case ast.Expr(value=ast.Call() | ast.YieldFrom()) | ast.Delete() | ast.Continue():
+            yield "statement", ast.Pass()
+        case ast.Assign(targets=[ast.Attribute() | ast.Subscript()]):  # without a name it is caught by being missed
             yield "statement", ast.Pass()
     if isinstance(node, ast.AugAssign):
         yield "statement", ast.Pass()
