@@ -6,23 +6,55 @@ nothing but the standard library until the gate is asked for, and adds no option
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from reference.gate import Gate
 
 TESTS = "reference.conformance"
-OPTIONS: dict[str, dict[str, Any]] = {
+
+
+def seconds(text: str) -> float:
+    """Read a time: more than 0, and at most an hour."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= 3600:
+        raise argparse.ArgumentTypeError(f"must be a number from 0 to 3600, got {text!r}")
+    return value
+
+
+OPTIONS: dict[str, dict[str, Any]] = {  # of the command "gate", too
+    "--as": {"metavar": "METHOD", "dest": "method", "help": "the method of the suite that it claims to be"},
+    "--role": {"metavar": "ROLE", "help": "what it quantizes: weight, activation or signed_activation"},
+    "--variant": {"metavar": "NAME", "help": "of the method; by default the one that fits best"},
+    "--expected": {"metavar": "FILE", "help": "TOML file of expected failures and exemptions, with reasons"},
+    "--seconds": {"metavar": "S", "type": seconds, "default": 10.0, "help": "time that a property may take (10)"},
+}
+OF_PYTEST: dict[str, dict[str, Any]] = {
     "--implementation": {
         "metavar": "PKG.MODULE:FACTORY",
         "help": "what returns the quantizer, from torchimpl.contract.of_torch or reference.contract.of_numpy",
     },
-    "--as": {"metavar": "METHOD", "dest": "as_method", "help": "the method of the suite that it claims to be"},
-    "--role": {"metavar": "ROLE", "help": "what it quantizes: weight, activation or signed_activation"},
-    "--variant": {"metavar": "NAME", "help": "of the method; by default the one that fits best"},
-    "--expected": {"metavar": "FILE", "help": "TOML file of expected failures and exemptions, with reasons"},
-    "--seconds": {"metavar": "S", "type": float, "default": 10.0, "help": "time that a property may take (10)"},
     "--examples": {"metavar": "N", "type": int, "default": 25, "help": "inputs that hypothesis draws for each (25)"},
 }
+
+
+def gate(name: str, given: Any) -> Gate:
+    """Return the gate of an implementation for what `OPTIONS` gave; raises NoSubject."""
+    from reference.gate import Gate
+    from reference.subjects import load
+    from reference.verdicts import Known
+
+    known = Known.read(given.expected) if given.expected else None
+    return Gate(
+        load(name), given.method, role=given.role, variant=given.variant, known=known, source=repr(name),
+        seconds=given.seconds,
+    )  # fmt: skip
 
 
 def pytest_load_initial_conftests(early_config: Any, parser: Any, args: Sequence[str]) -> None:
@@ -31,7 +63,7 @@ def pytest_load_initial_conftests(early_config: Any, parser: Any, args: Sequence
         return
     _refuse_others()
     group = parser.getgroup("quantgap", "the gate for quantizers")
-    for name, options in OPTIONS.items():
+    for name, options in (OF_PYTEST | OPTIONS).items():
         group.addoption(name, **options)
 
 
@@ -44,21 +76,12 @@ def pytest_configure(config: Any) -> None:
     import pytest
 
     from reference import conformance
-    from reference.verdicts import Known, NoSubject
+    from reference.verdicts import NoSubject
 
     if name is None:
         raise pytest.UsageError(f"{TESTS} needs --implementation package.module:factory")
-    given = config.option
     try:
-        config.stash[conformance.GATE] = conformance.Gate(
-            conformance.load(name),
-            given.as_method,
-            role=given.role,
-            variant=given.variant,
-            known=Known.read(given.expected) if given.expected else None,
-            source=repr(name),
-            seconds=given.seconds,
-        )
+        config.stash[conformance.GATE] = gate(name, config.option)
     except NoSubject as error:
         raise pytest.UsageError(str(error)) from None
 

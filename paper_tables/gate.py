@@ -7,10 +7,11 @@ from collections.abc import Sequence
 
 from rich.text import Text
 
+import quantgap_gate
 from paper_tables import in_the_way, render, tables
 from paper_tables.tables import InputError, Output
-from reference import conformance, registry
-from reference.verdicts import WRONG, Known, NoSubject, Report
+from reference import registry
+from reference.verdicts import WRONG, NoSubject, Report
 
 DESCRIPTION = """\
 Is a quantizer right? In a file of yours, say mine.py, a function that takes nothing hands it over:
@@ -59,11 +60,8 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     result.add_argument("implementations", nargs="+", metavar="PKG.MODULE:FACTORY", help="what returns the quantizer")
-    result.add_argument("--as", dest="method", metavar="METHOD", help="the method of the suite that it claims to be")
-    result.add_argument("--role", metavar="ROLE", help="what it quantizes: weight, activation or signed_activation")
-    result.add_argument("--variant", metavar="NAME", help="of the method; by default the one that fits best")
-    result.add_argument("--expected", metavar="FILE", help="TOML file of expected failures and exemptions")
-    result.add_argument("--seconds", metavar="S", type=_seconds, default=10.0, help="that a property may take (10)")
+    for name, options in quantgap_gate.OPTIONS.items():
+        result.add_argument(name, **options)
     result.add_argument("--quiet", action="store_true", help="show only what is wrong")
     return result
 
@@ -77,15 +75,7 @@ def main(arguments: Sequence[str]) -> int:
     status = 0
     for name in given.implementations:
         try:
-            report = conformance.Gate(
-                conformance.load(name),
-                given.method,
-                role=given.role,
-                variant=given.variant,
-                known=Known.read(given.expected) if given.expected else None,
-                source=repr(name),
-                seconds=given.seconds,
-            ).run_all()
+            report = quantgap_gate.gate(name, given).run_all()
         except NoSubject as error:
             tables.console.print(Text.assemble(("error:", "bold red"), f" {error}"), soft_wrap=True, highlight=False)
             status = 2
@@ -112,13 +102,3 @@ def show(name: str, report: Report, out: Output, *, quiet: bool) -> None:
         for other, words in report.others.items():
             out.print(Text(f"  {other}: {words}", "dim"))
     out.print(Text(f"{name}: {report.summary}", "bold"))
-
-
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value <= 3600:
-        raise argparse.ArgumentTypeError(f"must be a number from 0 to 3600, got {text!r}")
-    return value

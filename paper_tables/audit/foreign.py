@@ -22,7 +22,8 @@ from paper_tables import keys
 from paper_tables.cells import Cell, Place
 from paper_tables.jobs import Job
 from paper_tables.tables import InputError, Measured, Options, Table
-from reference import conformance, contract
+from reference import contract
+from reference.gate import Gate
 from reference.verdicts import WRONG, Row
 from torchimpl.handover import of_torch
 
@@ -145,7 +146,7 @@ def jobs(options: Options) -> list[Job]:
     versions, entries = data()
     found = []
     for entry in entries:
-        roots = ["reference.conformance", "torchimpl.handover", *keys.method_modules(entry.method)]
+        roots = ["reference.gate", "torchimpl.handover", *keys.method_modules(entry.method)]
         settings = {name: value for name, value in vars(entry).items()}
         key = keys.key(roots, entry=settings, version=versions[entry.package], torch=versions["torch"])
         place = Place("public code", "foreign", entry.name, PROPERTIES)
@@ -162,7 +163,7 @@ def _measure(entry: Entry, progress: Callable[[float], None]) -> dict[str, Any]:
             raise InputError(
                 f"{package} {installed} is installed, and {versions[package]} is what is tried: see {DATA.name}"
             )
-    gate = conformance.Gate(subject(entry), entry.method, role=entry.role)
+    gate = Gate(subject(entry), entry.method, role=entry.role)
     rows = []
     for i, case in enumerate(gate.cases):
         rows.append(gate.run(case))

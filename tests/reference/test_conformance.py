@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 
-from reference import comparison, conformance, contract, inputs, lsq, registry
+from reference import comparison, conformance, contract, inputs, lsq, registry, subjects
 from reference.verdicts import Known, NoSubject
 from tests.strategies import NIGHTLY, definitions, initial, sample
 
@@ -349,10 +349,10 @@ def test_what_cannot_be_loaded_is_one_line(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "path", list(sys.path))
     for name, words in LOADED.items():
         with pytest.raises(NoSubject) as error:
-            conformance.load(name)
+            subjects.load(name)
         assert words in str(error.value)
         assert "\n" not in str(error.value)
-    assert conformance.load("mine_gated:right") is conformance.load("mine_gated:Made.one")
+    assert subjects.load("mine_gated:right") is subjects.load("mine_gated:Made.one")
     assert conformance.again("mine_gated:right", "levels", [0.0, 1.0, -1.0]).verdict == "fails"
     assert capsys.readouterr() == ("", "")
 
