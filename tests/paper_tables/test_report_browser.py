@@ -3,6 +3,7 @@
 import itertools
 import json
 import shutil
+import time
 
 import pytest
 
@@ -232,10 +233,17 @@ def test_every_link_of_the_first_screen_leads_into_view(view):
 def test_without_javascript_everything_is_there(view, address):
     browser = view(javascript=False)
 
-    def count(selector):
-        asked = {"expression": f"document.querySelectorAll({json.dumps(selector)}).length", "returnByValue": True}
-        return browser.execute_cdp_cmd("Runtime.evaluate", asked)["result"]["value"]  # works for the test alone
+    def value(expression):  # scripts of the page do not run, this does
+        asked = {"expression": expression, "returnByValue": True}
+        return browser.execute_cdp_cmd("Runtime.evaluate", asked)["result"]["value"]
 
+    def count(selector):
+        return value(f"document.querySelectorAll({json.dumps(selector)}).length")
+
+    deadline = time.monotonic() + 60
+    while value("document.readyState + ' ' + location.href") != f"complete {address}":
+        assert time.monotonic() < deadline, "the report was not loaded in a minute"
+        time.sleep(0.05)
     assert count("form.filter[hidden]") == count("form.filter") == 1
     assert count(".judgement[hidden], .judgement li[hidden], main [style*='display']") == 0
     assert count(".judgement[open]") > 10

@@ -149,7 +149,7 @@ def _against(evidence: Evidence, citations: Collection[int]) -> list[Pair]:
                 if row.citation in citations and mine.fully_quantized == theirs.fully_quantized:
                     first, second = value(mine), value(theirs)
                     if first is not None and second is not None and table.images:
-                        what = f"{row.method}, Table {name}, {column}"
+                        what = f"DSQ against {row.method}, Table {name}, {column}"
                         found.append(Pair(what, column, first, second, table.images))
     return sorted(found, key=lambda pair: (pair.difference, pair.what))
 
