@@ -14,7 +14,7 @@ from pathlib import Path
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from paper_tables import cells, figures, jobs, render, report, tables
+from paper_tables import cells, figures, jobs, render, tables
 from paper_tables.tables import SCRIPTS, InputError, Options, Output, folder, guarded, writing
 from reference import registry
 from torchimpl import files
@@ -149,6 +149,8 @@ def run(arguments: argparse.Namespace) -> int:
     with writing(destination):
         destination.mkdir(parents=True, exist_ok=True)
     found, measured = jobs.regenerate(scripts, options, drawn)  # all of them, before any is shown
+    from paper_tables import report  # half a second that a wrong word, or --help, does not wait for
+
     with writing(destination):
         for used in (destination, destination / "figures", *(destination / "cells" / table.name for table in found)):
             files.sweep(used)

@@ -427,9 +427,12 @@ def _integers(quantizer: Quantizer, x: Tensor, unit: Tensor | float) -> Tensor:
     return (v + (q - v).detach()).to(x.dtype)  # a difference of neighbours is exact, and so is the sum
 
 
-@torch.compiler.assume_constant_result
 def _has_onednn() -> bool:
     return torch.backends.mkldnn.is_available() and bool(torch.backends.mkldnn.enabled)  # type: ignore[no-untyped-call]
+
+
+# As torch.compiler.assume_constant_result does, which imports the whole compiler: a second of each start
+_has_onednn._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _computing_type(x: Tensor) -> torch.dtype:

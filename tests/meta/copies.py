@@ -34,7 +34,8 @@ class Copy:
         self.tree.mkdir(parents=True)
         for package in (*PACKAGES, "tests"):
             shutil.copytree(ROOT / package, self.tree / package, ignore=shutil.ignore_patterns("__pycache__", "meta"))
-        shutil.copy(ROOT / "pyproject.toml", self.tree)
+        for file in ("pyproject.toml", "quantgap_gate.py"):
+            shutil.copy(ROOT / file, self.tree)
         # Bytecode is known by the second of its source, if not by a digest: two mutants may share a second.
         compileall.compile_dir(self.tree, quiet=2, invalidation_mode=PycInvalidationMode.CHECKED_HASH)
         passed_on = {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST_", "QUANTGAP_")) and k != "CI"}

@@ -447,6 +447,7 @@ class Match:
     def interval(self, comparisons=1):
         return self.at(quantile(comparisons))
 
+    @cache  # noqa: B019 - of few hundred numbers
     def chance(self):
         """The p-value: by bisection over standard errors."""
         low, high = 1e-9, 37.0
@@ -666,7 +667,7 @@ def won_in(found, of):
 
 
 @given(CHANGES)
-@example({("3", "QIL", "FP"): 9, ("3", "Ours", "3/3"): -6})  # ours are DSQ's numbers then, and two comparisons still two
+@example({("3", "QIL", "FP"): 9, ("3", "Ours", "3/3"): -6})  # ours is DSQ's number, too: still two comparisons
 def test_the_numbers_of_comparisons_are_right(changes):
     found = moved(changes)
     evidence = Evidence(found, NO_CODE)
