@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import re
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -165,6 +166,16 @@ WRONG = {
     7: (daq, "adaptive_temperature", lambda x, **_: np.full(np.shape(x), 4.0)),
     8: (daq, "weighted_scores", lambda x, right=daq.weighted_scores, **_: right(x, sigma=1.0, variant="released")),
 }
+
+
+def test_definitions_are_followed_all_over_the_cells_and_beyond_the_clip_range():
+    """Each half of a cell has as many inputs, none of which is at a level or a transition point."""
+    assert all(2 * x % 1 for x in definitions.INPUTS)
+    halves = Counter(math.floor(2 * x) for x in definitions.INPUTS)
+    assert halves == dict.fromkeys(range(2 * definitions.TOP), 16)
+    low, high = min(definitions.RAW), max(definitions.RAW)
+    assert (low, high) == (-2, 2)
+    assert low < definitions.LOWER < definitions.UPPER < high
 
 
 @pytest.mark.parametrize("number", range(1, 9))
