@@ -107,6 +107,11 @@ def test_which_slope_agrees_better_is_undecided():
             assert found == round(found, 6) == pytest.approx(cosine(slope_at, noise), abs=5e-5)
 
 
+def test_every_line_has_a_place_of_its_own():
+    places = [cell.place for cell in table1.run(Options(quiet=True)).cells]
+    assert len(set(places)) == len(places)
+
+
 @pytest.mark.parametrize(
     ("instead", "verdict"), [(lambda x: np.ones(x.shape), "fails"), (None, "holds")], ids=["constant", "better"]
 )
