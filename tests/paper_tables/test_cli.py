@@ -598,6 +598,18 @@ def test_every_cell_of_a_table_is_printed(layout):
     assert out.count("row") == 3  # each once
 
 
+@pytest.mark.parametrize("width", range(14, 52))
+def test_a_column_of_any_width_is_whole_and_within_the_screen(width):
+    column = "".join(f"{i:02}" for i in range(15))
+    one = Cell(paper="Mine", table="mine", row="row", column=column, unit="percent", measured=10.5)
+    console = tables.Output(file=io.StringIO(), width=width)
+    render.show(Table("mine", "A table", "What it is.", (one,)), console)
+    out = console.file.getvalue()
+    assert column in words_of(out.replace("method", ""))
+    assert "10.50" in out
+    assert max(map(len, out.splitlines())) <= width
+
+
 @pytest.mark.parametrize("option", ["--list", "--list-methods"])
 def test_listings_cut_nothing(option, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "60")

@@ -46,6 +46,7 @@ def stay(folder: Path, name: str, seconds: float, progress: Any) -> None:
 
 def parent(folder: Path, context: Any) -> None:
     """Have two workers at work, one for a moment; guarded as the command line is."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where a shell runs the tests in the background
     executors.multiprocessing.get_context = lambda kind: context  # processes that have torch already
     tasks = {place(name): partial(stay, folder, name, seconds) for name, seconds in (("short", 0.0), ("long", 60.0))}
 
