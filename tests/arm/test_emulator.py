@@ -273,6 +273,21 @@ class TestPrograms:
         with pytest.raises(ValueError, match="has relocations"):
             emulator.load(build.built((path,), build.compiler()))
 
+    @needs_emulator
+    def test_memory_that_the_file_does_not_hold_is_zero_and_there_once(self, tmp_path):
+        path, size = tmp_path / "z.c", 1 << 20
+        path.write_text(
+            f"static unsigned char room[{size}];\n"
+            '__attribute__((visibility("default"))) void put(const int *at, const int *value) { room[*at] = *value; }\n'
+            '__attribute__((visibility("default"))) void get(const int *at, int *value) { *value = room[*at]; }\n'
+        )
+        library = build.built((path,), build.compiler())
+        assert library.stat().st_size < size < len(emulator.load(library).image) < 1.5 * size
+        for at in (0, size - 1):
+            found = np.ones(1, np.int32)
+            call(library, "get", constant(at), found)
+            assert found == 0
+
     @needs_compiler
     def test_the_kernels_are_seen(self):
         names = set(emulator.load(build.library()).functions)
