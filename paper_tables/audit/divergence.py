@@ -40,13 +40,13 @@ UNITS = {FORWARD: "levels", GRADIENT: "", FIRST: "relative", LEVELS: "levels"}
 MOST_BITS = 4  # nothing that is known of begins beyond
 INTRO = (
     "Each method as the suite has it by default, against its other variants and against known mistakes of public code "
-    f"(*), up to {MOST_BITS} bits, in float64. *Output* and *levels*: the largest distance, in mean steps between "
+    f"(after a colon), up to {MOST_BITS} bits, in float64. *Output* and *levels*: the largest distance, in mean steps between "
     "levels, of outputs for one input, and of a level of one from the nearest of the other. *Gradient*: the largest "
     "difference of a gradient, for the input or a parameter, where the loss has gradient 1. *First values*: the "
-    "largest relative difference of a parameter before training. Inputs are single numbers, so that statistics and "
-    "counts of a whole tensor have no say but in first values. Parameters are the same on both sides, but for the "
-    "first values, and where the sides have other sets of them. Each number comes with the simplest input found that "
-    "shows it."
+    "largest relative difference of a parameter before training. Inputs are single numbers, so that counts of a whole "
+    "tensor have no say but in first values. Parameters are the same on both sides, but for the first values, and where "
+    "the sides have other sets of them; statistics are each side's own, of the numbers that first values come from. "
+    "Each number comes with the simplest input found that shows it."
 )
 
 # A convolution's weights, and the outputs of a layer before and after a ReLU; short decimals, so as to be typed.
@@ -161,7 +161,7 @@ def alternatives() -> Iterator[tuple[str, str, Side, Side]]:
         for mistake in mistakes():
             if mistake.method == name:
                 variant = mistake.variant or default.variant
-                row = f"{method.title}: {mistake.name} *"
+                row = f"{method.title}: {mistake.name}"
                 yield row, mistake.why, Side(module, variant), Side(planted(mistake), variant)
 
 
@@ -184,11 +184,14 @@ def _compared(one: Side, other: Side, bits: int, role: Role, where: str) -> Iter
     yield FIRST, _of_parameters(ours, theirs, where)
     with contextlib.suppress(ValueError):
         theirs = other.params(ours)
+    if hasattr(one.module, "observe"):
+        ours, theirs = (side.module.observe(data, params) for side, params in ((one, ours), (other, theirs)))
     levels = one.module.levels(ours), other.module.levels(theirs)
     step = float(np.ptp(levels[0])) / max(1, len(levels[0]) - 1) or 1.0
-    yield LEVELS, _of_levels(*levels, step, where)
     sides = ((one, ours), (other, theirs))
     known = _inputs(one, ours, levels[0]) | _inputs(other, theirs, levels[1])
+    reached = [_with_outputs(*side, of_side, known, step) for side, of_side in zip(sides, levels, strict=True)]
+    yield LEVELS, _of_levels(reached[0], reached[1], step, where)
     for x in sorted(known, key=lambda value: (len(f"{value:.12g}"), abs(value), -value)):
         at = f"{where}, x = {_text(x)}"
         for training in (False, True):
@@ -196,6 +199,13 @@ def _compared(one: Side, other: Side, bits: int, role: Role, where: str) -> Iter
             yield FORWARD, _of_values(outputs[0], outputs[1], step, f"{at}, in training" if training else at)
         gradients = [side.module.vjp(x, params, 1.0) for side, params in sides]
         yield GRADIENT, _of_gradients(gradients[0], gradients[1], at)
+
+
+def _with_outputs(side: Side, params: Any, levels: Array, known: set[float], step: float) -> Array:
+    """A side's levels, and what it puts out besides, which only a mistake does."""
+    outputs = np.unique([float(np.ravel(side.module.forward(x, params, training=False))[0]) for x in known])
+    other = np.abs(outputs[:, None] - levels).min(1) > 1e-6 * step
+    return np.sort(np.concatenate([levels, outputs[other]]))
 
 
 def _inputs(side: Side, params: Any, levels: Array) -> set[float]:
