@@ -353,6 +353,16 @@ def test_fx_takes_a_quantizer_whole():
 
 
 @every_method
+def test_scripting_is_refused_in_words(method):
+    with (
+        warnings.catch_warnings(),
+        pytest.raises(RuntimeError, match="torch.jit.script cannot read .*: use torch.jit.trace"),
+    ):
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.jit.script(network(method))
+
+
+@every_method
 def test_jit_traces_and_saves(method):
     model = calibrate(network(method), IMAGES).eval()
     with warnings.catch_warnings():

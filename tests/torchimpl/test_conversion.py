@@ -498,6 +498,15 @@ def test_whoever_holds_a_layer_holds_the_quantized_one():
     assert by_alias.one.weight_quantizer.bits == 8
 
 
+def made_by_a_hook():
+    layer = nn.Linear(4, 4)
+    own = layer.weight
+    del layer.weight
+    layer.register_parameter("own", own)
+    layer.register_forward_pre_hook(lambda module, _: setattr(module, "weight", module.own * 2))
+    return layer
+
+
 def pruned():
     return torch.nn.utils.prune.l1_unstructured(nn.Linear(4, 4), "weight", 0.5)
 
@@ -518,7 +527,12 @@ def patched():
             lambda: torch.nn.utils.parametrizations.weight_norm(nn.Linear(4, 4)),
             r"weight of 1 must .*remove_parametrizations.*'parametrized \(WeightNorm\)'",
         ),
-        (lambda: torch.nn.utils.spectral_norm(nn.Linear(4, 4)), "weight of 1 must .*'made by a hook"),
+        (
+            lambda: torch.nn.utils.prune.l1_unstructured(nn.Linear(4, 4), "bias", 0.5),
+            "bias of 1 must be a plain parameter .torch.nn.utils.prune.remove makes it one.*, got 'pruned'",
+        ),
+        (lambda: torch.nn.utils.spectral_norm(nn.Linear(4, 4)), "weight of 1 must .*remove_spectral_norm.*'normed by"),
+        (made_by_a_hook, "weight of 1 must .*'made by a hook .function.'"),
         (lambda: quantize_weight(nn.Linear(4, 4), "lsq"), r"weight of 1 must .*'parametrized \(LSQ\)'"),
         (patched, r"forward of 1 must be its type's, or kept \(keep=\.\.\.\), got \"one of this object's own\""),
     ],
