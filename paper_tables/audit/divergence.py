@@ -41,12 +41,12 @@ MOST_BITS = 4  # nothing that is known of begins beyond
 INTRO = (
     "Each method as the suite has it by default, against its other variants and against known mistakes of public code "
     f"(after a colon), up to {MOST_BITS} bits, in float64. *Output* and *levels*: the largest distance, in mean steps "
-    "between levels, of outputs for one input, and of a level of one from the nearest of the other. *Gradient*: the largest "
-    "difference of a gradient, for the input or a parameter, where the loss has gradient 1. *First values*: the "
-    "largest relative difference of a parameter before training. Inputs are single numbers, so that counts of a whole "
-    "tensor have no say but in first values. Parameters are the same on both sides, but for first values, and where "
-    "the sides have other sets of them; statistics are each side's own, of the numbers that first values come from. "
-    "Each number comes with the simplest input found that shows it."
+    "between levels, of outputs for one input, and of a level of one from the nearest of the other. *Gradient*: the "
+    "largest difference of a gradient, for the input or a parameter, where the loss has gradient 1. *First values*: "
+    "the largest relative difference of a parameter before training. Inputs are single numbers, so that counts of a "
+    "whole tensor have no say but in first values. Parameters are the same on both sides, but for first values, and "
+    "where the sides have other sets of them; statistics are each side's own, of the numbers that first values come "
+    "from. Each number comes with the simplest input found that shows it."
 )
 
 # A convolution's weights, and the outputs of a layer before and after a ReLU; short decimals, so as to be typed.
