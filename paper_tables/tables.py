@@ -48,6 +48,7 @@ SCRIPTS = {
     "arm": "paper_tables.arm_speed",
     "tuning": "paper_tables.tuning",
     "schedule": "paper_tables.schedule",
+    "protocol": "paper_tables.protocol",
     "depth": "paper_tables.depth",
     "disguise": "paper_tables.disguise",
 }

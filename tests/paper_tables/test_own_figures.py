@@ -1,9 +1,19 @@
-"""Table `schedule`, and the suite's own figures S1 to S3, of measurements made up for them."""
+"""Tables `schedule` and `protocol`, and the suite's own figures S1 to S3, of measurements made up for them."""
 
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from paper_tables import depth, disguise, figure_depth, figure_disguise, figure_schedule, figures, runs, schedule
+from paper_tables import (
+    depth,
+    disguise,
+    figure_depth,
+    figure_disguise,
+    figure_schedule,
+    figures,
+    protocol,
+    runs,
+    schedule,
+)
 from paper_tables.cells import Cell
 from paper_tables.tables import Options
 
@@ -56,11 +66,9 @@ def test_seeds_are_trained_and_averaged(monkeypatch, tmp_path):
         labels = range(40)
 
     asked = []
-    monkeypatch.setattr(schedule.batches, "splits", lambda images, data: (Split, Split))
-    monkeypatch.setattr(schedule.runs, "rehearsal", lambda made, training, test: {"rehearsal": "bits"})
-    monkeypatch.setattr(
-        schedule.runs, "train", lambda made, folder, *rest: asked.append((made.epochs, made.seed)) or State
-    )
+    monkeypatch.setattr(runs.batches, "splits", lambda images, data: (Split, Split))
+    monkeypatch.setattr(runs, "rehearsal", lambda made, training, test: {"rehearsal": "bits"})
+    monkeypatch.setattr(runs, "train", lambda made, folder, *rest: asked.append((made.epochs, made.seed)) or State)
     job = next(job for job in schedule.jobs(Options(out=tmp_path)) if job.place.column == "digits, 30 epochs")
     found = job.run(lambda part: None)
     assert asked == [(30, 0), (30, 1), (30, 2)]
@@ -78,6 +86,49 @@ def test_differences_are_paired_by_seed_and_have_an_interval():
     with pytest.raises(KeyError):
         schedule.run(OPTIONS, missing)
     assert schedule.run(OPTIONS, of_schedule(growing, profiles=("cifar10-short",))).findings == ()
+
+
+def fields(made):
+    return {name: str(value) for name, value in made.as_json().items()}
+
+
+@pytest.mark.parametrize("profile", protocol.SEEDS)
+def test_each_arm_of_the_protocol_changes_what_its_name_says(profile):
+    made = {arm: fields(protocol._recipe(arm, profile, 1)) for arm in protocol.ARMS}
+    paper = made[protocol.PAPER]
+    assert (paper["rate"], paper["quantizer_rate"]) == ("0.01", "0.0001")
+    assert (paper["method"], paper["bits"]) == ("daq", "(1, 1)")
+    assert "paper" in paper["options"]
+    changed = {arm: {name for name in paper if own[name] != paper[name]} for arm, own in made.items()}
+    assert changed == {
+        protocol.PAPER: set(),
+        "the released kernel": {"options"},
+        "rate 0.1": {"rate"},
+        "the released network": {"network"},
+        "ImageNet's normalisation": {"normalize"},
+        protocol.TOGETHER: {"options", "rate", "network", "normalize"},
+    }
+    start = runs.first_of(protocol._recipe(protocol.TOGETHER, profile, 1))
+    assert (start.network, start.normalize, start.method) == (made[protocol.TOGETHER]["network"], "imagenet", None)
+
+
+def test_what_the_protocols_changes_add():
+    gains = dict(zip(protocol.ARMS, (0, 1, -2, 0, 3, 4), strict=True))
+    found = {}
+    for job in protocol.jobs(OPTIONS):
+        some = [90.0 + seed + gains[job.place.row] for seed in range(3)]
+        found[job.place] = cell(job, some[1], accuracies=tuple(some))
+        if job.profile != "embedded":
+            found[job.place] = Cell(**job.place._asdict(), unit=job.unit, value_verdict="not run")
+    table = protocol.run(OPTIONS, found)
+    (said,) = table.findings
+    assert "kernel +1.0, rate 0.1 -2.0, the released network +0.0, ImageNet's normalisation +3.0, all four" in said
+    assert "code +4.0 points (95 % interval: +/-0.0 each); the four changes alone would add up to +2.0." in said
+    assert next(iter(table.cells)).reason == "by seed: 90.00, 91.00, 92.00"
+    found[protocol.jobs(OPTIONS)[0].place] = Cell(
+        **protocol.jobs(OPTIONS)[0].place._asdict(), unit="percent", value_verdict="not run"
+    )
+    assert protocol.run(OPTIONS, found).findings == ()
 
 
 def of_depth():
