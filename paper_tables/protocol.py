@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from functools import partial
 from typing import Any
 
-import numpy as np
-
-from paper_tables import keys, runs, trained
-from paper_tables.cells import Cell, Place
+from paper_tables import runs, trained
+from paper_tables.cells import Place
 from paper_tables.jobs import Job
 from paper_tables.tables import Measured, Options, Table
 from torchimpl.training.recipe import Recipe, recipe
@@ -42,55 +39,34 @@ def _recipe(arm: str, profile: str, seed: int) -> Recipe:
     return dataclasses.replace(made, **{"rate": paper.rate, "quantizer_rate": paper.quantizer_rate} | changes)
 
 
+def _places(profile: str) -> dict[str, Place]:
+    return {arm: Place("DAQ", "protocol", arm, trained.LABELS[profile]) for arm in ARMS}
+
+
 def jobs(options: Options) -> list[Job]:
     """Return a job for each arm and profile."""
-    found = []
-    for profile, seeds in SEEDS.items():
-        for arm in ARMS:
-            made = [_recipe(arm, profile, seed) for seed in range(seeds)]
-            found.append(
-                Job(
-                    Place("DAQ", "protocol", arm, _column(profile)),
-                    "percent",
-                    keys.key(["torchimpl.training.trainer"], runs=[runs.key_of(one) for one in made]),
-                    f"python -m paper_tables --table protocol --tune --profile {profile}",
-                    partial(runs.measure_seeds, made, options.data, options.out / "protocol", options.device),
-                    ("tune",) if profile == "embedded" else ("tune", "data"),
-                    profile,
-                    parallel=True,
-                    rehearse=partial(runs.rehearse_first, made[0], options.data),
-                )
-            )
-    return found
-
-
-def _column(profile: str) -> str:
-    return trained.LABELS[profile]
+    return [
+        runs.job_of_seeds(place, [_recipe(arm, profile, seed) for seed in range(seeds)], options)
+        for profile, seeds in SEEDS.items()
+        for arm, place in _places(profile).items()
+    ]
 
 
 def run(options: Options, measured: Measured) -> Table:
-    """Show the means, and what each change is worth."""
+    """Show the means, what each change is worth, and whether together they are worth their sum."""
     shown = [runs.with_seeds(measured[job.place]) for job in jobs(options)]
-    said = [sentence for profile in SEEDS for sentence in _findings(profile, measured)]
-    columns = tuple(map(_column, SEEDS))
+    said = []
+    for profile in SEEDS:
+        found = trained.gains({arm: measured[place] for arm, place in _places(profile).items()}, PAPER)
+        if found is not None:
+            listed = ", ".join(f"{arm} {gain:+.1f}" for arm, gain in found.means.items())
+            alone = sum(found.means[arm] for arm in CHANGES)
+            said.append(
+                f"{trained.LABELS[profile]}: against the paper's protocol, {listed} points (95 % interval: "
+                f"+/-{found.half:.1f} each); the four changes alone would add up to {alone:+.1f}."
+            )
+    columns = tuple(trained.LABELS[profile] for profile in SEEDS)
     return Table("protocol", TITLE, INTRO, tuple(shown), findings=tuple(said), columns=columns)
-
-
-def _findings(profile: str, measured: Measured) -> list[str]:
-    """Say what each change adds to the paper's protocol, paired by seed, and whether together they add their sum."""
-    values: dict[str, Cell] = {arm: measured[Place("DAQ", "protocol", arm, _column(profile))] for arm in ARMS}
-    if SEEDS[profile] < 2 or any(cell.measured is None or cell.value_verdict == "stale" for cell in values.values()):
-        return []
-    accuracies = {arm: np.asarray(cell.detail["accuracies"]) for arm, cell in values.items()}
-    added = {arm: accuracies[arm] - accuracies[PAPER] for arm in (*CHANGES, TOGETHER)}
-    spread = trained.spread_of_differences([dict(enumerate(some)) for some in accuracies.values()])
-    half = trained.half_width(spread, SEEDS[profile])
-    listed = ", ".join(f"{arm} {some.mean():+.1f}" for arm, some in added.items())
-    alone = sum(float(added[arm].mean()) for arm in CHANGES)
-    return [
-        f"{_column(profile)}: against the paper's protocol, {listed} points (95 % interval: +/-{half:.1f} each); the "
-        f"four changes alone would add up to {alone:+.1f}."
-    ]
 
 
 if __name__ == "__main__":

@@ -249,12 +249,43 @@ def _measure(
     }
 
 
-def measure_seeds(
-    made: Sequence[Recipe], data: Path | None, folder: Path, device: str, progress: Callable[[float], None]
+def job_of_seeds(place: Place, made: Sequence[Recipe], options: Options, *, held_out: bool = False) -> Job:
+    """Return the job that trains with each seed: recipes that differ in nothing else.
+
+    Parameters
+    ----------
+    place : Place
+    made : sequence of Recipe
+    options : Options
+    held_out : bool
+        Whether the test is on training images that are held out.
+    """
+    own = made[0]
+    return Job(
+        place,
+        "percent",
+        keys.key(
+            ["torchimpl.training.trainer"], runs=[key_of(one) for one in made], **{"held out": True} if held_out else {}
+        ),
+        f"python -m paper_tables --table {place.table} --tune --profile {own.profile}",
+        partial(_measure_seeds, made, held_out, options.data, options.out / place.table, options.device),
+        ("tune", "data") if own.images == "cifar10" else ("tune",),
+        own.profile,
+        parallel=True,
+        rehearse=partial(_rehearse_first, own, held_out, options.data),
+    )
+
+
+def _measure_seeds(
+    made: Sequence[Recipe],
+    held_out: bool,
+    data: Path | None,
+    folder: Path,
+    device: str,
+    progress: Callable[[float], None],
 ) -> dict[str, Any]:
-    """Train with each seed: recipes that differ in nothing else."""
     with input_errors(folder):
-        training, test = batches.splits(made[0].images, data)
+        training, test = batches.splits(made[0].images, data, held_out=held_out)
         accuracies = []
         for i, one in enumerate(made):
             state = train(one, folder, training, test, device)
@@ -271,15 +302,15 @@ def measure_seeds(
     }
 
 
-def rehearse_first(made: Recipe, data: Path | None, found: Measurement) -> str:
+def _rehearse_first(made: Recipe, held_out: bool, data: Path | None, found: Measurement) -> str:
     """Rehearse the run of the first seed; return why what was recorded with other sources still stands, or nothing."""
     if "rehearsal" not in found.detail:
         return ""
-    return stands(found, rehearsal(made, *batches.splits(made.images, data)))
+    return stands(found, rehearsal(made, *batches.splits(made.images, data, held_out=held_out)))
 
 
 def with_seeds(cell: Cell) -> Cell:
-    """Say what each seed gave, of what `measure_seeds` has measured."""
+    """Say what each seed gave, of what `job_of_seeds` has measured."""
     if cell.measured is None or cell.value_verdict is not None:
         return cell
     values = cell.detail["accuracies"]

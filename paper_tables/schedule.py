@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from functools import partial
 
 import numpy as np
 
-from paper_tables import keys, runs, trained
+from paper_tables import runs, trained
 from paper_tables.cells import Place
 from paper_tables.jobs import Job
 from paper_tables.tables import Measured, Options, Table
@@ -32,16 +31,9 @@ def jobs(options: Options) -> list[Job]:
     for profile, seeds in SEEDS.items():
         for contender in CONTENDERS:
             for epochs in EPOCHS:
-                made = [_recipe(contender, profile, epochs, seed) for seed in range(seeds)]
-                key = keys.key(["torchimpl.training.trainer"], runs=[runs.key_of(one) for one in made])
                 place = Place("DAQ", "schedule", contender.name, f"{IMAGES[profile]}, {epochs} epochs")
-                needs = ("tune", "data") if made[0].images == "cifar10" else ("tune",)
-                command = f"python -m paper_tables --table schedule --tune --profile {profile}"
-                measure = partial(runs.measure_seeds, made, options.data, options.out / "schedule", options.device)
-                rehearse = partial(runs.rehearse_first, made[0], options.data)
-                found.append(
-                    Job(place, "percent", key, command, measure, needs, profile, parallel=True, rehearse=rehearse)
-                )
+                made = [_recipe(contender, profile, epochs, seed) for seed in range(seeds)]
+                found.append(runs.job_of_seeds(place, made, options))
     return found
 
 

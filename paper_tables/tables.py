@@ -49,6 +49,7 @@ SCRIPTS = {
     "tuning": "paper_tables.tuning",
     "schedule": "paper_tables.schedule",
     "protocol": "paper_tables.protocol",
+    "constants": "paper_tables.constants",
     "depth": "paper_tables.depth",
     "disguise": "paper_tables.disguise",
 }

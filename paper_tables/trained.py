@@ -243,6 +243,28 @@ def _compared(
     return Compared(ordering, mean, (mean - half, mean + half), verdict, reason, seeds)
 
 
+class Gains(NamedTuple):
+    """What arms have more than another one: mean points by arm, and half of a 95 % interval, of one and of all."""
+
+    means: dict[str, float]
+    half: float
+    half_of_all: float
+
+
+def gains(arms: Mapping[str, Cell], base: str) -> Gains | None:
+    """Compare arms of several seeds with one of them, paired by seed; None where one was not run, or has one seed."""
+    if any(cell.measured is None or cell.value_verdict == "stale" for cell in arms.values()):
+        return None
+    values = {arm: np.asarray(cell.detail["accuracies"], float) for arm, cell in arms.items()}
+    seeds = len(values[base])
+    if seeds < 2:
+        return None
+    spread = spread_of_differences([dict(enumerate(some)) for some in values.values()])
+    means = {arm: float((some - values[base]).mean()) for arm, some in values.items() if arm != base}
+    quantile = float(stats.t.ppf(1 - LEVEL / (2 * len(means)), spread.degrees))
+    return Gains(means, half_width(spread, seeds), quantile * spread.deviation / math.sqrt(seeds))
+
+
 def cells(
     table: ReportedTable, entries: Sequence[Entry], family: Sequence[Ordering], options: Options, measured: Measured
 ) -> list[Cell]:

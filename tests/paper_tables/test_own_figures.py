@@ -1,9 +1,12 @@
-"""Tables `schedule` and `protocol`, and the suite's own figures S1 to S3, of measurements made up for them."""
+"""Tables `schedule`, `protocol` and `constants`, and the suite's own figures S1 to S3, of measurements made up for them."""
+
+import re
 
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from paper_tables import (
+    constants,
     depth,
     disguise,
     figure_depth,
@@ -16,6 +19,7 @@ from paper_tables import (
 )
 from paper_tables.cells import Cell
 from paper_tables.tables import Options
+from torchimpl.training import trainer
 
 OPTIONS = Options()
 
@@ -66,14 +70,18 @@ def test_seeds_are_trained_and_averaged(monkeypatch, tmp_path):
         labels = range(40)
 
     asked = []
-    monkeypatch.setattr(runs.batches, "splits", lambda images, data: (Split, Split))
+    monkeypatch.setattr(runs.batches, "splits", lambda images, data, held_out: asked.append(held_out) or (Split, Split))
     monkeypatch.setattr(runs, "rehearsal", lambda made, training, test: {"rehearsal": "bits"})
     monkeypatch.setattr(runs, "train", lambda made, folder, *rest: asked.append((made.epochs, made.seed)) or State)
     job = next(job for job in schedule.jobs(Options(out=tmp_path)) if job.place.column == "digits, 30 epochs")
     found = job.run(lambda part: None)
-    assert asked == [(30, 0), (30, 1), (30, 2)]
+    assert asked == [False, (30, 0), (30, 1), (30, 2)]
     assert (found.measured, found.detail["accuracies"], found.seeds) == (50.0, (50.0, 50.0, 50.0), (0, 1, 2))
     assert "the same bits" in job.rehearse(found)
+    held_out = next(job for job in constants.jobs(Options(out=tmp_path)))
+    assert held_out.run(lambda part: None).measured == 50.0
+    assert asked[-4:] == [True, (10, 0), (10, 1), (10, 2)]
+    assert "the same bits" in held_out.rehearse(found)
 
 
 def test_differences_are_paired_by_seed_and_have_an_interval():
@@ -129,6 +137,38 @@ def test_what_the_protocols_changes_add():
         **protocol.jobs(OPTIONS)[0].place._asdict(), unit="percent", value_verdict="not run"
     )
     assert protocol.run(OPTIONS, found).findings == ()
+
+
+def test_the_constants_that_are_tried():
+    made = {arm: constants._recipe(arm, "embedded", 0) for arm in constants.ARMS}
+    paper = made[constants.PAPER]
+    assert constants.PAPER == "gamma = 2; sigma = 1, 2"
+    assert (paper.rate, paper.quantizer_rate) == tuple(runs.tuned_rates("DAQ", "embedded").values())
+    for arm, own in made.items():
+        gamma, weight, activation = map(float, re.findall(r"[\d.]+", arm))
+        assert own.options == {
+            "variant": "paper", "gamma": gamma, "weight_options": {"sigma": weight},
+            "input_options": {"sigma": activation},
+        }  # fmt: skip
+        layer = trainer.build(own).layer1[0].conv1
+        assert (layer.weight_quantizer.sigma, layer.input_quantizer.sigma) == (weight, activation)
+        assert layer.weight_quantizer.gamma == layer.input_quantizer.gamma == gamma
+    assert len({job.key for job in constants.jobs(OPTIONS)}) == 2 * len(made) == 16
+    one = runs.job_of_seeds(constants.jobs(OPTIONS)[0].place, [paper], OPTIONS)
+    assert one.key != runs.job_of_seeds(constants.jobs(OPTIONS)[0].place, [paper], OPTIONS, held_out=True).key
+
+
+def test_what_other_constants_add():
+    found = {}
+    for job in constants.jobs(OPTIONS):
+        some = [90.0, 91.0, 92.0 + (job.place.row == constants.PAPER)]
+        found[job.place] = cell(job, some[1], accuracies=tuple(some))
+        if job.profile != "embedded":
+            found[job.place] = Cell(**job.place._asdict(), unit=job.unit, value_verdict="not run")
+    (said,) = constants.run(OPTIONS, found).findings
+    assert said.count(" -0.3") == 7
+    one, every = re.findall(r"\+/-([\d.]+)", said)
+    assert float(one) < float(every)
 
 
 def of_depth():
