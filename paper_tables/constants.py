@@ -20,7 +20,8 @@ INTRO = (
     "1/1-bit DAQ with the paper's constants (Section 4.1 sets them empirically: gamma to 2, sigma of weights to 1 and "
     "of activations to 2), with other gammas, and with both sigmas halved, doubled, and times four: accuracy on "
     "images held out of training. Outputs are the same whatever they are; gamma only multiplies gradients, and sigma "
-    "shapes them."
+    "shapes them. The rates are those that were chosen with the paper's constants, so that a change of the gradients' "
+    "level counts as well."
 )
 
 

@@ -1,4 +1,4 @@
-"""Tables `schedule`, `protocol` and `constants`, and the suite's own figures S1 to S3, of measurements made up for them."""
+"""Tables `schedule`, `protocol`, `constants`, and the suite's own figures S1 to S3, of made-up measurements."""
 
 import re
 
