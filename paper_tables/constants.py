@@ -64,14 +64,8 @@ def run(options: Options, measured: Measured) -> Table:
                 f"{trained.LABELS[profile]}: against the paper's constants, {listed} points (95 % interval: "
                 f"+/-{found.half:.1f} each, for {len(found.means)} comparisons +/-{found.half_of_all:.1f})."
             )
-    return Table(
-        "constants",
-        TITLE,
-        INTRO,
-        tuple(shown),
-        findings=tuple(said),
-        columns=tuple(trained.LABELS[profile] for profile in SEEDS),
-    )
+    columns = tuple(trained.LABELS[profile] for profile in SEEDS)
+    return Table("constants", TITLE, INTRO, tuple(shown), findings=tuple(said), columns=columns)
 
 
 if __name__ == "__main__":
