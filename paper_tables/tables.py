@@ -50,6 +50,7 @@ SCRIPTS = {
     "schedule": "paper_tables.schedule",
     "protocol": "paper_tables.protocol",
     "constants": "paper_tables.constants",
+    "evolution": "paper_tables.evolution",
     "depth": "paper_tables.depth",
     "disguise": "paper_tables.disguise",
 }
