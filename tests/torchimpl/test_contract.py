@@ -139,7 +139,7 @@ def test_initial_parameters_are_the_references(name, role, variant, widths):
             check_near(
                 f"{parameter} of {module}", value.detach().numpy(), expected, 50 * 1.2e-7 * (1e-3 + abs(expected))
             )
-        assert set(dict(module.named_parameters())) == REFERENCE[name].METHOD.learned(role)
+        assert set(dict(module.named_parameters())) == REFERENCE[name].METHOD.learned(role, variant)
 
 
 @every_definition

@@ -92,7 +92,9 @@ def test_the_18_convolutions_of_the_blocks_are_quantized(method):
         *((bits[0], n) for n in weights.learned("weight")),
         *((bits[1], n) for n in inputs.learned(input_role(method))),
     ]
-    learned = sum(2**b if name == "centers" else 1 for b, name in each) + scale
+    # A codebook; QNet's steps, of 2-bit inputs here (its 1-bit weights have one).
+    sizes = {"centers": lambda b: 2**b, "biases": lambda b: 2**b - 1}
+    learned = sum(sizes[name](b) if name in sizes else 1 for b, name in each) + scale
     assert count(model) - count(resnet20()) == 18 * learned
 
 
