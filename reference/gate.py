@@ -169,8 +169,8 @@ class Gate:
     def cases(self) -> list[Case]:
         """Every property, in every type, on every device."""
         names = list(self.properties)
-        if self._relatives:
-            names += list(comparison.properties(self._relatives[0], self.subject))
+        for kin in self._relatives:  # a role may learn what another does not
+            names += [name for name in comparison.properties(kin, self.subject) if name not in names]
         return [
             Case(name, dtype, device)
             for device in self.subject.devices

@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 
-from reference import comparison, conformance, contract, inputs, lsq, registry, subjects
+from reference import comparison, conformance, contract, inputs, lsq, lsqplus, registry, subjects
 from reference.verdicts import Known, NoSubject
 from tests.strategies import NIGHTLY, definitions, initial, sample
 
@@ -160,6 +160,26 @@ def test_values_that_are_kept_from_call_to_call():
     assert "repeated calls" in failing(conformance.check(own))
 
 
+@pytest.mark.parametrize("factor", [1, 2])
+def test_a_parameter_that_one_role_learns_and_another_does_not(factor):
+    """The offset of LSQ+ is learned for activations: tried there although weights come first, and of weights not."""
+
+    def verdict(role):
+        own = contract.of_reference(lsqplus, lsqplus.Params(0.5, 0.0, 2, role))
+
+        def vjp(x, grad):
+            by_x, by = own.vjp(x, grad)
+            return by_x, {name: factor * value if name == "beta" else value for name, value in by.items()}
+
+        report = conformance.check(dataclasses.replace(own, vjp=vjp, role=None), reference="lsqplus")
+        assert report.kin == f"lsqplus, {role}, paper"
+        row = rows(report)["lsqplus: gradient for beta"]
+        return row.verdict, row.reason
+
+    assert verdict("activation") == ("holds" if factor == 1 else "fails", "")
+    assert verdict("weight") == ("not applicable", "lsqplus, weight, paper does not learn it")
+
+
 # What a subject may do
 
 
@@ -205,6 +225,18 @@ def test_misbehaviour_is_one_line_and_the_rest_goes_on(function, capsys):
     assert "\n" not in report.wrong[0].said
     assert len(report.rows) == len(contract.PROPERTIES) + 1
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    "spoiled", [lambda by_x, by: by_x, lambda by_x, by: (by_x, by, by), lambda by_x, by: (by_x, list(by.values()))]
+)
+def test_gradients_that_are_no_gradient_and_mapping_are_what_the_subject_raises(spoiled):
+    own = dataclasses.replace(subject(), vjp=lambda x, grad: spoiled(*gradients(x, grad)))
+    report = conformance.check(own, reference="lsq", role="weight", variant="paper")
+    assert {row.name for row in report.wrong} >= {"gradient", "lsq: gradient for x", "lsq: gradient for step"}
+    for row in report.wrong:
+        assert row.verdict == "raises"
+        assert row.got == "its vjp must return the gradient for x and a mapping of those for the parameters"
 
 
 def test_a_subject_that_hangs_now_and_then():
