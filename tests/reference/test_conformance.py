@@ -523,6 +523,16 @@ def test_what_hypothesis_draws():
     assert x.shape == (1,)
 
 
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16"])
+@pytest.mark.parametrize("value", [0.1, 1 / 3, 1e-7, -2049.0, 5e4 / 3])
+def test_a_witness_is_the_shortest_text_of_its_number(dtype, value):
+    """In its own type, as numpy prints it: 0.1, not 0.10000000149011612."""
+    number, calls = np.dtype(dtype).type(value), iter(range(10**6))
+    own = contract.of_numpy(lambda x: np.where(x == number, x.dtype.type(next(calls)), x), bits=8, dtypes=(dtype,))
+    row = conformance.again(own, "repeated calls", [value, 2.0])
+    assert row.witness == f"[{float(np.format_float_positional(number))!r}]", str(row)
+
+
 def test_the_exact_is_told_from_the_inexact():
     exact = comparison.relatives(subject(), "lsq", "weight", "paper")
     other = comparison.relatives(dataclasses.replace(subject(), parameters={"step": 0.3}), "lsq", "weight", "paper")
