@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from reference import comparison, conformance, contract, inputs, lsq, lsqplus, registry, subjects
+from reference.gate import Gate
 from reference.verdicts import Known, NoSubject
 from tests.strategies import NIGHTLY, definitions, initial, sample
 
@@ -483,6 +484,19 @@ def test_transition_points_are_found_in_every_type(name):
     above = kind.number(kind.rank(points) + 1)
     values = own.forward(points), own.forward(above)
     assert (values[0] < values[1]).all()
+
+
+@pytest.mark.parametrize("bits", range(1, 7))
+def test_what_is_no_staircase_has_no_transition_points(bits):
+    """Each of 2048 numbers has another value: many more than 2^bits."""
+    assert not len(inputs.find(contract.of_numpy(lambda x: x, bits=bits), inputs.FORMATS["float64"]).transitions)
+
+
+def test_what_the_gate_knows_of_a_subject():
+    """Its transition points; nothing where statistics of all inputs move them."""
+    points = Gate(subject()).points("float64", "cpu")
+    assert points.transitions.tolist() == [-0.75, np.nextafter(-0.25, -1), 0.25]  # ties go to even
+    assert Gate(dataclasses.replace(subject(), from_whole_tensor=True)).points("float64", "cpu") is None
 
 
 @pytest.mark.parametrize(
