@@ -157,10 +157,11 @@ def test_a_channel_is_a_quantizer_of_its_own(name, variant, data, dtype):
         return
     got, q = case.module.forward(x, both, training=False), case.module.codes(x, both)
     if learnable:
+        levels = case.module.levels(both)
+        check_same(f"levels of {both}", levels, contract.level_set(contract.of_reference(case.module, both)))
         for c, params in enumerate(channels):
             check_same(f"channel {c} of {both}", got[c], case.module.forward(x[c], params, training=False))
             check_same(f"codes of channel {c} of {both}", q[c], case.module.codes(x[c], params))
-            levels = case.module.levels(both)
             check_same(f"levels of {c}", levels[:, c, 0] if levels.ndim > 1 else levels, case.module.levels(params))
 
 

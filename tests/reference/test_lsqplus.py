@@ -253,6 +253,20 @@ def test_a_range_that_is_the_grid_stays():
         assert (params.step, params.beta) == (step, beta)
 
 
+@pytest.mark.parametrize("bits", [1, 2])
+@pytest.mark.parametrize(("share", "stays"), [(0.8, True), (1.25, False)])
+def test_the_range_stays_until_a_billionth_of_the_variation_is_gained(bits, share, stays):
+    """Two more numbers a little inside leave an error in any case; a range that ends between them leaves less."""
+    n = 2**bits - 1
+    inside = math.sqrt(share * 1e-9 * np.var([0, *range(n + 1), n]) * (n + 3))
+    x = [0.0, inside, *range(1, n), n - inside, float(n)]
+    gained = (2 * inside**2 - least_error(x, n)) / (np.var(x) * len(x))
+    check_near("gain of the best, in billionths", 1e9 * gained, share, 0.1)
+    params = lsqplus.init(x, bits, "activation")
+    assert (params == spanning(x, bits, "activation")) == stays, f"init({x}, {bits}) = {params}"
+    check_near("step", params.step, 1 if stays else 1 - inside / n, inside / 10)
+
+
 # What is refused
 
 

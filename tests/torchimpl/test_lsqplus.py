@@ -162,6 +162,16 @@ def test_the_search_is_the_references(bits, seed):
         check_near(name, getattr(module, name).item(), getattr(want, name), 1e-12 * (1 + abs(getattr(want, name))))
 
 
+@pytest.mark.parametrize(("share", "stays"), [(0.8, True), (1.25, False)])
+def test_the_range_stays_until_a_billionth_of_the_variation_is_gained(share, stays):
+    """Of 0, d, 1 - d and 1 the range leaves 2 d^2, the two means half of it; the variation is 1."""
+    d = math.sqrt(share * 1e-9)
+    module = LSQPlus(1, "activation").double()
+    module.initialize(torch.tensor([0, d, 1 - d, 1], dtype=torch.float64))
+    step, beta = module.step.item(), module.beta.item()
+    check_near("step, beta", [step, beta], [1, 0] if stays else [1 - d, d / 2], 1e-12)
+
+
 def test_public_code_starts_with_the_range_of_each_channel():
     x = torch.tensor([[-1.0, 0.5, 5.0], [2.0, 2.5, 3.5]])
     module = LSQPlus(2, "activation", variant="public", shape=(2, 1))
