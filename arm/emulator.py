@@ -58,7 +58,7 @@ def load(path: Path) -> Program:
     for at in range(segments, segments + size * count, size):
         kind, _, offset, address, _, in_file, in_memory, _ = struct.unpack_from("<IIQQQQQQ", content, at)
         if kind == 1:  # to be loaded
-            image.extend(bytes(max(0, address + in_memory - len(image))))
+            image = image.ljust(address + in_memory, b"\0")
             image[address : address + in_file] = content[offset : offset + in_file]
         elif kind == 2:
             dynamic = content[offset : offset + in_file]

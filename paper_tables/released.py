@@ -155,7 +155,7 @@ def fetch(network: Network, folder: Path) -> bool:
         return False
     try:
         with urllib.request.urlopen(network.address, timeout=SECONDS) as response:  # noqa: S310 - https, see address
-            content = response.read(MOST_BYTES + 1)
+            content = response.read(MOST_BYTES)
     except (OSError, http.client.HTTPException) as error:
         cause = getattr(error, "reason", error)
         raise InputError(f"{network.address} cannot be downloaded: {' '.join(str(cause).split())}") from None

@@ -211,10 +211,9 @@ def _printed_row(
             return Number(dash=bool(row.values))
         return Number(
             printed_text(value),
-            False,
-            _difference(value),
-            own.get((row.method, column)),
-            about.get((row.method, f"Table {table.table}, {column}")),
+            difference=_difference(value),
+            cell=own.get((row.method, column)),
+            difference_cell=about.get((row.method, f"Table {table.table}, {column}")),
         )
 
     return Row(row.method, row.note or "", tuple(number(column) for column in table.columns))

@@ -16,6 +16,7 @@ from py_compile import PycInvalidationMode
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("reference", "torchimpl", "paper_tables", "arm")
+FILES = ("pyproject.toml", "setup.py", "constraints.txt", "README.md", "LICENSE", "quantgap_gate.py")
 QUIET = ["-x", "-q", "--tb=short", "-W", "ignore::pytest.PytestAssertRewriteWarning", "-p", "no:cacheprovider"]
 TIMED_OUT = (-signal.SIGPROF, -signal.SIGALRM)  # as exit statuses
 
@@ -32,9 +33,9 @@ class Copy:
     def __init__(self, folder: Path) -> None:
         self.tree = folder / "tree"
         self.tree.mkdir(parents=True)
-        for package in (*PACKAGES, "tests"):
+        for package in (*PACKAGES, "tests", "docs"):
             shutil.copytree(ROOT / package, self.tree / package, ignore=shutil.ignore_patterns("__pycache__", "meta"))
-        for file in ("pyproject.toml", "quantgap_gate.py"):
+        for file in FILES:
             shutil.copy(ROOT / file, self.tree)
         # Bytecode is known by the second of its source, if not by a digest: two mutants may share a second.
         compileall.compile_dir(self.tree, quiet=2, invalidation_mode=PycInvalidationMode.CHECKED_HASH)

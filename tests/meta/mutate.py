@@ -131,6 +131,7 @@ def _digest(mistake: Mistake) -> str:
 
 
 _copy: Copy | None = None  # of this process
+_failing: set[str] = set()  # tests that fail in it without a mistake
 
 
 def attempt(mistake: Mistake) -> Finding:
@@ -139,21 +140,31 @@ def attempt(mistake: Mistake) -> Finding:
     if _copy is None:
         _copy = Copy(Path(tempfile.mkdtemp(prefix="quantgap-mutants-")) / "copy")
     status, by = SURVIVED, ""
-    with _copy.holding(mistake.file, mistake.source):
-        for run in runs_of(mistake.file):
-            code, output = _copy.run(run, SECONDS)
-            failed = [line for line in output.splitlines() if line.startswith(("FAILED ", "ERROR "))]
-            if code in TIMED_OUT:
-                status = HUNG
-            elif code == 1 or failed:
-                by = failed[0].split(" - ")[0].split(maxsplit=1)[1] if failed else "?"
-                status = BROKEN if code == 2 else CAUGHT
-            elif code not in (0, 5):  # 5: no test has this name
-                status, by = CAUGHT, f"pytest ends with {code}"
-            if status != SURVIVED:
-                break
+    for run in runs_of(mistake.file):
+        status, by = _outcome(_copy, mistake, run)
+        if status != SURVIVED:
+            break
     place = f"{mistake.file}:{mistake.function}" if mistake.function else mistake.file
     return Finding(mistake.key, _digest(mistake), place, f"{mistake.old}  ->  {mistake.new}", status, by)
+
+
+def _outcome(copy: Copy, mistake: Mistake, run: Sequence[str]) -> tuple[str, str]:
+    """Run tests on a mistake: what becomes of it, and the test that says so, which must pass without the mistake."""
+    while True:
+        wanted = [name for name in run if name not in _failing]
+        if not any(name.endswith(".py") for name in wanted):
+            return SURVIVED, ""
+        with copy.holding(mistake.file, mistake.source):
+            code, output = copy.run([*wanted, *(f"--deselect={test}" for test in sorted(_failing))], SECONDS)
+        if code in TIMED_OUT:
+            return HUNG, ""
+        failed = [line for line in output.splitlines() if line.startswith(("FAILED ", "ERROR "))]
+        if not failed:
+            return (SURVIVED, "") if code in (0, 5) else (CAUGHT, f"pytest ends with {code}")  # 5: no test of this name
+        by = failed[0].split(" - ")[0].split(maxsplit=1)[1]
+        if by in _failing or copy.run([by], SECONDS)[0] not in (1, 2):  # 2: the file cannot be imported
+            return (BROKEN if code == 2 else CAUGHT), by
+        _failing.add(by)
 
 
 def known(file: Path) -> dict[str, Finding]:

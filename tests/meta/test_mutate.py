@@ -3,6 +3,7 @@
 import ast
 import json
 from collections import Counter
+from contextlib import contextmanager
 
 import pytest
 
@@ -134,6 +135,50 @@ def test_a_run_goes_on_where_it_was(tmp_path, capsys):
     out.write_text(f"{marked}\n{line[:30]}\n")
     assert mutate.main(arguments) == 0
     assert "1 hangs" in capsys.readouterr().out
+
+
+class Pretended:
+    """A copy in which tests fail as they are told to, with a mistake and without."""
+
+    def __init__(self, **failing):
+        self.failing, self.asked, self.planted = failing, [], False
+
+    @contextmanager
+    def holding(self, file, source):
+        self.planted = True
+        yield
+        self.planted = False
+
+    def run(self, arguments, seconds=0):
+        self.asked.append(arguments)
+        names = [name for name in arguments if not name.startswith("--deselect")]
+        for test in self.failing["always"] + self.failing["planted"] * self.planted:
+            file = test.split("::")[0]
+            if (test in names or file in names) and f"--deselect={test}" not in arguments:
+                return (1, f"FAILED {test} - why\n") if "::" in test else (2, f"ERROR {test} - why\n")
+        return 0, ""
+
+
+@pytest.mark.parametrize(
+    ("always", "planted", "found"),
+    [
+        ([], [], (SURVIVED, "")),
+        ([], ["tests/a.py::one"], (CAUGHT, "tests/a.py::one")),
+        ([], ["tests/b.py"], (BROKEN, "tests/b.py")),
+        (["tests/a.py::one"], [], (SURVIVED, "")),
+        (["tests/a.py::one", "tests/b.py"], [], (SURVIVED, "")),
+        (["tests/a.py", "tests/b.py"], [], (SURVIVED, "")),
+        (["tests/a.py::one"], ["tests/a.py::two"], (CAUGHT, "tests/a.py::two")),
+        (["tests/a.py"], ["tests/b.py::two"], (CAUGHT, "tests/b.py::two")),
+    ],
+)
+def test_what_fails_without_the_mistake_catches_nothing(always, planted, found, monkeypatch):
+    monkeypatch.setattr(mutate, "_failing", set())
+    copy, mistake = Pretended(always=always, planted=planted), next(mistakes("a.py", "x = 1\n"))
+    assert mutate._outcome(copy, mistake, ["tests/a.py", "tests/b.py"]) == found
+    before = len(copy.asked)
+    assert mutate._outcome(copy, mistake, ["tests/a.py", "tests/b.py"]) == found
+    assert len(copy.asked) - before <= 2  # what fails anyway is known
 
 
 def test_what_is_not_there_is_refused(capsys):

@@ -1,7 +1,10 @@
 """The table of ARM: which layers, sums and ratios recomputed from counts made up for it, and what is judged by them."""
 
 import dataclasses
+import importlib.machinery
 import itertools
+import sys
+import types
 from fractions import Fraction
 
 import numpy as np
@@ -305,6 +308,16 @@ def test_times_are_taken_on_arm_only_and_are_this_machines(monkeypatch):
     assert len([job for job in arm_speed.jobs(Options()) if job.place.row == arm_speed.WALL]) == len(WIDTHS)
     monkeypatch.setattr(cells, "hardware", lambda: {"processor": "another"})
     assert {job.key for job in timed}.isdisjoint(job.key for job in arm_speed.jobs(Options()))
+
+
+def test_the_peer_is_there_where_its_package_is(monkeypatch):
+    module = types.ModuleType("ncnn")
+    module.__spec__ = importlib.machinery.ModuleSpec("ncnn", None)
+    monkeypatch.setitem(sys.modules, "ncnn", module)
+    assert arm_time.has_peer()
+    monkeypatch.setattr(sys, "path", [])
+    monkeypatch.delitem(sys.modules, "ncnn")
+    assert not arm_time.has_peer()
 
 
 def test_times_are_medians_of_layers_added_up(monkeypatch):

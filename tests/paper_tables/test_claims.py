@@ -683,6 +683,20 @@ def test_rounding_up_is_not_the_argmin(monkeypatch):
     assert claims.judgements()["figure1-nearest-by-argmin"](Evidence({}, {}))[0] == "fails"
 
 
+@pytest.mark.parametrize("bits", range(1, 9))
+@pytest.mark.parametrize("cell", [0, -1])
+def test_a_rounding_that_is_wrong_in_one_cell_is_not_the_argmin(bits, cell, monkeypatch):
+    """The first or the last cell of a grid: up in place of down beyond its quarter."""
+    first, right = cell % (2**bits - 1), grid.round_half_down
+
+    def wrong(x):
+        off = (np.max(x) == 2**bits - 1) & (x > first + 0.25) & (x < first + 0.5)
+        return np.where(off, first + 1, right(x))
+
+    monkeypatch.setattr(grid, "round_half_down", wrong)
+    assert claims.judgements()["figure1-nearest-by-argmin"](Evidence({}, {}))[0] == "fails"
+
+
 @given(PERCENT, PERCENT, PERCENT, PERCENT, st.sampled_from([100, 10_000]), st.integers(1, 20))
 def test_exchanging_the_two_exchanges_the_ends_of_the_interval(first, second, base, other, images, comparisons):
     pair = Pair("", "", first, second, images, (base, other))

@@ -2,6 +2,7 @@
 
 import ast
 import graphlib
+import io
 import json
 import os
 import re
@@ -16,10 +17,10 @@ import numpy as np
 import pytest
 import torch
 
-from paper_tables import cells, cli, jobs, reported, table5, table7, tables
+from paper_tables import cells, cli, figures, jobs, render, reported, table5, table7, tables
 from paper_tables.cells import Cell
 from paper_tables.report import views
-from paper_tables.tables import SCRIPTS
+from paper_tables.tables import SCRIPTS, Table
 from tests.strategies import NIGHTLY
 from torchimpl import checkpoints, evaluation, timing
 from torchimpl.data import cifar10
@@ -357,6 +358,24 @@ def test_each_script_runs_alone(name, tmp_path, monkeypatch):
     assert (tmp_path / "report.md").is_file()
 
 
+@pytest.mark.parametrize("name", sorted(SCRIPTS.keys() - {"released"}))  # which fetches files: test_released.py
+def test_each_script_asks_for_its_own_table(name, monkeypatch):
+    path = tables.script(name).__file__
+    monkeypatch.setattr(cli, "main_for", lambda given: f"main for {given}")
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(path, run_name="__main__")
+    assert stop.value.code == f"main for {name}"
+
+
+@pytest.mark.parametrize("number", figures.SCRIPTS)
+def test_each_script_asks_for_its_own_figure(number, monkeypatch):
+    path = figures.script(number).__file__
+    monkeypatch.setattr(figures, "main_for", lambda given: f"main for {given}")
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(path, run_name="__main__")
+    assert stop.value.code == f"main for {number}"
+
+
 @pytest.fixture
 def images(cifar10_root, monkeypatch):
     """How many of CIFAR-10's test images there are: 1,000 stand for the 10,000 that are counted every night."""
@@ -562,6 +581,21 @@ def test_every_number_of_a_table_is_whole_at_any_width(width, tmp_path, monkeypa
                 text = f"{value.value}{'†' * value.fully_quantized}"
                 assert text in out
                 out.remove(text)
+
+
+@pytest.mark.parametrize("layout", ["grid", "list"])
+def test_every_cell_of_a_table_is_printed(layout):
+    verdicts = ("reproduced", "contradicted", "undecided")
+    where = [{"row": f"row {i // 2}", "column": f"column {i % 2}", "value_verdict": verdicts[i % 3]} for i in range(6)]
+    some = tuple(
+        Cell(paper="Mine", table="mine", unit="percent", measured=10.5 + i, **at) for i, at in enumerate(where)
+    )
+    console = tables.Output(file=io.StringIO(), width=100)
+    render.show(Table("mine", "A table", "What it is.", some, layout=layout), console)
+    out = console.file.getvalue().split()
+    assert [one.measured for one in some] == [float(word) for word in out if re.fullmatch(r"1\d\.50?", word)]
+    assert [render.MARKS[verdicts[i % 3]] for i in range(6)] == [word for word in out if word in render.MARKS.values()]
+    assert out.count("row") == 3  # each once
 
 
 @pytest.mark.parametrize("option", ["--list", "--list-methods"])

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import re
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -50,6 +51,28 @@ def test_a_formula_that_is_slightly_wrong_is_contradicted(monkeypatch, module, f
 def test_worst_counts_nan_as_infinite():
     assert equations.worst([0.0, math.nan], [0.0, 0.0]) == math.inf
     assert equations.worst(1, [1, 3, 2]) == 2
+
+
+def test_an_accuracy_is_shown_as_it_is_judged_by():
+    for statement in equations.statements():
+        assert float(f"{statement.accuracy:.0e}") == pytest.approx(statement.accuracy, rel=0.1), statement.name
+
+
+@pytest.mark.parametrize("sigma", equations.SIGMAS)
+def test_gradients_of_the_sum_rules_are_those_of_the_formula(sigma):
+    """At two bits: the slope of two levels of [-1, 1] a cell within the clip range, and beyond it only the bounds'."""
+    found = list(equations._gradients(2.0, sigma, "paper"))
+    assert [x for x, *_ in found] == pytest.approx([k / 100 for k in range(-200, 201)])
+    low, high = equations.LOWER, equations.UPPER
+    for x, dx, dl, du in found:
+        cells = 3 * (x - low) / (high - low)
+        if low < x < high:
+            t = abs(cells - round(cells))
+            slope = 2 / (2 * math.sinh(2) * math.tanh(0.5 - t + 1 / (4 * sigma**2)))
+            assert dx == pytest.approx(2 * slope / (high - low))
+            assert (dl, du) == pytest.approx((-dx * (1 - cells / 3), -dx * cells / 3))
+        elif x not in (low, high):
+            assert (dx, dl, du) == (0, 0, 0)
 
 
 def test_two_levels_are_all_levels_at_one_bit():
@@ -143,6 +166,16 @@ WRONG = {
     7: (daq, "adaptive_temperature", lambda x, **_: np.full(np.shape(x), 4.0)),
     8: (daq, "weighted_scores", lambda x, right=daq.weighted_scores, **_: right(x, sigma=1.0, variant="released")),
 }
+
+
+def test_definitions_are_followed_all_over_the_cells_and_beyond_the_clip_range():
+    """Each half of a cell has as many inputs, none of which is at a level or a transition point."""
+    assert all(2 * x % 1 for x in definitions.INPUTS)
+    halves = Counter(math.floor(2 * x) for x in definitions.INPUTS)
+    assert halves == dict.fromkeys(range(2 * definitions.TOP), 16)
+    low, high = min(definitions.RAW), max(definitions.RAW)
+    assert (low, high) == (-2, 2)
+    assert low < definitions.LOWER < definitions.UPPER < high
 
 
 @pytest.mark.parametrize("number", range(1, 9))

@@ -177,6 +177,14 @@ def test_progress_tells_the_jobs_and_the_time_left(tmp_path, monkeypatch):
     assert "-:--:--" in said or "0:00:0" in said
 
 
+def test_progress_says_how_many_there_are_before_the_first_reports(monkeypatch):
+    console = Console(width=100, force_terminal=True, record=True, file=io.StringIO())
+    monkeypatch.setattr(jobs, "console", console)
+    with jobs.Bars(3, quiet=False):
+        pass
+    assert "0 of 3 measured" in console.export_text()
+
+
 # Damaged and foreign files
 
 DAMAGE = {

@@ -227,6 +227,15 @@ def test_lines_of_the_schedule_are_means_over_seeds():
     assert printed == [[85.8], [85.4]]  # DAQ and IR-Net, Table 5 at 1/1
 
 
+def test_lines_of_the_schedule_are_labelled_at_their_ends():
+    """Far apart, and one crossing the next on the way."""
+    ends = {contender.name: 50.0 + 10 * i for i, contender in enumerate(figure_schedule.LINES)}
+    made = of_schedule(lambda row, epochs: [ends[row] + (0 if epochs == 30 else 25)] * 3)
+    labels = {label: contender.name for contender, (_, _, label) in figure_schedule.LINES.items()}
+    for axes in figure_schedule.draw(OPTIONS, made).axes:
+        assert {labels[text.get_text()]: text.xy for text in axes.texts} == {row: (30, at) for row, at in ends.items()}
+
+
 def test_gradients_by_layer_and_arms_by_accuracy():
     left, right = figure_depth.draw(OPTIONS, of_depth()).axes
     curves = [line.get_ydata().tolist() for line in left.get_lines() if len(line.get_xdata()) == 3]

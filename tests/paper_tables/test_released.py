@@ -119,6 +119,15 @@ def test_nothing_else_is_kept(reply, words, tmp_path, monkeypatch):
     assert [*tmp_path.rglob("*")] == []
 
 
+def test_no_more_is_read_than_a_network_may_have(tmp_path, monkeypatch):
+    answers(monkeypatch, CONTENT)
+    monkeypatch.setattr(released, "MOST_BYTES", len(CONTENT) - 1)
+    with pytest.raises(InputError, match="not kept"):
+        released.fetch(MADE_UP, tmp_path)
+    monkeypatch.setattr(released, "MOST_BYTES", len(CONTENT))
+    assert released.fetch(MADE_UP, tmp_path) is True
+
+
 def test_the_command(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(released, "networks", lambda: (MADE_UP,))
     answers(monkeypatch, CONTENT)

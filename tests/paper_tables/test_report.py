@@ -323,6 +323,23 @@ def test_rows_without_a_common_column_are_tables_of_their_own(whole):
     assert "Forward" not in second.text
 
 
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), max_size=4))
+def test_a_table_is_parted_only_where_no_column_is_shared(filled):
+    """Columns that hold a printed number, one of the suite's, both or neither."""
+    columns = tuple(f"column {k}" for k in range(len(filled)))
+    paper = views.Row("Ours", "", tuple(views.Number("1" if printed else "") for printed, _ in filled))
+    suite = views.Row("Mine", "", tuple(views.Number(cell=cell() if own else None) for _, own in filled))
+    shown = views.AsPrinted(columns, (paper,), (suite,))
+    if (True, True) in filled or not any(own for _, own in filled) or not any(printed for printed, _ in filled):
+        assert shown.parts == (shown,)
+        return
+    first, second = shown.parts
+    assert first.columns == tuple(c for c, (printed, _) in zip(columns, filled, strict=True) if printed)
+    assert second.columns == tuple(c for c, (_, own) in zip(columns, filled, strict=True) if own)
+    assert ([n.text for n in first.rows[0].numbers], first.added) == (["1"] * len(first.columns), ())
+    assert ([n.cell for n in second.added[0].numbers], second.rows) == ([cell()] * len(second.columns), ())
+
+
 def test_scope_counts_what_is_printed(found, whole):
     some = [reported.tables()[t.name] for t in found if t.name in reported.tables()]
     values = [v for one in some for row in one.rows for v in row.values.values() if not isinstance(v.value, str)]

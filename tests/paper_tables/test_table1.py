@@ -104,7 +104,12 @@ def test_which_slope_agrees_better_is_undecided():
     assert set(curves) == {cell.row for cell in table.cells if cell.protocol == "dense grid, float64"}
     for row, slope_at in (("STE", lambda t: 1.0), ("DAQ weights", lambda t: slope(t, 2.0, 1 / 4))):
         for noise, found in zip(curves[row]["s"], curves[row]["agreement"], strict=True):
-            assert found == pytest.approx(cosine(slope_at, noise), abs=5e-5)
+            assert found == round(found, 6) == pytest.approx(cosine(slope_at, noise), abs=5e-5)
+
+
+def test_every_line_has_a_place_of_its_own():
+    places = [cell.place for cell in table1.run(Options(quiet=True)).cells]
+    assert len(set(places)) == len(places)
 
 
 @pytest.mark.parametrize(

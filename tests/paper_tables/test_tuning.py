@@ -140,6 +140,25 @@ def test_a_search_is_recorded_with_all_that_was_tried(asked):
     assert all(0 <= share < 1 for share in shares)
 
 
+def test_the_best_attempt_is_rehearsed_where_one_was_recorded(asked, monkeypatch):
+    made = []
+
+    def rehearsal(recipe, training, test):
+        made.append((recipe.rate, recipe.quantizer_rate, len(training.labels), len(test.labels)))
+        return {"rehearsal": "bits", "rehearsal loss": 1.0, "rehearsal correct": 1.0}
+
+    monkeypatch.setattr(tuning.runs, "rehearsal", rehearsal)
+    search = job("DAQ")
+    found = search.run(lambda share: None)
+    assert "the same bits" in search.rehearse(found)
+    assert made == [(0.03, 0.01, 300, 40)] * 2
+    others = dataclasses.replace(found, detail={**found.detail, "rehearsal": "others"})
+    assert search.rehearse(others) == ""
+    without = {name: value for name, value in found.detail.items() if name != "rehearsal"}
+    assert search.rehearse(dataclasses.replace(found, detail=without)) == ""
+    assert len(made) == 3
+
+
 def test_attempts_see_no_more_images_than_said_and_full_precision_has_no_quantizers(asked, monkeypatch):
     monkeypatch.setitem(tuning.PROFILES, "embedded", 64)
     job("DAQ").run(lambda share: None)
