@@ -9,8 +9,10 @@ from paper_tables import (
     constants,
     depth,
     disguise,
+    evolution,
     figure_depth,
     figure_disguise,
+    figure_evolution,
     figure_schedule,
     figures,
     protocol,
@@ -19,6 +21,7 @@ from paper_tables import (
 )
 from paper_tables.cells import Cell
 from paper_tables.tables import Options
+from tests.paper_tables.test_evolution import made_up
 from torchimpl.training import trainer
 
 OPTIONS = Options()
@@ -194,6 +197,7 @@ FIGURES = {
     "S1": (figure_schedule, lambda: of_schedule(growing)),
     "S2": (figure_depth, of_depth),
     "S3": (figure_disguise, of_disguise),
+    "S4": (figure_evolution, made_up),
 }
 
 
@@ -249,6 +253,17 @@ def test_a_point_is_filled_where_no_code_differs():
         assert [fill == "none" for fill in fills] == [True, False, False] * len(figure_disguise.ARMS)
 
 
+def test_curves_of_dsq_begin_before_training_and_have_every_seed():
+    alpha, error, loss = figure_evolution.draw(OPTIONS, made_up()).axes
+    for line in alpha.get_lines():
+        assert (line.get_xdata().tolist(), line.get_ydata().tolist()) == ([0, 1, 2, 3], [0.2, 0.25, 0.2, 0.125])
+    assert [line.get_xdata().tolist() for line in error.get_lines()] == [[1, 2, 3]] * 2
+    drawn = [line.get_ydata().tolist() for line in loss.get_lines()]
+    assert len(drawn) == 8
+    assert drawn[:3] == [[3, 2, 1], [3, 2, 2.5], [3, 2, 2]]
+    assert drawn[3] == pytest.approx([3, 2, 5.5 / 3])
+
+
 def test_what_is_drawn_is_in_the_tables():
-    for number, table in (("S1", schedule), ("S2", depth), ("S3", disguise)):
+    for number, table in (("S1", schedule), ("S2", depth), ("S3", disguise), ("S4", evolution)):
         assert {job.place for job in figures.script(number).jobs(OPTIONS)} == {job.place for job in table.jobs(OPTIONS)}
