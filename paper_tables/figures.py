@@ -33,6 +33,7 @@ SCRIPTS = {
     "S1": "paper_tables.figure_schedule",  # the suite's own
     "S2": "paper_tables.figure_depth",
     "S3": "paper_tables.figure_disguise",
+    "S4": "paper_tables.figure_evolution",
 }
 
 Curves: TypeAlias = dict[str, tuple[Array, Array]]

@@ -16,6 +16,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from paper_tables import cells, keys, verdicts
@@ -126,11 +127,13 @@ CONTENDERS = (
 
 
 def first_of(made: Recipe, *, tuned: bool = True) -> Recipe | None:
-    """Return the recipe of the full-precision network that a run starts from, of the same profile and seed."""
+    """Return the recipe of the full-precision network that a run starts from: of the same network, profile and seed."""
     if made.method is None and ":" not in made.network:
         return None
     contender = FULL_PRECISION if made.activation == "relu" else FULL_PRECISION_HARDTANH
-    return contender.recipe(made.profile, "FP", made.seed, tuned=tuned)
+    found = contender.recipe(made.profile, "FP", made.seed, tuned=tuned)
+    network = found.network if ":" in made.network else made.network
+    return dataclasses.replace(found, network=network, normalize=made.normalize)
 
 
 def tuned_place(name: str, profile: str) -> Place:
@@ -244,6 +247,75 @@ def _measure(
             **(rehearsal(made, training, test) if made.images == "cifar10" else {}),  # what is recorded
         },
     }
+
+
+def job_of_seeds(place: Place, made: Sequence[Recipe], options: Options, *, held_out: bool = False) -> Job:
+    """Return the job that trains with each seed: recipes that differ in nothing else.
+
+    Parameters
+    ----------
+    place : Place
+    made : sequence of Recipe
+    options : Options
+    held_out : bool
+        Whether the test is on training images that are held out.
+    """
+    own = made[0]
+    return Job(
+        place,
+        "percent",
+        keys.key(
+            ["torchimpl.training.trainer"], runs=[key_of(one) for one in made], **{"held out": True} if held_out else {}
+        ),
+        f"python -m paper_tables --table {place.table} --tune --profile {own.profile}",
+        partial(_measure_seeds, made, held_out, options.data, options.out / place.table, options.device),
+        ("tune", "data") if own.images == "cifar10" else ("tune",),
+        own.profile,
+        parallel=True,
+        rehearse=partial(_rehearse_first, own, held_out, options.data),
+    )
+
+
+def _measure_seeds(
+    made: Sequence[Recipe],
+    held_out: bool,
+    data: Path | None,
+    folder: Path,
+    device: str,
+    progress: Callable[[float], None],
+) -> dict[str, Any]:
+    with input_errors(folder):
+        training, test = batches.splits(made[0].images, data, held_out=held_out)
+        accuracies = []
+        for i, one in enumerate(made):
+            state = train(one, folder, training, test, device)
+            accuracies.append(100 * state.correct[-1] / len(test.labels))
+            progress((i + 1) / len(made))
+    return {
+        "measured": float(np.mean(accuracies)),
+        "runs": len(made),
+        "seeds": tuple(one.seed for one in made),
+        "images": len(test.labels),
+        "selection": "last",
+        "protocol": protocol(made[0]),
+        "detail": {"accuracies": tuple(accuracies), **rehearsal(made[0], training, test)},
+    }
+
+
+def _rehearse_first(made: Recipe, held_out: bool, data: Path | None, found: Measurement) -> str:
+    """Rehearse the run of the first seed; return why what was recorded with other sources still stands, or nothing."""
+    if "rehearsal" not in found.detail:
+        return ""
+    return stands(found, rehearsal(made, *batches.splits(made.images, data, held_out=held_out)))
+
+
+def with_seeds(cell: Cell) -> Cell:
+    """Say what each seed gave, of what `job_of_seeds` has measured."""
+    if cell.measured is None or cell.value_verdict is not None:
+        return cell
+    values = cell.detail["accuracies"]
+    assert isinstance(values, tuple)
+    return dataclasses.replace(cell, reason="by seed: " + ", ".join(f"{value:.2f}" for value in values))
 
 
 def train(

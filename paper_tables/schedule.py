@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from functools import partial
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from paper_tables import keys, runs, trained
-from paper_tables.cells import Cell, Measurement, Place
+from paper_tables import runs, trained
+from paper_tables.cells import Place
 from paper_tables.jobs import Job
 from paper_tables.tables import Measured, Options, Table
-from torchimpl.training import batches
 from torchimpl.training.recipe import Recipe
 
 TITLE = "Accuracy against the length of the schedule"
@@ -36,50 +31,14 @@ def jobs(options: Options) -> list[Job]:
     for profile, seeds in SEEDS.items():
         for contender in CONTENDERS:
             for epochs in EPOCHS:
-                made = [_recipe(contender, profile, epochs, seed) for seed in range(seeds)]
-                key = keys.key(["torchimpl.training.trainer"], runs=[runs.key_of(one) for one in made])
                 place = Place("DAQ", "schedule", contender.name, f"{IMAGES[profile]}, {epochs} epochs")
-                needs = ("tune", "data") if made[0].images == "cifar10" else ("tune",)
-                command = f"python -m paper_tables --table schedule --tune --profile {profile}"
-                measure = partial(_measure, made, options.data, options.out / "schedule", options.device)
-                rehearse = partial(_rehearse, made[0], options.data)
-                found.append(
-                    Job(place, "percent", key, command, measure, needs, profile, parallel=True, rehearse=rehearse)
-                )
+                made = [_recipe(contender, profile, epochs, seed) for seed in range(seeds)]
+                found.append(runs.job_of_seeds(place, made, options))
     return found
 
 
 def _recipe(contender: runs.Contender, profile: str, epochs: int, seed: int) -> Recipe:
     return dataclasses.replace(contender.recipe(profile, "1/1", seed), epochs=epochs)
-
-
-def _measure(
-    made: list[Recipe], data: Path | None, folder: Path, device: str, progress: Callable[[float], None]
-) -> dict[str, Any]:
-    """Train with each seed."""
-    with runs.input_errors(folder):
-        training, test = batches.splits(made[0].images, data)
-        accuracies = []
-        for i, one in enumerate(made):
-            state = runs.train(one, folder, training, test, device)
-            accuracies.append(100 * state.correct[-1] / len(test.labels))
-            progress((i + 1) / len(made))
-    return {
-        "measured": float(np.mean(accuracies)),
-        "runs": len(made),
-        "seeds": tuple(one.seed for one in made),
-        "images": len(test.labels),
-        "selection": "last",
-        "protocol": runs.protocol(made[0]),
-        "detail": {"accuracies": tuple(accuracies), **runs.rehearsal(made[0], training, test)},
-    }
-
-
-def _rehearse(made: Recipe, data: Path | None, found: Measurement) -> str:
-    """Rehearse the run of the first seed; return why what was recorded with other sources still stands, or nothing."""
-    if "rehearsal" not in found.detail:
-        return ""
-    return runs.stands(found, runs.rehearsal(made, *batches.splits(made.images, data)))
 
 
 def accuracies(options: Options, measured: Measured) -> dict[str, dict[runs.Contender, dict[int, tuple[float, ...]]]]:
@@ -99,17 +58,9 @@ def accuracies(options: Options, measured: Measured) -> dict[str, dict[runs.Cont
 
 def run(options: Options, measured: Measured) -> Table:
     """Show the means, and say whether the order of DAQ and its rivals changes with the length."""
-    shown = [_shown(measured[job.place]) for job in jobs(options)]
+    shown = [runs.with_seeds(measured[job.place]) for job in jobs(options)]
     columns = tuple(f"{images}, {epochs} epochs" for images in IMAGES.values() for epochs in EPOCHS)
     return Table("schedule", TITLE, INTRO, tuple(shown), findings=tuple(_findings(options, measured)), columns=columns)
-
-
-def _shown(cell: Cell) -> Cell:
-    if cell.measured is None or cell.value_verdict is not None:
-        return cell
-    values = cell.detail["accuracies"]
-    assert isinstance(values, tuple)
-    return dataclasses.replace(cell, reason="by seed: " + ", ".join(f"{value:.2f}" for value in values))
 
 
 def _findings(options: Options, measured: Measured) -> list[str]:

@@ -145,7 +145,8 @@ def qnet_backward(temperature: float) -> Callable[[Array], Array]:
 
     def derivative(x: Array) -> Array:
         quantizer = QNet(4, "activation", temperature=temperature).double()
-        quantizer.biases.copy_(torch.arange(15) + 0.5)
+        with torch.no_grad():
+            quantizer.biases.copy_(torch.arange(15) + 0.5)
         quantizer.mark_initialized()
         inputs = torch.tensor(x + 6, requires_grad=True)
         (gradient,) = torch.autograd.grad(quantizer.train()(inputs).sum(), inputs)

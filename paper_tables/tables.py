@@ -48,6 +48,9 @@ SCRIPTS = {
     "arm": "paper_tables.arm_speed",
     "tuning": "paper_tables.tuning",
     "schedule": "paper_tables.schedule",
+    "protocol": "paper_tables.protocol",
+    "constants": "paper_tables.constants",
+    "evolution": "paper_tables.evolution",
     "depth": "paper_tables.depth",
     "disguise": "paper_tables.disguise",
 }

@@ -29,6 +29,7 @@ DEGREES = 10  # of freedom that a pooled deviation must have
 FULL = "cifar10"  # the papers' protocol
 SEEDS = 3  # fewest runs a verdict on a number takes
 MOST_SEEDS = 1000
+FLOORS = {"embedded": {"FP": 95.0, "1/32": 95.0, "2/2": 95.0, "1/1": 90.0}}  # accuracies; below, training went wrong
 LABELS = {
     "smoke": "digits, 1 epoch",
     "embedded": "digits, 10 epochs",
@@ -242,6 +243,28 @@ def _compared(
     return Compared(ordering, mean, (mean - half, mean + half), verdict, reason, seeds)
 
 
+class Gains(NamedTuple):
+    """What arms have more than another one: mean points by arm, and half of a 95 % interval, of one and of all."""
+
+    means: dict[str, float]
+    half: float
+    half_of_all: float
+
+
+def gains(arms: Mapping[str, Cell], base: str) -> Gains | None:
+    """Compare arms of several seeds with one of them, paired by seed; None where one was not run, or has one seed."""
+    if any(cell.measured is None or cell.value_verdict == "stale" for cell in arms.values()):
+        return None
+    values = {arm: np.asarray(cell.detail["accuracies"], float) for arm, cell in arms.items()}
+    seeds = len(values[base])
+    if seeds < 2:
+        return None
+    spread = spread_of_differences([dict(enumerate(some)) for some in values.values()])
+    means = {arm: float((some - values[base]).mean()) for arm, some in values.items() if arm != base}
+    quantile = float(stats.t.ppf(1 - LEVEL / (2 * len(means)), spread.degrees))
+    return Gains(means, half_width(spread, seeds), quantile * spread.deviation / math.sqrt(seeds))
+
+
 def cells(
     table: ReportedTable, entries: Sequence[Entry], family: Sequence[Ordering], options: Options, measured: Measured
 ) -> list[Cell]:
@@ -300,7 +323,7 @@ def _accuracy_cell(table: ReportedTable, entry: Entry, profile: str, found: Sequ
         unit=table.unit_of(entry.column),
         reported=printed_text(printed) if printed else None,
         measured=round(mean, 4),
-        ci95=(mean - half, mean + half) if math.isfinite(half) else None,
+        ci95=_within(mean - half, mean + half, entry.measure) if math.isfinite(half) else None,
         runs=len(values),
         seeds=tuple(seed for cell in found for seed in cell.seeds or ()),
         images=first.images,
@@ -314,6 +337,11 @@ def _accuracy_cell(table: ReportedTable, entry: Entry, profile: str, found: Sequ
         hardware=first.hardware,
         versions=first.versions,
     )
+
+
+def _within(low: float, high: float, measure: str) -> tuple[float, float]:
+    """Cut an interval at what the measure can be: accuracies are shares."""
+    return (low, high) if measure == "drop" else (max(low, 0.0), min(high, 100.0))
 
 
 def _printed(table: ReportedTable, entry: Entry) -> Printed | None:
@@ -341,7 +369,7 @@ def _ordering_cell(table: ReportedTable, one: Compared, profile: str) -> Cell:
 
 def findings(entries: Sequence[Entry], options: Options, measured: Measured) -> tuple[str, ...]:
     """Say what seeds vary, how much the choice of test images moves a difference, and what was not run."""
-    said, missing = [], []
+    said, missing, said_of_floors = [], [], []
     for profile in dict.fromkeys([options.profile, *runs.LONG]):
         cells_found = [
             cell for e in entries for cell in runs.found(measured, e.contender, e.width, profile, range(options.seeds))
@@ -351,6 +379,7 @@ def findings(entries: Sequence[Entry], options: Options, measured: Measured) -> 
             images = cells_found[0].images or 1
             noise = 100 * 1.96 * math.sqrt(2 * share * (1 - share) / images)
             said.append(f"{noise:.1f} points for {LABELS[profile]} ({images:,} images)")
+        said_of_floors += _floors(entries, profile, options, measured)
         wanted = len({(e.contender, e.width) for e in entries}) * options.seeds
         have = len({cell.place for cell in cells_found})
         if have < wanted:
@@ -361,4 +390,19 @@ def findings(entries: Sequence[Entry], options: Options, measured: Measured) -> 
         "Verdicts on orderings are on these test images; seeds vary first weights, order and crops. Other images of "
         f"the same kind would move a difference of two independent networks by up to {', '.join(said)}."
     )
-    return (*([noise_of_images] if said else []), *missing)
+    return (*([noise_of_images] if said else []), *said_of_floors, *missing)
+
+
+def _floors(entries: Sequence[Entry], profile: str, options: Options, measured: Measured) -> list[str]:
+    """Say which contenders, trained by rounding, are below the accuracy that a profile's training is to reach."""
+    below, some = [], False
+    for width, floor in FLOORS.get(profile, {}).items():
+        for entry in dict.fromkeys((e.contender, e.width) for e in entries if e.contender in runs.MAIN):
+            values = list(Entry(*entry, "").values(measured, profile, options.seeds).values())
+            if entry[1] == width and values:
+                some = True
+                mean = float(np.mean(values))
+                below += [f"{entry[0].name}, {width} ({mean:.1f})"] * (mean < floor)
+    floors = ", ".join(f"{width} {floor:g} %" for width, floor in FLOORS.get(profile, {}).items())
+    found = f"below are {', '.join(below)}, of which nothing else is to be concluded" if below else "none is below"
+    return [f"What training on {LABELS[profile]} is to reach: {floors}; {found}."] if some else []

@@ -129,7 +129,7 @@ def properties(kin: Kin, subject: Quantizer) -> dict[str, Property]:
     name = kin.method.name
     found: dict[str, Property] = {f"{name}: values": lambda q, x: _values(kin, q, x)}
     found[f"{name}: gradient for x"] = lambda q, x: _gradient_for_x(kin, q, x)
-    for parameter in sorted(kin.method.learned(kin.params.role)):
+    for parameter in sorted(kin.method.learned(kin.params.role, kin.params.variant)):
         found[f"{name}: gradient for {parameter}"] = lambda q, x, p=parameter: _gradient_for(kin, q, x, p)  # type: ignore[misc]
     return found
 
@@ -153,7 +153,7 @@ def mismatches(kin: Kin, subject: Quantizer, x: Array) -> tuple[int, ...]:
         return (counts[0],)
     want_x, want = kin.vjp(_wide(x), np.ones_like(_wide(x)))
     counts.append(int((~np.isclose(by_x, want_x, rtol=1e-3, atol=1e-6)).sum()))
-    learned = [n for n in kin.method.learned(kin.params.role) if n in by_name and n in want]
+    learned = [n for n in kin.method.learned(kin.params.role, kin.params.variant) if n in by_name and n in want]
     counts.append(sum(_differs(kin, subject, v, learned) for v in _some(x, TELLING)) if learned else 0)
     return tuple(counts)
 

@@ -156,8 +156,8 @@ def of_numpy(
 
 
 def of_reference(module: Reference[Any], params: Any) -> Quantizer:
-    """Hand over a reference module and its parameters; gradients are those of the parameters that the role learns."""
-    learned = module.METHOD.learned(params.role)
+    """Hand over a reference module and its parameters; gradients are those of the parameters that are learned."""
+    learned = module.METHOD.learned(params.role, params.variant)
 
     def vjp(x: Array, grad: Array) -> Gradients:
         by_x, by_name = module.vjp(x, params, grad)

@@ -169,8 +169,8 @@ class Gate:
     def cases(self) -> list[Case]:
         """Every property, in every type, on every device."""
         names = list(self.properties)
-        if self._relatives:
-            names += list(comparison.properties(self._relatives[0], self.subject))
+        for kin in self._relatives:  # a role may learn what another does not
+            names += [name for name in comparison.properties(kin, self.subject) if name not in names]
         return [
             Case(name, dtype, device)
             for device in self.subject.devices
@@ -352,16 +352,11 @@ def answers(quantizer: Quantizer, x: Array) -> None:
 def _listed(points: Array) -> str:
     """An array as a list that can be pasted; infinity and NaN as text, which `again` reads."""
     flat = [float(v) for v in np.ravel(points)]
-    words = [repr(v) if np.isfinite(v) else repr(str(v)) for v in flat]
-    if points.dtype != np.float64:
-        words = [_short(v, points.dtype) if np.isfinite(v) else repr(str(v)) for v in flat]
+    words = [_short(v, points.dtype) if np.isfinite(v) else repr(str(v)) for v in flat]
     return f"[{', '.join(words)}]"
 
 
 def _short(value: float, dtype: Any) -> str:
     """The shortest text of a number that is read as the same one in its type."""
-    for digits in range(1, 18):
-        text = repr(float(f"{value:.{digits}g}"))
-        if dtype.type(float(text)) == dtype.type(value):
-            return text
-    return repr(value)
+    texts = (repr(float(f"{value:.{digits}g}")) for digits in range(1, 18))
+    return next(text for text in texts if dtype.type(float(text)) == dtype.type(value))

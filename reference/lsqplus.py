@@ -14,14 +14,19 @@ LSQ. Inside the range s receives round(q) - q with q = (x - beta)/s, at and beyo
 1/sqrt(N p). beta receives 1 from values at and beyond the ends, and nothing from those inside, where it cancels. The
 paper names no rule for ties; here they go to even, as in torch.round.
 
-Two variants. ``paper`` leaves the gradient of beta as it is, counts the elements of one image among N, and starts the
-step size of weights at max(|mu - 3 sigma|, |mu + 3 sigma|) / 2^(bits-1), and those of activations, with beta, at the
-least squared error (`minimize`). ``public``, as ZouJiu1/LSQplus, multiplies the gradient of beta by 1/sqrt(N p), too;
-counts the whole tensor, all images of it, in N; lets the ends themselves count as inside the range; divides by
-2^bits - 1, which makes the first range of weights half as wide; and starts activations with the range of the first
-batch. That code also rounds ties away from zero and keeps the first batch's N, which neither variant does. IBM's is no
-variant: it has ties to even, ends clipped as in the paper, gradients of s and beta without any factor, and learns an
-offset for weights, too.
+Three variants:
+
+- ``paper`` leaves the gradient of beta as it is, counts the elements of one image among N, and starts the step size of
+  weights at max(|mu - 3 sigma|, |mu + 3 sigma|) / 2^(bits-1), and those of activations, with beta, at the least squared
+  error (`minimize`).
+- ``public``, as ZouJiu1/LSQplus, multiplies the gradient of beta by 1/sqrt(N p), too; counts the whole tensor, all
+  images of it, in N; lets the ends themselves count as inside the range; divides by 2^bits - 1, which makes the first
+  range of weights half as wide; and starts activations with the range of the first batch. That code also rounds ties
+  away from zero and keeps the first batch's N, which no variant does.
+- ``fms-model-optimizer``, as IBM's code, treats weights and activations alike: n = -2^(bits-1), p = 2^(bits-1) - 1 and
+  a learned beta, the middle of the range and not its lower end. Neither gradient has a factor. s and beta start such
+  that the levels span the first batch, or the weights: s = (max - min)/(2^bits - 1), beta = min + 2^(bits-1) s. (Its
+  refactored twin, in ``quant_refactor``, rounds that beta to a whole number, whatever s is; no variant does.)
 """
 
 from __future__ import annotations
@@ -39,11 +44,12 @@ from reference.registry import Method
 METHOD = Method(
     name="lsqplus",
     title="LSQ+",
-    source="Bhalgat et al.: LSQ+, CVPR workshops 2020, arXiv 2004.09576 (held against ZouJiu1/LSQplus)",
+    source="Bhalgat et al.: LSQ+, CVPR workshops 2020, arXiv 2004.09576 (held against ZouJiu1/LSQplus and "
+    "foundation-model-stack/fms-model-optimizer)",
     bits={"weight": range(2, 9), "activation": range(1, 9), "signed_activation": range(1, 9)},
-    variants=("paper", "public"),
+    variants=("paper", "public", "fms-model-optimizer"),
     learnable=("step", "beta"),
-    fixed={"weight": ("beta",)},  # 0
+    fixed={("weight", variant): ("beta",) for variant in ("paper", "public")},  # 0
     in_input_units=("step", "beta"),
 )
 
@@ -63,12 +69,12 @@ class Params:
     step : ndarray
         Step size s, positive, float64, of shape () or (C, 1, ...).
     beta : ndarray
-        Offset, finite, float64, of the shape of the step size; 0 for weights.
+        Offset, finite, float64, of the shape of the step size; 0 for weights, but in ``fms-model-optimizer``.
     bits : int
         2 to 8 for weights, 1 to 8 for activations.
     role : {"weight", "activation", "signed_activation"}
         Both kinds of activations are treated alike.
-    variant : {"paper", "public"}
+    variant : {"paper", "public", "fms-model-optimizer"}
         See the module's text.
     """
 
@@ -84,26 +90,31 @@ class Params:
         object.__setattr__(self, "beta", grid.finite("beta", self.beta))
 
 
-def level_range(bits: int, role: Role) -> tuple[int, int]:
+def level_range(bits: int, role: Role, variant: str = "paper") -> tuple[int, int]:
     """-n and p: 2^(bits-1) and one less for weights, 0 and 2^bits - 1 for activations.
 
-    >>> level_range(3, "weight"), level_range(3, "signed_activation")
-    ((4, 3), (0, 7))
+    In ``fms-model-optimizer`` activations are as weights.
+
+    >>> level_range(3, "weight"), level_range(3, "activation"), level_range(3, "activation", "fms-model-optimizer")
+    ((4, 3), (0, 7), (4, 3))
     """
     n = grid.top_code(bits)
-    return (n // 2 + 1, n // 2) if role == "weight" else (0, n)
+    return (n // 2 + 1, n // 2) if role == "weight" or variant == "fms-model-optimizer" else (0, n)
 
 
 def gradient_scale(x: npt.ArrayLike, params: Params) -> float:
     """``1 / sqrt(N p)``, the factor of the gradient for s (and in ``public`` for beta).
 
     N is the number of elements that share a step size; for activations, those of one image (the first axis, where
-    there are several, is the batch). ``public`` counts all of `x`, whatever shares a step size.
+    there are several, is the batch). ``public`` counts all of `x`, whatever shares a step size. In
+    ``fms-model-optimizer`` the factor is 1.
 
     >>> gradient_scale(np.zeros((8, 3)), Params(1.0, 0.0, 2, "activation"))
     0.3333333333333333
     """
-    _, top = level_range(params.bits, params.role)
+    if params.variant == "fms-model-optimizer":
+        return 1.0
+    _, top = level_range(params.bits, params.role, params.variant)
     if params.variant == "public":
         return 1 / math.sqrt(max(math.prod(np.shape(x)), 1) * top)
     return 1 / math.sqrt(lsq.elements_per_step(np.shape(x), params.step.size, params.role) * top)
@@ -114,7 +125,7 @@ def init(x: npt.ArrayLike, bits: int, role: Role, *, variant: str = "paper") -> 
 
     Weights start with ``max(|mu - 3 sigma|, |mu + 3 sigma|) / 2^(bits-1)`` (``public``: ``/ (2^bits - 1)``) and beta 0;
     that sigma is the unbiased deviation is our choice. Activations start with `minimize`, in ``public`` with
-    s = (max - min)/p and beta = min, which span the first batch.
+    s = (max - min)/p and beta = min, which span the first batch. In ``fms-model-optimizer`` levels span either.
 
     Raises
     ------
@@ -129,14 +140,14 @@ def init(x: npt.ArrayLike, bits: int, role: Role, *, variant: str = "paper") -> 
     low, high = (float(x.min()), float(x.max())) if x.size else (0.0, 0.0)
     if not 0 < high - low < math.inf:
         raise grid.refuse("range of x", (low, high), "finite, with values that differ")
-    if role == "weight":
+    if role == "weight" and variant != "fms-model-optimizer":
         mean, deviation = float(x.mean()), grid.deviation(x)
         whole = 2 ** (bits - 1) if variant == "paper" else grid.top_code(bits)
         step = max(abs(mean - 3 * deviation), abs(mean + 3 * deviation)) / whole
         return Params(np.asarray(step), np.zeros(()), bits, role, variant)
-    n = grid.top_code(bits)
+    n, (below, _) = grid.top_code(bits), level_range(bits, role, variant)
     step, beta = minimize(x, n) if variant == "paper" else ((high - low) / n, low)
-    return Params(np.asarray(step), np.asarray(beta), bits, role, variant)
+    return Params(np.asarray(step), np.asarray(beta + below * step), bits, role, variant)
 
 
 def minimize(x: npt.ArrayLike, n: int) -> tuple[float, float]:
@@ -251,13 +262,13 @@ def forward(x: npt.ArrayLike, params: Params, *, training: bool, noise: None = N
 
 def codes(x: npt.ArrayLike, params: Params) -> Array:
     """Integers 0 ... 2^bits - 1, the lowest level being 0. Raises ValueError on NaN."""
-    low, _ = level_range(params.bits, params.role)
+    low, _ = level_range(params.bits, params.role, params.variant)
     return grid.integers(_rounded(grid.as_float(x), params)) + low
 
 
 def decode(q: npt.ArrayLike, params: Params) -> Array:
     """Values of codes, ``(q + n) s + beta``."""
-    low, _ = level_range(params.bits, params.role)
+    low, _ = level_range(params.bits, params.role, params.variant)
     return _value(grid.as_float(q) - low, params)
 
 
@@ -267,28 +278,28 @@ def levels(params: Params) -> Array:
 
 
 def integer_grid(params: Params) -> IntegerGrid | None:
-    """The levels as a unit times integers: s times n ... p for weights, whose offset is 0. Activations have an offset.
+    """The levels as a unit times integers: s times n ... p for weights whose offset is 0. None with a learned offset.
 
     >>> integer_grid(Params(0.5, 0.0, 2, "weight"))
     IntegerGrid(unit=array(0.5), lowest=-2, stride=1)
     >>> integer_grid(Params(0.5, -1.0, 2, "activation"))
     """
-    if params.role != "weight" or params.beta.any():
+    if "beta" in METHOD.learned(params.role, params.variant) or params.beta.any():
         return None
-    low, _ = level_range(params.bits, params.role)
+    low, _ = level_range(params.bits, params.role, params.variant)
     return IntegerGrid(params.step, -low)
 
 
 def threshold_distance(x: npt.ArrayLike, params: Params) -> Array:
     """Distance of (x - beta)/s from the nearest transition point, in levels."""
-    low, high = level_range(params.bits, params.role)
+    low, high = level_range(params.bits, params.role, params.variant)
     return grid.tie_distance(np.clip(_scaled(grid.as_float(x), params), -low, high))
 
 
 def surrogate(x: npt.ArrayLike, params: Params, *, at: tuple[npt.ArrayLike, Params]) -> Array:
     """What training differentiates at `at`: what rounding adds is held fixed, and so is which values are clipped.
 
-    The step size moves by 1/sqrt(N p) of its change, in ``public`` the offset too.
+    The step size moves by `gradient_scale` of its change, in ``public`` the offset too.
     """
     x, (x0, params0) = grid.as_float(x), at
     x0 = grid.as_float(x0)
@@ -324,7 +335,7 @@ def _scaled(x: Array, params: Params) -> Array:
 
 
 def _rounded(x: Array, params: Params) -> Array:
-    low, high = level_range(params.bits, params.role)
+    low, high = level_range(params.bits, params.role, params.variant)
     return grid.round_half_even(np.clip(_scaled(x, params), -low, high))
 
 
@@ -334,6 +345,6 @@ def _value(level: Array, params: Params) -> Array:
 
 def _inside(x: Array, params: Params) -> Array:
     """Whether values count as not clipped; n and p themselves do in ``public``."""
-    low, high = level_range(params.bits, params.role)
+    low, high = level_range(params.bits, params.role, params.variant)
     q = _scaled(x, params)
     return np.asarray((q >= -low) & (q <= high) if params.variant == "public" else (q > -low) & (q < high))

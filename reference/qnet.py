@@ -7,12 +7,13 @@ aliyun/alibabacloud-quantization-networks. With Y the set of integers to quantiz
     y = alpha (sum_i s_i [beta x > b_i] - o)               in test (Eq. 12),
 
 where o, half the sum of all s_i, makes Y symmetric for weights and is 0 for activations; either way -o is the lowest of
-Y. All sigmoids are summed at every x. alpha and beta are learned; T is raised linearly. First values (Section 4.1):
-beta = 5p/(4q), p the largest magnitude in Y and q that of the data, and alpha = 1/beta.
+Y. All sigmoids are summed at every x. alpha, beta and the biases b_i are learned; T is raised linearly. First values
+(Section 4.1): beta = 5p/(4q), p the largest magnitude in Y and q that of the data, and alpha = 1/beta.
 
-The paper says that the biases b_i are learned too (Eq. 11). Here they are not, in any variant: the authors' code keeps
-them constant, and learned ones may pass one another, where values leave Y if its gaps differ. Eq. 8 as printed is the
-derivative only if g is alpha s_i sigmoid(...); the paper's definition of g lacks alpha s_i.
+The derivative for b_i is -alpha s_i T sigmoid'(T (beta x - b_i)) (Eq. 11). Learned biases may pass one another, and the
+paper does not say what then: where the gaps of Y differ, the sums would leave Y. Here s_i belongs to the i-th smallest
+bias, in training and in test, so that values stay in Y, and the gradient goes to that bias wherever it stands. Eq. 8
+as printed is the derivative only if g is alpha s_i sigmoid(...); the paper's definition of g lacks alpha s_i.
 
 Three variants:
 
@@ -21,11 +22,11 @@ Three variants:
   weights and +-0.05 for 2-bit ones. Others are the midpoints of neighbouring centres of k-means; of weights, the two
   around 0 are +-0.05 again.
 - ``paper_pm2``: the same, but that 3-bit weights have {-2 ... 2}, the paper's "3(+-2)".
-- ``released``: the code as it stands. T (beta x - b_i) is clamped to +-10, and the derivative there is that at +-10: it
-  never vanishes. For weights the backward pass takes the sigmoid's derivative at T = 1 and multiplies it by T (meant
-  for 1 bit, says a comment), and T ends at 2000. Biases, also those around 0, lie halfway between the data on either
-  side of a boundary of k-means, where both sides have any; those of 1-bit weights are 0. (For 1-bit activations its
-  configuration has 0.05, without the beta that belongs to it; k-means serves here.)
+- ``released``: the code as it stands. The biases are constants. T (beta x - b_i) is clamped to +-10, and the derivative
+  there is that at +-10: it never vanishes. For weights the backward pass takes the sigmoid's derivative at T = 1 and
+  multiplies it by T (meant for 1 bit, says a comment), and T ends at 2000. Biases, also those around 0, lie halfway
+  between the data on either side of a boundary of k-means, where both sides have any; those of 1-bit weights are 0.
+  (For 1-bit activations its configuration has 0.05, without the beta that belongs to it; k-means serves here.)
 
 Their k-means starts at random; here it starts at Y, so that the same data give the same biases. What QNet computes
 where alpha = beta = 1 and the steps lie at the half-integers, on a grid without ends, is `soft`, `slope` and `hard`: so
@@ -50,7 +51,8 @@ METHOD = Method(
     source="Yang et al.: Quantization Networks, CVPR 2019; aliyun/alibabacloud-quantization-networks",
     bits={"weight": range(1, 6), "activation": range(1, 9)},
     variants=("paper", "paper_pm2", "released"),
-    learnable=("alpha", "beta"),
+    learnable=("alpha", "beta", "biases"),
+    fixed={(role, "released"): ("biases",) for role in ("weight", "activation")},
     exempt={"idempotence": "a level, alpha times an integer, is compared with biases that know nothing of alpha"},
 )
 SOFT = METHOD.variants  # the variants that are not on the levels in training
@@ -102,7 +104,7 @@ class Params:
     alpha, beta : ndarray
         Scales of the output and of the input, positive, float64, of shape () or (C, 1, ...).
     biases : ndarray
-        The b_i, one less than Y has elements, ascending, float64, of shape (n,), for all channels.
+        The b_i, one less than Y has elements, in any order, float64, of shape (n,), for all channels.
     bits : int
         1 to 5 for weights, 1 to 8 for activations.
     role : {"weight", "activation"}
@@ -122,12 +124,12 @@ class Params:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "variant", METHOD.check(self.bits, self.role, self.variant))
-        for name in METHOD.learnable:
+        for name in ("alpha", "beta"):
             object.__setattr__(self, name, grid.positive(name, getattr(self, name)))
         biases = grid.finite("biases", self.biases)
         count = len(self.integers) - 1
-        if biases.shape != (count,) or (np.diff(biases) < 0).any():
-            raise grid.refuse("biases", biases.tolist(), f"{count} ascending numbers")
+        if biases.shape != (count,):
+            raise grid.refuse("biases", biases.tolist(), f"{count} numbers")
         object.__setattr__(self, "biases", biases)
         grid.check_scalar("temperature", self.temperature, *TEMPERATURE_RANGE)
 
@@ -135,6 +137,16 @@ class Params:
     def integers(self) -> Array:
         """The set Y."""
         return integers(self.bits, self.role, self.variant)
+
+    @property
+    def order(self) -> Array:
+        """Which bias is the smallest, which comes next, ...; the first of equal ones before the others."""
+        return np.argsort(self.biases, kind="stable")
+
+    @property
+    def steps(self) -> list[tuple[Array, Array]]:
+        """Height and place of each step of the staircase, from left to right."""
+        return list(zip(np.diff(self.integers), self.biases[self.order], strict=True))
 
     @property
     def clamps(self) -> bool:
@@ -282,15 +294,15 @@ def threshold_distance(x: npt.ArrayLike, params: Params) -> Array:
 def surrogate(x: npt.ArrayLike, params: Params, *, at: tuple[npt.ArrayLike, Params]) -> Array:
     """What training differentiates at `at`: the soft staircase; ``released`` is not its own derivative's function.
 
-    For beta and x it then is T/t times the staircase of the temperature t of the backward pass; a sigmoid that is
-    clamped at `at` is a line, of the slope that it has at the clamp.
+    For beta, x and the biases it then is T/t times the staircase of the temperature t of the backward pass; a sigmoid
+    that is clamped at `at` is a line, of the slope that it has at the clamp. Which bias is the i-th smallest stays.
     """
     x, (x0, params0) = grid.as_float(x), at
     x0 = grid.as_float(x0)
     t = params0.slope_temperature
     moved = np.zeros(np.broadcast_shapes(x0.shape, params0.beta.shape))
-    for s, b in zip(np.diff(params0.integers), params0.biases, strict=True):
-        z, z0 = t * (x * params.beta - b), t * (x0 * params0.beta - b)
+    for (s, b0), b in zip(params0.steps, params.biases[params0.order], strict=True):
+        z, z0 = t * (x * params.beta - b), t * (x0 * params0.beta - b0)
         end = np.clip(z0, -CLAMP, CLAMP)
         line = _sigmoid(end)[0] + _sigmoid(end)[1] * (z - z0)
         clamped = params0.clamps & (np.abs(z0) > CLAMP)
@@ -299,22 +311,26 @@ def surrogate(x: npt.ArrayLike, params: Params, *, at: tuple[npt.ArrayLike, Para
 
 
 def vjp(x: npt.ArrayLike, params: Params, grad: npt.ArrayLike) -> tuple[Array, dict[str, Array]]:
-    """Gradients for x, alpha and beta (Eq. 8 to 10). Infinite elements give nothing to beta's.
+    """Gradients for x, alpha, beta and the biases (Eq. 8 to 11). Infinite elements give nothing to beta's.
 
     >>> vjp([0.25], Params(0.5, 2.0, [0.5], 1, "activation", temperature=4.0), [1.0])
-    (array([1.]), {'alpha': array(0.5), 'beta': array(0.125)})
+    (array([1.]), {'alpha': array(0.5), 'beta': array(0.125), 'biases': array([-0.5])})
     """
     x = grid.as_float(x)
     grad = np.asarray(grad, x.dtype)
     t, factor = x.dtype.type(params.slope_temperature), x.dtype.type(params.used_temperature)
     u = _scaled(x, params)
-    slope = np.zeros_like(u)
-    for s, b in zip(np.diff(params.integers), params.biases.astype(x.dtype), strict=True):
-        slope = slope + x.dtype.type(s) * _sigmoid(_clamped(t * (u - b), params))[1]
-    by_u = grad * params.alpha.astype(x.dtype) * (factor * slope)
+    by_y = grad * params.alpha.astype(x.dtype)
+    slope, by_bias = np.zeros_like(u), np.zeros(params.biases.shape, x.dtype)
+    for i, (s, b) in zip(params.order, params.steps, strict=True):
+        own = x.dtype.type(s) * _sigmoid(_clamped(t * (u - x.dtype.type(b)), params))[1]
+        slope = slope + own
+        by_bias[i] = -(by_y * (factor * own)).sum()
+    by_u = by_y * (factor * slope)
     return grid.unbroadcast(by_u * params.beta.astype(x.dtype), x.shape), {
         "alpha": grid.unbroadcast(grad * _soft_sum(x, params), params.alpha.shape),
         "beta": grid.unbroadcast(by_u * np.where(np.isinf(x), x.dtype.type(0), x), params.beta.shape),
+        "biases": by_bias,
     }
 
 
@@ -377,10 +393,9 @@ def _clamped(z: Array, params: Params) -> Array:
 
 def _soft_sum(x: Array, params: Params) -> Array:
     u, t = _scaled(x, params), x.dtype.type(params.used_temperature)
-    targets = params.integers.astype(x.dtype)
-    y = np.full_like(u, targets[0])
-    for s, b in zip(np.diff(targets), params.biases.astype(x.dtype), strict=True):
-        y = y + s * _sigmoid(_clamped(t * (u - b), params))[0]
+    y = np.full_like(u, params.integers[0])
+    for s, b in params.steps:
+        y = y + x.dtype.type(s) * _sigmoid(_clamped(t * (u - x.dtype.type(b)), params))[0]
     return y
 
 

@@ -38,8 +38,8 @@ class Method:
         Where paper, released code and common practice differ, one name each; the first is the default.
     learnable : sequence of str
         Parameters that receive a gradient.
-    fixed : mapping of str to sequence of str
-        Parameters that for one role are not learned, although they are for others.
+    fixed : mapping of str, or (str, str), to sequence of str
+        Parameters that for one role, or for one role in one variant, are not learned, although they are for others.
     undefined : collection of (str, int, str)
         Role, bits and variant for which one variant is not defined although others are.
     exempt : mapping of str to str
@@ -66,7 +66,7 @@ class Method:
     bits: Mapping[str, range]
     variants: Sequence[str]
     learnable: Sequence[str]
-    fixed: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    fixed: Mapping[str | tuple[str, str], Sequence[str]] = field(default_factory=dict)
     undefined: Collection[tuple[str, int, str]] = ()
     exempt: Mapping[str, str] = field(default_factory=dict)
     bound: float = 0
@@ -99,9 +99,14 @@ class Method:
             raise grid.refuse("method", self.name, "one that quantizes activations")
         return "signed_activation"
 
-    def learned(self, role: str) -> set[str]:
-        """Names of the parameters that are learned for a role."""
-        return set(self.learnable) - set(self.fixed.get(role, ()))
+    def learned(self, role: str, variant: str | None = None) -> set[str]:
+        """Names of the parameters that are learned for a role in a variant, by default the first.
+
+        >>> sorted(method("qnet").learned("weight")), sorted(method("qnet").learned("weight", "released"))
+        (['alpha', 'beta', 'biases'], ['alpha', 'beta'])
+        """
+        variant = self.variants[0] if variant is None else variant
+        return set(self.learnable) - {*self.fixed.get(role, ()), *self.fixed.get((role, variant), ())}
 
     def check(self, bits: int, role: str, variant: str | None = None) -> str:
         """Return the variant, by default the first, if the method is defined for all three.

@@ -222,7 +222,7 @@ def integer_grid(params: Params) -> IntegerGrid | None:
     >>> integer_grid(Params(0.5, 0.1, 2, "weight"))
     IntegerGrid(unit=array(0.5), lowest=-2, stride=1)
     """
-    if "beta" in METHOD.learned(params.role) or np.any(params.beta):
+    if "beta" in METHOD.learned(params.role, params.variant) or np.any(params.beta):
         return None
     return IntegerGrid(params.alpha, lowest(params.bits, params.role))
 

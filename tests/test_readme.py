@@ -89,7 +89,7 @@ def test_the_workflow_runs_the_command_that_is_explained():
     (extra,) = set(re.findall(r"quantgap\[(\w+)\]", workflow))
     assert re.search(rf"^{extra} = ", (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
     for option in re.findall(r" (--[a-z]+)", line.partition("--pyargs")[2]):
-        assert option in quantgap_gate.OPTIONS
+        assert option in quantgap_gate.OPTIONS | quantgap_gate.OF_PYTEST
     assert line.split("--pyargs ")[1].split()[0] == quantgap_gate.TESTS
 
 

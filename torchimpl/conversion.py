@@ -483,7 +483,7 @@ def _prepared(name: str, layer: nn.Module, settings: dict[str, Any], where: str)
 
 
 def _check_plain(name: str, layer: nn.Module) -> None:
-    """Refuse a layer whose weights are not its own parameter, or whose forward pass is not its type's."""
+    """Refuse a layer whose weight or bias is not its own parameter, or whose forward pass is not its type's."""
     hooks = [type(hook).__name__ for hook in layer._forward_pre_hooks.values()]
     if parametrize.is_parametrized(layer):
         chains: Any = layer.parametrizations
@@ -493,6 +493,8 @@ def _check_plain(name: str, layer: nn.Module) -> None:
         how = "pruned: torch.nn.utils.prune.remove"
     elif "WeightNorm" in hooks:
         how = "weight-normed: torch.nn.utils.remove_weight_norm"
+    elif "SpectralNorm" in hooks:
+        how = "normed by its largest singular value: torch.nn.utils.remove_spectral_norm"
     elif not isinstance(layer._parameters.get("weight"), nn.Parameter):
         how = f"made by a hook ({', '.join(hooks) or 'of its owner'}): what removes that"
     elif "forward" in layer.__dict__:
@@ -503,8 +505,9 @@ def _check_plain(name: str, layer: nn.Module) -> None:
             raise grid.refuse(f"padding_mode of {name}", layer.padding_mode, "zeros")
         return
     what, _, remedy = how.partition(": ")
+    whose = "bias" if isinstance(layer._parameters.get("weight"), nn.Parameter) else "weight"
     admitted = f"a plain parameter ({remedy} makes it one), or kept (keep=...)"
-    raise grid.refuse(f"weight of {name or 'the layer'}", what, admitted)
+    raise grid.refuse(f"{whose} of {name or 'the layer'}", what, admitted)
 
 
 def _row(name: str, layer: nn.Module, settings: dict[str, Any]) -> Row:

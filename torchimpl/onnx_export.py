@@ -50,8 +50,8 @@ def export_onnx(model: nn.Module, example: Example, path: str | Path, form: str 
     path : path
         Of the file, which is one, and replaced if it exists.
     form : {"qcdq", "operators"}
-        See above. "qcdq" takes inputs with one set of parameters a layer, and even grids: neither QNet's inputs nor the
-        codebooks of LQ-Nets, from 2 bits on.
+        See above. "qcdq" takes inputs with one set of parameters a layer, and even grids: from 2 bits on neither inputs
+        of APoT, QNet and Soft-to-hard nor the codebooks of LQ-Nets.
 
     Returns
     -------
@@ -235,7 +235,7 @@ class Levels(nn.Module):
         levels[: len(values)] = values.reshape(len(values), -1)
         levels = np.broadcast_to(levels, (2**self.bits, self.channels))
         self.register_buffer("steps", torch.from_numpy(np.ascontiguousarray(steps.T.reshape(-1))))
-        self.register_buffer("levels", torch.from_numpy(np.ascontiguousarray(levels.T.reshape(-1))))
+        self.register_buffer("levels", torch.from_numpy(np.array(levels.T.reshape(-1))))
         start = torch.arange(self.channels) * 2**self.bits
         self.register_buffer("start", start.reshape(found.steps.shape[1:]) if self.channels > 1 else torch.tensor(0))
 

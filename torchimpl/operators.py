@@ -42,7 +42,7 @@ class Operator:
     gradients : int, optional
         By default there is one for every tensor.
     tables : bool
-        Whether the tensors are looked up, and none is broadcast against x.
+        Whether the tensors are looked up, or of one element, and none is broadcast against x.
 
     All three get half precision as float32: slopes within one of 256 levels need more digits, sums over a batch a wider
     range. The backward pass has no derivative: asking for one is an error.

@@ -40,13 +40,13 @@ UNITS = {FORWARD: "levels", GRADIENT: "", FIRST: "relative", LEVELS: "levels"}
 MOST_BITS = 4  # nothing that is known of begins beyond
 INTRO = (
     "Each method as the suite has it by default, against its other variants and against known mistakes of public code "
-    f"(*), up to {MOST_BITS} bits, in float64. *Output* and *levels*: the largest distance, in mean steps between "
-    "levels, of outputs for one input, and of a level of one from the nearest of the other. *Gradient*: the largest "
-    "difference of a gradient, for the input or a parameter, where the loss has gradient 1. *First values*: the "
-    "largest relative difference of a parameter before training. Inputs are single numbers, so that statistics and "
-    "counts of a whole tensor have no say but in first values. Parameters are the same on both sides, but for the "
-    "first values, and where the sides have other sets of them. Each number comes with the simplest input found that "
-    "shows it."
+    f"(after a colon), up to {MOST_BITS} bits, in float64. *Output* and *levels*: the largest distance, in mean steps "
+    "between levels, of outputs for one input, and of a level of one from the nearest of the other. *Gradient*: the "
+    "largest difference of a gradient, for the input or a parameter, where the loss has gradient 1. *First values*: "
+    "the largest relative difference of a parameter before training. Inputs are single numbers, so that counts of a "
+    "whole tensor have no say but in first values. Parameters are the same on both sides, but for first values, and "
+    "where the sides have other sets of them; statistics are each side's own, of the numbers that first values come "
+    "from. Each number comes with the simplest input found that shows it."
 )
 
 # A convolution's weights, and the outputs of a layer before and after a ReLU; short decimals, so as to be typed.
@@ -130,6 +130,12 @@ class Side:
         fields = {f.name: getattr(given, f.name) for f in dataclasses.fields(given) if f.init}
         return self.module.Params(**fields | {"variant": self.variant})
 
+    def gradients(self, x: float, params: Any) -> dict[str, Array]:
+        """Gradients for the input, "x", and all parameters where the loss has gradient 1; 0 for what is not learned."""
+        by_x, found = self.module.vjp(x, params, 1.0)
+        learned = self.module.METHOD.learned(params.role, self.variant)
+        return {"x": by_x, **{name: value if name in learned else 0 * value for name, value in found.items()}}
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -161,7 +167,7 @@ def alternatives() -> Iterator[tuple[str, str, Side, Side]]:
         for mistake in mistakes():
             if mistake.method == name:
                 variant = mistake.variant or default.variant
-                row = f"{method.title}: {mistake.name} *"
+                row = f"{method.title}: {mistake.name}"
                 yield row, mistake.why, Side(module, variant), Side(planted(mistake), variant)
 
 
@@ -184,18 +190,28 @@ def _compared(one: Side, other: Side, bits: int, role: Role, where: str) -> Iter
     yield FIRST, _of_parameters(ours, theirs, where)
     with contextlib.suppress(ValueError):
         theirs = other.params(ours)
+    if hasattr(one.module, "observe"):
+        ours, theirs = (side.module.observe(data, params) for side, params in ((one, ours), (other, theirs)))
     levels = one.module.levels(ours), other.module.levels(theirs)
     step = float(np.ptp(levels[0])) / max(1, len(levels[0]) - 1) or 1.0
-    yield LEVELS, _of_levels(*levels, step, where)
     sides = ((one, ours), (other, theirs))
     known = _inputs(one, ours, levels[0]) | _inputs(other, theirs, levels[1])
+    reached = [_with_outputs(*side, of_side, known, step) for side, of_side in zip(sides, levels, strict=True)]
+    yield LEVELS, _of_levels(reached[0], reached[1], step, where)
     for x in sorted(known, key=lambda value: (len(f"{value:.12g}"), abs(value), -value)):
         at = f"{where}, x = {_text(x)}"
         for training in (False, True):
             outputs = [side.module.forward(x, params, training=training) for side, params in sides]
             yield FORWARD, _of_values(outputs[0], outputs[1], step, f"{at}, in training" if training else at)
-        gradients = [side.module.vjp(x, params, 1.0) for side, params in sides]
+        gradients = [side.gradients(x, params) for side, params in sides]
         yield GRADIENT, _of_gradients(gradients[0], gradients[1], at)
+
+
+def _with_outputs(side: Side, params: Any, levels: Array, known: set[float], step: float) -> Array:
+    """A side's levels, and what it puts out besides, which only a mistake does."""
+    outputs = np.unique([float(np.ravel(side.module.forward(x, params, training=False))[0]) for x in known])
+    other = np.abs(outputs[:, None] - levels).min(1) > 1e-6 * step
+    return np.sort(np.concatenate([levels, outputs[other]]))
 
 
 def _inputs(side: Side, params: Any, levels: Array) -> set[float]:
@@ -237,13 +253,12 @@ def _of_values(ours: Array, theirs: Array, step: float, where: str) -> Differenc
     return Difference(abs(a - b) / step, f"{where}: {_text(a)} against {_text(b)}")
 
 
-def _of_gradients(
-    ours: tuple[Array, dict[str, Array]], theirs: tuple[Array, dict[str, Array]], where: str
-) -> Difference:
+def _of_gradients(ours: dict[str, Array], theirs: dict[str, Array], where: str) -> Difference:
     found = Difference()
-    named = [{"x": np.asarray(grad_x), **grads} for grad_x, grads in (ours, theirs)]
-    for name, values in named[0].items():
-        a, b = (np.ravel(np.asarray(value, float)) for value in (values, named[1][name]))
+    for name, values in ours.items():
+        a, b = (np.ravel(np.asarray(value, float)) for value in (values, theirs[name]))
+        if a.shape != b.shape:  # as with another number of levels
+            continue
         at = int(np.abs(a - b).argmax())
         words = f"{where}: for {name} {_text(a[at])} against {_text(b[at])}"
         found = found.or_larger(Difference(float(abs(a[at] - b[at])), words))

@@ -8,6 +8,7 @@ alternative, now another.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import resource
 import subprocess
@@ -20,7 +21,12 @@ import torch
 from reference import daq as reference_daq
 from reference import grid, lqnets, registry
 from torchimpl import kernels, timing
+from torchimpl.data.cifar10 import Split
 from torchimpl.kernels import daq
+from torchimpl.models import resnet20
+from torchimpl.training import trainer
+from torchimpl.training.batches import Batches
+from torchimpl.training.recipe import recipe
 
 MILLION = 1 << 20
 SIZES = {"1k": 1 << 10, "32k": 1 << 15, "1M": MILLION, "4M": 4 * MILLION, "64M": 64 * MILLION}
@@ -208,6 +214,66 @@ def bench_target_training_step(target, threads, dtype, wanted):
     step = f"W1A1 ResNet-20 step, batch 128, {dtype}: DAQ takes"
     target(to_ste <= 1.15, f"{step} {to_ste:.2f} steps of STE; 1.15 were admitted")
     target(to_full <= wanted, f"{step} {to_full:.2f} steps of full precision; {wanted} were admitted")
+
+
+@pytest.mark.parametrize("name", METHODS)
+def bench_images_a_second(name):
+    """Of a training step at the method's lowest bit-widths; with Hardtanh where it takes signs."""
+    steps = {
+        "full": timing.training_step(None, (None, None)),
+        "own": timing.training_step(name, timing.lowest_bits(name)),
+    }
+    found = timing.medians(steps, rounds=3, warmup=0)
+    x, kept = torch.randn(32, 3, 32, 32), {}
+    for each, model in {"full": resnet20(), "own": resnet20(name, timing.lowest_bits(name))}.items():
+        kept[each] = timing.bytes_kept(model.train(), x) / len(x) / 2**20
+    print(
+        f"\n{name}: {128 / found['own']:.0f} images a second, {found['full'] / found['own']:.2f} of those in full "
+        f"precision; {kept['own']:.1f} MiB an image kept for the backward pass ({kept['full']:.1f} in full precision)"
+    )
+
+
+@pytest.mark.parametrize("method", [None, "daq"])
+def bench_target_harness(target, method):
+    """Images a second of an epoch as the trainer runs it, over those of a loop that only steps.
+
+    Ten steps more of an epoch take what they take, without building, calibrating and testing.
+    """
+    bits = (None, None) if method is None else (1, 1)
+    made = recipe("cifar10-short", method=method, bits=bits, rate=1e-9, quantizer_rate=0.0)
+    made = dataclasses.replace(made, epochs=1)
+    draw = np.random.default_rng(0)
+    few, more, test = (
+        Split(draw.integers(0, 256, (n, 3, 32, 32), np.uint8), draw.integers(0, 10, n), "")
+        for n in (made.batch, 11 * made.batch, 2)
+    )
+    model = trainer.channels_last(trainer.build(made))
+    images, labels = next(Batches(few, made, torch.device("cpu")).epoch(0))
+    trainer.calibrate(model, images)
+    optimizers = trainer.optimizers(model.train(), made)
+
+    def bare():
+        for _ in range(10):
+            for optimizer in optimizers:
+                optimizer.zero_grad()
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                logits = model(images)
+            torch.nn.functional.cross_entropy(logits.float(), labels).backward()
+            for optimizer in optimizers:
+                optimizer.step()
+
+    runs = {
+        "bare": bare,
+        "short": lambda: trainer.train(made, few, test),
+        "long": lambda: trainer.train(made, more, test),
+    }
+    found = timing.medians(runs, rounds=3, warmup=0)
+    share = found["bare"] / (found["long"] - found["short"])
+    words = (
+        f"training {'in full precision' if method is None else method}: {share:.2f} of a bare loop's images a second"
+    )
+    print(f"\n{words}")
+    target(share >= 0.9, f"{words}; 0.9 were wanted")
 
 
 MEMORY = """

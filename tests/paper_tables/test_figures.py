@@ -435,7 +435,7 @@ def test_nothing_is_written_if_a_picture_cannot_be_drawn(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("number", ["7", "", "figure3", "03"])
 def test_an_unknown_figure_is_refused_with_what_is_admitted(number, tmp_path):
-    with pytest.raises(InputError, match=f"figure must be one of 3, 4, 5, 6, S1, S2, S3, got '{number}'"):
+    with pytest.raises(InputError, match=f"figure must be one of 3, 4, 5, 6, S1, S2, S3, S4, got '{number}'"):
         figures.save(number, tmp_path)
 
 

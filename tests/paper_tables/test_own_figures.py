@@ -1,11 +1,28 @@
-"""Table `schedule`, and the suite's own figures S1 to S3, of measurements made up for them."""
+"""Tables `schedule`, `protocol`, `constants`, and the suite's own figures S1 to S3, of made-up measurements."""
+
+import re
 
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from paper_tables import depth, disguise, figure_depth, figure_disguise, figure_schedule, figures, runs, schedule
+from paper_tables import (
+    constants,
+    depth,
+    disguise,
+    evolution,
+    figure_depth,
+    figure_disguise,
+    figure_evolution,
+    figure_schedule,
+    figures,
+    protocol,
+    runs,
+    schedule,
+)
 from paper_tables.cells import Cell
 from paper_tables.tables import Options
+from tests.paper_tables.test_evolution import made_up
+from torchimpl.training import trainer
 
 OPTIONS = Options()
 
@@ -56,16 +73,18 @@ def test_seeds_are_trained_and_averaged(monkeypatch, tmp_path):
         labels = range(40)
 
     asked = []
-    monkeypatch.setattr(schedule.batches, "splits", lambda images, data: (Split, Split))
-    monkeypatch.setattr(schedule.runs, "rehearsal", lambda made, training, test: {"rehearsal": "bits"})
-    monkeypatch.setattr(
-        schedule.runs, "train", lambda made, folder, *rest: asked.append((made.epochs, made.seed)) or State
-    )
+    monkeypatch.setattr(runs.batches, "splits", lambda images, data, held_out: asked.append(held_out) or (Split, Split))
+    monkeypatch.setattr(runs, "rehearsal", lambda made, training, test: {"rehearsal": "bits"})
+    monkeypatch.setattr(runs, "train", lambda made, folder, *rest: asked.append((made.epochs, made.seed)) or State)
     job = next(job for job in schedule.jobs(Options(out=tmp_path)) if job.place.column == "digits, 30 epochs")
     found = job.run(lambda part: None)
-    assert asked == [(30, 0), (30, 1), (30, 2)]
+    assert asked == [False, (30, 0), (30, 1), (30, 2)]
     assert (found.measured, found.detail["accuracies"], found.seeds) == (50.0, (50.0, 50.0, 50.0), (0, 1, 2))
     assert "the same bits" in job.rehearse(found)
+    held_out = next(job for job in constants.jobs(Options(out=tmp_path)))
+    assert held_out.run(lambda part: None).measured == 50.0
+    assert asked[-4:] == [True, (10, 0), (10, 1), (10, 2)]
+    assert "the same bits" in held_out.rehearse(found)
 
 
 def test_differences_are_paired_by_seed_and_have_an_interval():
@@ -78,6 +97,81 @@ def test_differences_are_paired_by_seed_and_have_an_interval():
     with pytest.raises(KeyError):
         schedule.run(OPTIONS, missing)
     assert schedule.run(OPTIONS, of_schedule(growing, profiles=("cifar10-short",))).findings == ()
+
+
+def fields(made):
+    return {name: str(value) for name, value in made.as_json().items()}
+
+
+@pytest.mark.parametrize("profile", protocol.SEEDS)
+def test_each_arm_of_the_protocol_changes_what_its_name_says(profile):
+    made = {arm: fields(protocol._recipe(arm, profile, 1)) for arm in protocol.ARMS}
+    paper = made[protocol.PAPER]
+    assert (paper["rate"], paper["quantizer_rate"]) == ("0.01", "0.0001")
+    assert (paper["method"], paper["bits"]) == ("daq", "(1, 1)")
+    assert "paper" in paper["options"]
+    changed = {arm: {name for name in paper if own[name] != paper[name]} for arm, own in made.items()}
+    assert changed == {
+        protocol.PAPER: set(),
+        "the released kernel": {"options"},
+        "rate 0.1": {"rate"},
+        "the released network": {"network"},
+        "ImageNet's normalisation": {"normalize"},
+        protocol.TOGETHER: {"options", "rate", "network", "normalize"},
+    }
+    start = runs.first_of(protocol._recipe(protocol.TOGETHER, profile, 1))
+    assert (start.network, start.normalize, start.method) == (made[protocol.TOGETHER]["network"], "imagenet", None)
+
+
+def test_what_the_protocols_changes_add():
+    gains = dict(zip(protocol.ARMS, (0, 1, -2, 0, 3, 4), strict=True))
+    found = {}
+    for job in protocol.jobs(OPTIONS):
+        some = [90.0 + seed + gains[job.place.row] for seed in range(3)]
+        found[job.place] = cell(job, some[1], accuracies=tuple(some))
+        if job.profile != "embedded":
+            found[job.place] = Cell(**job.place._asdict(), unit=job.unit, value_verdict="not run")
+    table = protocol.run(OPTIONS, found)
+    (said,) = table.findings
+    assert "kernel +1.0, rate 0.1 -2.0, the released network +0.0, ImageNet's normalisation +3.0, all four" in said
+    assert "code +4.0 points (95 % interval: +/-0.0 each); the four changes alone would add up to +2.0." in said
+    assert next(iter(table.cells)).reason == "by seed: 90.00, 91.00, 92.00"
+    found[protocol.jobs(OPTIONS)[0].place] = Cell(
+        **protocol.jobs(OPTIONS)[0].place._asdict(), unit="percent", value_verdict="not run"
+    )
+    assert protocol.run(OPTIONS, found).findings == ()
+
+
+def test_the_constants_that_are_tried():
+    made = {arm: constants._recipe(arm, "embedded", 0) for arm in constants.ARMS}
+    paper = made[constants.PAPER]
+    assert constants.PAPER == "gamma = 2; sigma = 1, 2"
+    assert (paper.rate, paper.quantizer_rate) == tuple(runs.tuned_rates("DAQ", "embedded").values())
+    for arm, own in made.items():
+        gamma, weight, activation = map(float, re.findall(r"[\d.]+", arm))
+        assert own.options == {
+            "variant": "paper", "gamma": gamma, "weight_options": {"sigma": weight},
+            "input_options": {"sigma": activation},
+        }  # fmt: skip
+        layer = trainer.build(own).layer1[0].conv1
+        assert (layer.weight_quantizer.sigma, layer.input_quantizer.sigma) == (weight, activation)
+        assert layer.weight_quantizer.gamma == layer.input_quantizer.gamma == gamma
+    assert len({job.key for job in constants.jobs(OPTIONS)}) == 2 * len(made) == 16
+    one = runs.job_of_seeds(constants.jobs(OPTIONS)[0].place, [paper], OPTIONS)
+    assert one.key != runs.job_of_seeds(constants.jobs(OPTIONS)[0].place, [paper], OPTIONS, held_out=True).key
+
+
+def test_what_other_constants_add():
+    found = {}
+    for job in constants.jobs(OPTIONS):
+        some = [90.0, 91.0, 92.0 + (job.place.row == constants.PAPER)]
+        found[job.place] = cell(job, some[1], accuracies=tuple(some))
+        if job.profile != "embedded":
+            found[job.place] = Cell(**job.place._asdict(), unit=job.unit, value_verdict="not run")
+    (said,) = constants.run(OPTIONS, found).findings
+    assert said.count(" -0.3") == 7
+    one, every = re.findall(r"\+/-([\d.]+)", said)
+    assert float(one) < float(every)
 
 
 def of_depth():
@@ -103,6 +197,7 @@ FIGURES = {
     "S1": (figure_schedule, lambda: of_schedule(growing)),
     "S2": (figure_depth, of_depth),
     "S3": (figure_disguise, of_disguise),
+    "S4": (figure_evolution, made_up),
 }
 
 
@@ -158,6 +253,17 @@ def test_a_point_is_filled_where_no_code_differs():
         assert [fill == "none" for fill in fills] == [True, False, False] * len(figure_disguise.ARMS)
 
 
+def test_curves_of_dsq_begin_before_training_and_have_every_seed():
+    alpha, error, loss = figure_evolution.draw(OPTIONS, made_up()).axes
+    for line in alpha.get_lines():
+        assert (line.get_xdata().tolist(), line.get_ydata().tolist()) == ([0, 1, 2, 3], [0.2, 0.25, 0.2, 0.125])
+    assert [line.get_xdata().tolist() for line in error.get_lines()] == [[1, 2, 3]] * 2
+    drawn = [line.get_ydata().tolist() for line in loss.get_lines()]
+    assert len(drawn) == 8
+    assert drawn[:3] == [[3, 2, 1], [3, 2, 2.5], [3, 2, 2]]
+    assert drawn[3] == pytest.approx([3, 2, 5.5 / 3])
+
+
 def test_what_is_drawn_is_in_the_tables():
-    for number, table in (("S1", schedule), ("S2", depth), ("S3", disguise)):
+    for number, table in (("S1", schedule), ("S2", depth), ("S3", disguise), ("S4", evolution)):
         assert {job.place for job in figures.script(number).jobs(OPTIONS)} == {job.place for job in table.jobs(OPTIONS)}

@@ -474,6 +474,27 @@ def test_the_noise_of_test_images_is_stated():
     assert f"{100 * 1.96 * math.sqrt(2 * 0.8 * 0.2 / 10_000):.1f} points for CIFAR-10, 6 epochs (10,000 images)" in said
 
 
+def test_floors_are_stated_and_who_is_below_is_named():
+    cells = all_runs(table5, "embedded", lambda c, w, s: 60.0 if (c, w) == (runs.DSQ, "1/1") else 99.5 + wobble(s) / 9)
+    (said,) = [line for line in table("5", cells, profile="embedded").findings if "is to reach" in line]
+    assert (
+        "on digits, 10 epochs is to reach: FP 95 %, 1/32 95 %, 2/2 95 %, 1/1 90 %; below are DSQ, 1/1 (60.0)," in said
+    )
+    cells = all_runs(table7, "embedded", lambda c, w, s: 90.0)
+    (said,) = [line for line in table("7", cells, profile="embedded").findings if "is to reach" in line]
+    assert said.endswith("1/1 90 %; none is below.")
+    found = table("7", all_runs(table7, "cifar10-short", lambda c, w, s: 20.0), profile="cifar10-short")
+    assert not any("is to reach" in line for line in found.findings)
+
+
+def test_an_interval_of_accuracies_ends_at_100():
+    cells = all_runs(table5, "embedded", lambda c, w, s: (99.99, 0.01)[w == "1/1"] + wobble(s) / 3)
+    found = [cell for cell in trained_rows(table("5", cells, profile="embedded"), "embedded") if not cell.claim_verdict]
+    assert all(0 <= cell.ci95[0] < cell.measured < cell.ci95[1] <= 100 for cell in found)
+    assert {cell.ci95[1] for cell in found} >= {100.0}
+    assert {cell.ci95[0] for cell in found} >= {0.0}
+
+
 def test_printed_times_are_shown_without_a_verdict():
     found = table("7", [], profile="embedded")
     times = [cell for cell in found.cells if cell.column == "Time/iters" and cell.measured is not None]

@@ -88,6 +88,18 @@ def test_values_are_alpha_times_the_nearest(data, bits, role, alpha, dtype, vari
     check_same("test", apot.forward(x, params, training=False), got)
 
 
+@given(st.data(), widths, roles, alphas)
+def test_the_distance_is_in_units_of_the_smallest_power(data, bits, role, alpha):
+    x = data.draw(inputs(alpha, bits, role, np.float64))
+    found = powers(bits - (role == "weight"))
+    ratios = [Fraction(float(v)) / Fraction(alpha) for v in x]
+    ratios = [abs(u) for u in ratios] if role == "weight" else ratios
+    want = [min(abs(u - (a + b) / 2) for a, b in itertools.pairwise(found)) / found[1] for u in ratios]
+    params = apot.Params(alpha, bits, role)
+    want = np.array(want, np.float64)
+    check_near(f"distance of {x!r}, {params}", apot.threshold_distance(x, params), want, 1e-12 * (1 + want))
+
+
 @pytest.mark.parametrize("role", ["weight", "activation"])
 @pytest.mark.parametrize("bits", range(2, 6))
 def test_halfway_magnitudes_go_down(bits, role):

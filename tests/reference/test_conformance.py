@@ -9,7 +9,8 @@ import time
 import numpy as np
 import pytest
 
-from reference import comparison, conformance, contract, inputs, lsq, registry, subjects
+from reference import comparison, conformance, contract, inputs, lsq, lsqplus, registry, subjects
+from reference.gate import Gate
 from reference.verdicts import Known, NoSubject
 from tests.strategies import NIGHTLY, definitions, initial, sample
 
@@ -160,6 +161,26 @@ def test_values_that_are_kept_from_call_to_call():
     assert "repeated calls" in failing(conformance.check(own))
 
 
+@pytest.mark.parametrize("factor", [1, 2])
+def test_a_parameter_that_one_role_learns_and_another_does_not(factor):
+    """The offset of LSQ+ is learned for activations: tried there although weights come first, and of weights not."""
+
+    def verdict(role):
+        own = contract.of_reference(lsqplus, lsqplus.Params(0.5, 0.0, 2, role))
+
+        def vjp(x, grad):
+            by_x, by = own.vjp(x, grad)
+            return by_x, {name: factor * value if name == "beta" else value for name, value in by.items()}
+
+        report = conformance.check(dataclasses.replace(own, vjp=vjp, role=None), reference="lsqplus")
+        assert report.kin == f"lsqplus, {role}, paper"
+        row = rows(report)["lsqplus: gradient for beta"]
+        return row.verdict, row.reason
+
+    assert verdict("activation") == ("holds" if factor == 1 else "fails", "")
+    assert verdict("weight") == ("not applicable", "lsqplus, weight, paper does not learn it")
+
+
 # What a subject may do
 
 
@@ -205,6 +226,18 @@ def test_misbehaviour_is_one_line_and_the_rest_goes_on(function, capsys):
     assert "\n" not in report.wrong[0].said
     assert len(report.rows) == len(contract.PROPERTIES) + 1
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    "spoiled", [lambda by_x, by: by_x, lambda by_x, by: (by_x, by, by), lambda by_x, by: (by_x, list(by.values()))]
+)
+def test_gradients_that_are_no_gradient_and_mapping_are_what_the_subject_raises(spoiled):
+    own = dataclasses.replace(subject(), vjp=lambda x, grad: spoiled(*gradients(x, grad)))
+    report = conformance.check(own, reference="lsq", role="weight", variant="paper")
+    assert {row.name for row in report.wrong} >= {"gradient", "lsq: gradient for x", "lsq: gradient for step"}
+    for row in report.wrong:
+        assert row.verdict == "raises"
+        assert row.got == "its vjp must return the gradient for x and a mapping of those for the parameters"
 
 
 def test_a_subject_that_hangs_now_and_then():
@@ -453,6 +486,19 @@ def test_transition_points_are_found_in_every_type(name):
     assert (values[0] < values[1]).all()
 
 
+@pytest.mark.parametrize("bits", range(1, 7))
+def test_what_is_no_staircase_has_no_transition_points(bits):
+    """Each of 2048 numbers has another value: many more than 2^bits."""
+    assert not len(inputs.find(contract.of_numpy(lambda x: x, bits=bits), inputs.FORMATS["float64"]).transitions)
+
+
+def test_what_the_gate_knows_of_a_subject():
+    """Its transition points; nothing where statistics of all inputs move them."""
+    points = Gate(subject()).points("float64", "cpu")
+    assert points.transitions.tolist() == [-0.75, np.nextafter(-0.25, -1), 0.25]  # ties go to even
+    assert Gate(dataclasses.replace(subject(), from_whole_tensor=True)).points("float64", "cpu") is None
+
+
 @pytest.mark.parametrize(
     "levels", [np.array([-1e-3, 0, 1e-6, 5.0, 5.1]), 2.0 ** -np.arange(12.0), np.array([100.0, 101.0])]
 )
@@ -489,6 +535,16 @@ def test_what_hypothesis_draws():
     x = find(strategies.arrays(own, "float32"), lambda x: bool((x == np.float32(0.25)).any()))
     assert x.dtype == np.float32
     assert x.shape == (1,)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16"])
+@pytest.mark.parametrize("value", [0.1, 1 / 3, 1e-7, -2049.0, 5e4 / 3])
+def test_a_witness_is_the_shortest_text_of_its_number(dtype, value):
+    """In its own type, as numpy prints it: 0.1, not 0.10000000149011612."""
+    number, calls = np.dtype(dtype).type(value), iter(range(10**6))
+    own = contract.of_numpy(lambda x: np.where(x == number, x.dtype.type(next(calls)), x), bits=8, dtypes=(dtype,))
+    row = conformance.again(own, "repeated calls", [value, 2.0])
+    assert row.witness == f"[{float(np.format_float_positional(number))!r}]", str(row)
 
 
 def test_the_exact_is_told_from_the_inexact():

@@ -13,7 +13,8 @@ from reference import lsq, lsqplus
 from tests.oracles import check_near, check_same
 from tests.strategies import cotangents, dtypes, vectors
 
-VARIANTS = ["paper", "public"]
+IBM = "fms-model-optimizer"
+VARIANTS = ["paper", "public", IBM]
 by_variant = pytest.mark.parametrize("variant", VARIANTS)
 ROLES = [("weight", bits) for bits in range(2, 9)]
 ROLES += [(role, bits) for role in ("activation", "signed_activation") for bits in range(1, 9)]
@@ -27,33 +28,40 @@ def arrays(dtype):
     return st.lists(numbers, min_size=1, max_size=8).map(lambda x: np.array(x, dtype))
 
 
-def ends(bits, role):
+def ends(bits, role, variant="paper"):
     """n and p."""
-    return (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if role == "weight" else (0, 2**bits - 1)
+    around = role == "weight" or variant == IBM
+    return (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if around else (0, 2**bits - 1)
 
 
 def one(x, step, beta, bits, role, variant="paper"):
     """x-hat and its derivatives for x, s and beta, of one number; Python rounds fractions half to even.
 
-    By the paper the ends count as clipped, by public code they do not.
+    By the paper, and in IBM's code, the ends count as clipped, by other public code they do not.
     """
-    low, high = ends(bits, role)
+    low, high = ends(bits, role, variant)
     q = (Fraction(float(x)) - Fraction(beta)) / Fraction(step)
-    if q < low or q > high or (variant == "paper" and q in (low, high)):
+    if q < low or q > high or (variant != "public" and q in (low, high)):
         end = low if q <= low else high
         return end * Fraction(step) + Fraction(beta), 0, end, 1
     return round(q) * Fraction(step) + Fraction(beta), 1, round(q) - q, 0
 
 
+def offset(beta, role, variant):
+    """The one that is tried: the weights of most variants have none."""
+    return 0.0 if role == "weight" and variant != IBM else beta
+
+
+@by_variant
 @given(data=st.data(), dtype=dtypes, role=st.sampled_from(ROLES), step=steps, beta=betas)
-def test_values_are_the_papers(data, dtype, role, step, beta):
+def test_values_are_the_papers(variant, data, dtype, role, step, beta):
     role, bits = role
     x = data.draw(arrays(dtype))
-    params = lsqplus.Params(step, 0.0 if role == "weight" else beta, bits, role)
-    want = np.array([one(v, step, float(params.beta), bits, role)[0] for v in x], dtype)
+    params = lsqplus.Params(step, offset(beta, role, variant), bits, role, variant)
+    want = np.array([one(v, step, float(params.beta), bits, role, variant)[0] for v in x], dtype)
     check_same(f"forward({x!r}, {params})", lsqplus.forward(x, params, training=True), want + 0.0)
-    low = ends(bits, role)[0]
-    want = [(one(v, step, float(params.beta), bits, role)[0] - params.beta) / step - low for v in x]
+    low = ends(bits, role, variant)[0]
+    want = [(one(v, step, float(params.beta), bits, role, variant)[0] - params.beta) / step - low for v in x]
     check_same(f"codes({x!r}, {params})", lsqplus.codes(x, params), np.array(want, np.int64))
 
 
@@ -62,11 +70,11 @@ def test_values_are_the_papers(data, dtype, role, step, beta):
 def test_gradients_are_the_variants(variant, data, role, step, beta):
     role, bits = role
     x = data.draw(arrays(np.float64))
-    params = lsqplus.Params(step, 0.0 if role == "weight" else beta, bits, role, variant)
+    params = lsqplus.Params(step, offset(beta, role, variant), bits, role, variant)
     grad = cotangents(x)
     got_x, got = lsqplus.vjp(x, params, grad)
     each = [one(v, step, float(params.beta), bits, role, variant) for v in x]
-    scale = 1 / math.sqrt(x.size * ends(bits, role)[1])
+    scale = 1 if variant == IBM else 1 / math.sqrt(x.size * ends(bits, role)[1])
     expression = f"vjp({x!r}, {params})"
     check_same(f"{expression}, x", got_x, np.array([row[1] for row in each]) * grad)
     by_step = float(sum(row[2] * Fraction(g) for row, g in zip(each, grad, strict=True))) * scale
@@ -103,6 +111,35 @@ def test_without_offset_it_is_lsq(data, dtype, bits, step):
         (got_x, got), (want_x, want) = lsqplus.vjp(x, ours, cotangents(x)), lsq.vjp(x, theirs, cotangents(x))
         check_same(f"gradient of {ours} for {x!r}", got_x, want_x)
         check_same(f"gradient of {ours} for its step", got["step"], want["step"])
+
+
+# IBM's code
+
+
+@pytest.mark.parametrize("role", ["weight", "activation", "signed_activation"])
+def test_ibms_code_has_levels_around_the_offset_for_weights_and_activations_alike(role):
+    """2 bits: -2 ... 1 times s, and beta. Clipped elements give s their level, and beta 1, without a factor."""
+    params = lsqplus.Params(0.5, 3.0, 2, role, IBM)
+    assert lsqplus.levels(params).tolist() == [2, 2.5, 3, 3.5]
+    assert "beta" in lsqplus.METHOD.learned(role, IBM)
+    assert lsqplus.integer_grid(params) is None
+    for x, by_x, by_step, by_beta in [
+        (-9, 0, -2, 1), (2, 0, -2, 1), (2.125, 1, -0.25, 0), (2.25, 1, -0.5, 0), (2.75, 1, 0.5, 0), (3.375, 1, 0.25, 0),
+        (3.5, 0, 1, 1), (9, 0, 1, 1),
+    ]:  # fmt: skip
+        got_x, got = lsqplus.vjp([float(x)] * 4, params, [0.0, 0.0, 2.0, 0.0])
+        assert (got_x[2], got["step"], got["beta"]) == (2 * by_x, 2 * by_step, 2 * by_beta), f"at {x}"
+
+
+@pytest.mark.parametrize(("role", "bits"), ROLES)
+@given(x=st.lists(numbers, min_size=2, max_size=8, unique=True))
+def test_ibms_code_starts_with_levels_that_span_the_data(role, bits, x):
+    low, high = Fraction(min(x)), Fraction(max(x))
+    step = (high - low) / (2**bits - 1)
+    got = lsqplus.init(x, bits, role, variant=IBM)
+    check_near("step", got.step, float(step), 1e-15 * float(step))
+    check_near("beta", got.beta, float(low + 2 ** (bits - 1) * step), 1e-15 * 200)
+    check_near("ends", lsqplus.levels(got)[[0, -1]], [min(x), max(x)], 1e-15 * 200)
 
 
 # The starting values
@@ -216,6 +253,20 @@ def test_a_range_that_is_the_grid_stays():
         assert (params.step, params.beta) == (step, beta)
 
 
+@pytest.mark.parametrize("bits", [1, 2])
+@pytest.mark.parametrize(("share", "stays"), [(0.8, True), (1.25, False)])
+def test_the_range_stays_until_a_billionth_of_the_variation_is_gained(bits, share, stays):
+    """Two more numbers a little inside leave an error in any case; a range that ends between them leaves less."""
+    n = 2**bits - 1
+    inside = math.sqrt(share * 1e-9 * np.var([0, *range(n + 1), n]) * (n + 3))
+    x = [0.0, inside, *range(1, n), n - inside, float(n)]
+    gained = (2 * inside**2 - least_error(x, n)) / (np.var(x) * len(x))
+    check_near("gain of the best, in billionths", 1e9 * gained, share, 0.1)
+    params = lsqplus.init(x, bits, "activation")
+    assert (params == spanning(x, bits, "activation")) == stays, f"init({x}, {bits}) = {params}"
+    check_near("step", params.step, 1 if stays else 1 - inside / n, inside / 10)
+
+
 # What is refused
 
 
@@ -269,8 +320,8 @@ def test_public_code_counts_all_and_lets_the_ends_pass():
             assert got == (passes, not passes, not passes and end == 3), f"{variant} at level {end}: {got}"
 
 
-def test_ties_go_to_even_in_both_variants():
+def test_ties_go_to_even_in_all_variants():
     """Not away from zero, as in one public code: 0.5 and 2.5 would go to 1 and 3."""
     for variant in VARIANTS:
-        params = lsqplus.Params(1.0, 0.0, 2, "activation", variant)
+        params = lsqplus.Params(1.0, 0.0, 3, "activation", variant)
         assert lsqplus.forward([0.5, 1.5, 2.5], params, training=True).tolist() == [0, 2, 2]

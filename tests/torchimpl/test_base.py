@@ -353,6 +353,14 @@ def test_fx_takes_a_quantizer_whole():
 
 
 @every_method
+def test_scripting_is_refused_in_words(method):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        with pytest.raises(RuntimeError, match=r"torch\.jit\.script cannot read .*: use torch\.jit\.trace"):
+            torch.jit.script(network(method))
+
+
+@every_method
 def test_jit_traces_and_saves(method):
     model = calibrate(network(method), IMAGES).eval()
     with warnings.catch_warnings():

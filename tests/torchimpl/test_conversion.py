@@ -498,6 +498,15 @@ def test_whoever_holds_a_layer_holds_the_quantized_one():
     assert by_alias.one.weight_quantizer.bits == 8
 
 
+def made_by_a_hook():
+    layer = nn.Linear(4, 4)
+    own = layer.weight
+    del layer.weight
+    layer.register_parameter("own", own)
+    layer.register_forward_pre_hook(lambda module, _: setattr(module, "weight", module.own * 2))
+    return layer
+
+
 def pruned():
     return torch.nn.utils.prune.l1_unstructured(nn.Linear(4, 4), "weight", 0.5)
 
@@ -518,7 +527,12 @@ def patched():
             lambda: torch.nn.utils.parametrizations.weight_norm(nn.Linear(4, 4)),
             r"weight of 1 must .*remove_parametrizations.*'parametrized \(WeightNorm\)'",
         ),
-        (lambda: torch.nn.utils.spectral_norm(nn.Linear(4, 4)), "weight of 1 must .*'made by a hook"),
+        (
+            lambda: torch.nn.utils.prune.l1_unstructured(nn.Linear(4, 4), "bias", 0.5),
+            "bias of 1 must be a plain parameter .torch.nn.utils.prune.remove makes it one.*, got 'pruned'",
+        ),
+        (lambda: torch.nn.utils.spectral_norm(nn.Linear(4, 4)), "weight of 1 must .*remove_spectral_norm.*'normed by"),
+        (made_by_a_hook, "weight of 1 must .*'made by a hook .function.'"),
         (lambda: quantize_weight(nn.Linear(4, 4), "lsq"), r"weight of 1 must .*'parametrized \(LSQ\)'"),
         (patched, r"forward of 1 must be its type's, or kept \(keep=\.\.\.\), got \"one of this object's own\""),
     ],
@@ -571,9 +585,10 @@ def test_the_table_names_what_is_done_and_what_stays(caplog):
     assert rows["first"].kept == "the first layer (keep_ends)"
     assert rows["last"].kept == "the last layer (keep_ends)"
     assert rows["own"].kept == "a subclass, which may compute something else"
-    assert "in_proj_weight" in rows["attention"].kept
+    packed = "its projections are packed, and computed by a function of torch's: in_proj_weight"  # biases stay anyway
+    assert rows["attention"].kept == packed
     assert rows["attention.out_proj"].kept == "torch reads its weights without calling it"
-    assert "kernel" in rows[""].kept
+    assert rows[""].kept == "no layer that is known here, which computes with: kernel"
     assert not rows.keys() & {"norm", "table"}
     functions = {(row.name, row.kept.split()[1].strip("_,")) for row in plan.rows if row.kept.startswith("calls")}
     assert functions == {("", "matmul"), ("", "linear"), ("attention", "multi_head_attention_forward")}

@@ -1,6 +1,7 @@
 """LSQ+ as a module: what is learned, how it starts per channel, and what parameters out of range do."""
 
 import math
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from reference import lsqplus
 from tests.oracles import check_near, check_same
 from tests.strategies import sample
-from tests.torchimpl.modules import tensor
+from tests.torchimpl.modules import tensor, without_loops
 from torchimpl.quantizers.lsqplus import LSQPlus
 
 activations = pytest.mark.parametrize("role", ["activation", "signed_activation"])
@@ -35,6 +36,33 @@ def test_weights_have_no_offset_to_learn():
     public = LSQPlus(3, "weight", variant="public")
     public.initialize(torch.tensor([1.0, 2.0, 3.0]))
     check_near("step, public", public.step.detach().numpy(), 5 / 7, 1e-6)
+
+
+@pytest.mark.parametrize("role", ["weight", "activation", "signed_activation"])
+def test_ibms_code_learns_an_offset_for_weights_too(role):
+    """2 bits, levels -2 ... 1 times s and beta: they span -1 ... 5 at first. No gradient has a factor."""
+    module = LSQPlus(2, role, variant="fms-model-optimizer")
+    module.initialize(torch.tensor([-1.0, 0.0, 2.0, 5.0]))
+    assert {name: value.item() for name, value in module.named_parameters()} == {"step": 2, "beta": 3}
+    assert not module.is_integral
+    for loops in (True, False):
+        x = torch.tensor([-9.0, -1.0, 0.5, 2.0, 5.0, 9.0], requires_grad=True)
+        module.zero_grad()
+        with nullcontext() if loops else without_loops():
+            out = module(x)
+            out.backward(torch.tensor([1.0, 2.0, 4.0, 8.0, 16.0, 32.0]))
+        assert out.tolist() == [-1, -1, 1, 3, 5, 5]  # of the tie between 1 and 3, which are -1 and 0 times s, the even
+        assert x.grad.tolist() == [0, 0, 4, 8, 0, 0]
+        assert module.step.grad.item() == -2 * 3 + 0.25 * 4 + 0.5 * 8 + 48
+        assert module.beta.grad.item() == 51
+
+
+def test_ibms_code_starts_with_the_range_of_each_channel():
+    module = LSQPlus(2, "weight", variant="fms-model-optimizer", shape=(2, 1))
+    module.initialize(torch.tensor([[-1.0, 0.5, 5.0], [2.0, 2.5, 3.5]]))
+    assert module.step.flatten().tolist() == [2, 0.5]
+    assert module.beta.flatten().tolist() == [3, 3]
+    assert module(torch.tensor([[-9.0, 9.0]] * 2)).tolist() == [[-1, 5], [2, 3.5]]
 
 
 @activations
@@ -132,6 +160,16 @@ def test_the_search_is_the_references(bits, seed):
     want = lsqplus.init(x, bits, "signed_activation")
     for name in ("step", "beta"):
         check_near(name, getattr(module, name).item(), getattr(want, name), 1e-12 * (1 + abs(getattr(want, name))))
+
+
+@pytest.mark.parametrize(("share", "stays"), [(0.8, True), (1.25, False)])
+def test_the_range_stays_until_a_billionth_of_the_variation_is_gained(share, stays):
+    """Of 0, d, 1 - d and 1 the range leaves 2 d^2, the two means half of it; the variation is 1."""
+    d = math.sqrt(share * 1e-9)
+    module = LSQPlus(1, "activation").double()
+    module.initialize(torch.tensor([0, d, 1 - d, 1], dtype=torch.float64))
+    step, beta = module.step.item(), module.beta.item()
+    check_near("step, beta", [step, beta], [1, 0] if stays else [1 - d, d / 2], 1e-12)
 
 
 def test_public_code_starts_with_the_range_of_each_channel():

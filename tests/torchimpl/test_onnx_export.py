@@ -140,6 +140,9 @@ def operators(path):
     return [node.op_type for node in model.graph.node], {node.domain for node in model.graph.node}
 
 
+UNEVEN = {"apot": "APoT", "qnet": "QNet", "soft_to_hard": "SoftToHard"}  # what they make of inputs, from 2 bits on
+
+
 def network(method):
     torch.manual_seed(0)
     options = {"method": PAIRS[method], "bits": fit(method, (2, 2)), "input_role": input_role(method)}
@@ -153,9 +156,9 @@ def network(method):
 @both_forms
 def test_every_method_is_exported(method, form, tmp_path, quiet):
     model = calibrate(network(method), X).eval()
-    uneven = form == "qcdq" and method == "qnet"
-    if uneven:
-        with pytest.raises(ValueError, match=r"quantizer of 3's inputs must be one with an even grid.*got 'QNet"):
+    if form == "qcdq" and method in UNEVEN:
+        refused = rf"quantizer of 3's inputs must be one with an even grid.*got '{UNEVEN[method]}\("
+        with pytest.raises(ValueError, match=refused):
             export_onnx(model, X, tmp_path / "net.onnx", form)
         return
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -237,6 +240,38 @@ def test_what_is_refused(tmp_path):
     for form in onnx_export.FORMS:
         with pytest.raises(ValueError, match="3's inputs: step must be positive and finite, got -1"):
             onnx_export.for_export(model, form)
+
+
+@every_method
+@both_forms
+def test_what_stands_for_a_layers_quantizers(method, form):
+    """Of "operators" integers and a factor where the layer computes with them, else values; of "qcdq" its own integers.
+
+    Looked at in the network that is about to be written, which needs no other package.
+    """
+    if form == "qcdq" and method in UNEVEN:
+        pytest.skip("its inputs have no even grid")
+    model = calibrate(network(method), X).eval()
+    made = onnx_export.for_export(model, form)
+    for layer, found in ((model[i], made[i].exported) for i in (3, 7)):
+        values = layer.quantized_weight().detach() * (1.0 if layer.scale is None else layer.scale.detach().abs())
+        if form == "qcdq":
+            integers, constant = found.of_weights.integers, found.of_weights.integers.float()
+            constant = constant * found.of_weights.unit.view(-1, *[1] * (constant.dim() - 1))
+            constant = constant if found.of_weights.added is None else constant + found.of_weights.added
+            assert not integers.is_floating_point()
+            assert (found.constant, found.factor) == (None, None)
+            assert isinstance(found.inputs, onnx_export.QuantizeClip)
+        else:
+            levels, constant = found.inputs.levels, found.constant
+            assert found.of_weights is None
+            assert (found.factor is not None) == layer.is_integral
+            if layer.is_integral:
+                check_same("levels", levels.numpy(), levels.round().numpy())
+                check_same("weights", constant.numpy(), layer.weight_quantizer.integers(layer.raw_weight()).numpy())
+                by_unit = found.factor / torch.as_tensor(layer.input_quantizer.unit(X)).detach()
+                constant = constant * by_unit.reshape(-1, *[1] * (constant.dim() - 1))
+        check_near("weights", constant.numpy(), values.numpy(), 1e-5 * float(values.abs().max()))
 
 
 def test_codebooks_have_no_even_grid():

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -28,6 +29,7 @@ def module(bits=2, role="activation", **options):
 
 
 def gradients(made, x):
+    """Those for x, alpha and beta."""
     made.zero_grad()
     leaf = x.clone().requires_grad_()
     made.train()(leaf).sum().backward()
@@ -79,6 +81,53 @@ def test_temperature_and_biases_are_saved():
     other.load_state_dict(ours.state_dict())
     assert other.temperature == copy.deepcopy(ours).temperature == 7
     assert other.biases.tolist() == [0.5, 1.5, 2.5]
+
+
+@pytest.mark.parametrize(("variant", "learned"), [("paper", True), ("paper_pm2", True), ("released", False)])
+def test_the_released_code_does_not_learn_biases(variant, learned):
+    """A state has the same names whether they are learned or not: one saved before they were still loads."""
+    ours, other = module(variant=variant), QNet(2, variant=variant)
+    assert ("biases" in dict(ours.named_parameters())) == learned
+    ours(torch.linspace(-1, 2, 9)).sum().backward()
+    assert (ours.biases.grad is not None) == learned
+    state = ours.state_dict()
+    assert set(state) == {"alpha", "beta", "biases", "temperature", "initialized", "_extra_state"}
+    other.load_state_dict(state)
+    assert other.biases.tolist() == [0.5, 1.5, 2.5]
+
+
+@pytest.mark.parametrize("loops", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_biases_that_pass_one_another(dtype, loops):
+    """The steps are those of the sorted biases; each bias has the gradient of the step that is its own."""
+    order, x = torch.tensor([3, 0, 5, 1, 4, 2]), torch.linspace(-2, 2, 41).to(dtype)
+    ours, turned = module(3, "weight", temperature=2.0), module(3, "weight", temperature=2.0)
+    with torch.no_grad():
+        turned.biases.copy_(ours.biases[order])
+    with nullcontext() if loops else without_loops():
+        check_same("in training", *(made.train()(x).detach().float().numpy() for made in (turned, ours)))
+        check_same("in test", *(made.eval()(x).detach().float().numpy() for made in (turned, ours)))
+        check_same("gradients", gradients(turned, x.float())[0], gradients(ours, x.float())[0])
+        for made in (turned, ours):
+            gradients(made, x.to(dtype).float())
+    check_same("gradients of biases", turned.biases.grad.numpy(), ours.biases.grad[order].numpy())
+    u = 2 * x.double().numpy()[:, None] - np.array([-3, -1.5, -0.5, 0.5, 1.5, 3])
+    want = -0.5 * np.array([2, 1, 1, 1, 1, 2]) * 2 / (4 * np.cosh(u) ** 2)  # sigmoid'(2 u) is 1/(4 cosh^2 u)
+    check_near("Eq. 11", ours.biases.grad.numpy(), want.sum(0), 1e-5)
+
+
+def test_a_bias_that_is_not_finite():
+    for value in (math.nan, math.inf):
+        made = module(3, "weight")
+        with torch.no_grad():
+            made.biases[2] = value
+        x = torch.linspace(-2, 2, 41)
+        for _ in range(2):
+            assert made.train()(x).isnan().all()
+        with without_loops():
+            assert made.train()(x).isnan().all()
+        with pytest.raises(ValueError, match="biases must be finite"):
+            made.eval().codes(x)
 
 
 def test_a_new_temperature_needs_no_new_compilation():
@@ -137,7 +186,9 @@ def test_loops_at_high_temperatures(variant):
     """Where sigmoids are steps, and on the steps themselves."""
     for role in ("weight", "activation"):
         made = module(3, role, variant=variant, temperature=5e4)
-        x = torch.cat([made.biases / 2, torch.linspace(-3, 5, 101), torch.tensor([math.inf, -math.inf, math.nan])])
+        x = torch.cat(
+            [made.biases.detach() / 2, torch.linspace(-3, 5, 101), torch.tensor([math.inf, -math.inf, math.nan])]
+        )
         got = made.train()(x).detach().numpy()
         with without_loops():
             check_near(f"{made}", np.nan_to_num(got), np.nan_to_num(made(x).detach().numpy()), 1e-5)

@@ -13,7 +13,7 @@ from tests.oracles import check_near, check_same
 from tests.torchimpl.modules import PAIRS, REFERENCE, every_method, fit, input_role
 from torchimpl.conversion import quantize_model
 from torchimpl.layers import QuantConv2d
-from torchimpl.models import ARCHITECTURES, resnet, resnet20, resnet20_released
+from torchimpl.models import ARCHITECTURES, NETWORKS, resnet, resnet20, resnet20_released
 from torchimpl.models.resnet import ZeroPadShortcut
 
 CHANNELS = [16, *[16] * 3, *[32] * 3, *[64] * 3]
@@ -92,7 +92,9 @@ def test_the_18_convolutions_of_the_blocks_are_quantized(method):
         *((bits[0], n) for n in weights.learned("weight")),
         *((bits[1], n) for n in inputs.learned(input_role(method))),
     ]
-    learned = sum(2**b if name == "centers" else 1 for b, name in each) + scale
+    # A codebook; QNet's steps, of 2-bit inputs here (its 1-bit weights have one).
+    sizes = {"centers": lambda b: 2**b, "biases": lambda b: 2**b - 1}
+    learned = sum(sizes[name](b) if name in sizes else 1 for b, name in each) + scale
     assert count(model) - count(resnet20()) == 18 * learned
 
 
@@ -204,6 +206,15 @@ def test_quantized_networks_train_and_test(method, name):
     assert got.shape == (3, 10)
     assert got.isfinite().all()
     assert np.unique(got.detach().numpy()).size > 1
+
+
+def test_the_small_network_as_released():
+    """Against the small one as the large ones: no BatchNorm behind the first convolution, one before the classifier."""
+    own, plain = (set(NETWORKS[name]().state_dict()) for name in ("resnet8_released", "resnet8"))
+    large = [set(NETWORKS[name]().state_dict()) for name in ("resnet20_released", "resnet20")]
+    assert own - plain == large[0] - large[1] == {f"bn2.{leaf}" for leaf in BATCH_NORM}
+    assert plain - own == large[1] - large[0] == {f"bn1.{leaf}" for leaf in BATCH_NORM}
+    assert NETWORKS["resnet8_released"]("daq", (1, 1))(torch.rand(2, 1, 8, 8)).shape == (2, 10)
 
 
 def test_the_role_of_inputs_and_the_activation_follow_the_method():

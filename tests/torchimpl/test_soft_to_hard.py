@@ -27,6 +27,13 @@ def test_sigma_is_the_hardness_over_the_square_of_the_spacing():
     check_near("it does not follow the centres", module.sigma.item(), 3.0 / spacing**2, 1e-5)
 
 
+def test_before_a_first_batch_centres_are_even_and_sigma_is_the_references_default():
+    """The hardness is then in the input's own unit, as in the public code."""
+    check_near("centres", SoftToHard(2, "weight").centers.tolist(), [-1, -1 / 3, 1 / 3, 1], 1e-6)
+    assert SoftToHard(2, "weight").sigma.item() == soft_to_hard.Params([0, 1, 2, 3], 2, "weight").sigma
+    assert SoftToHard(2, "weight", hardness=3.0).sigma.item() == 3.0
+
+
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
 def test_it_hardens_with_the_training_as_the_reference_says(share):
     module = module_for()

@@ -1,5 +1,8 @@
 """Timing: turns, medians, what is counted."""
 
+import threading
+import time
+
 import torch
 
 from reference import registry
@@ -15,6 +18,27 @@ def test_alternatives_take_turns():
     assert len(calls) == 4 * 10
     assert set(found) == {"a", "b"}
     assert all(seconds >= 0 for seconds in found.values())
+
+
+def test_whoever_waits_for_quiet_lets_others_compute():
+    """While a thread times something for a third of a second; what is counted is this one's processor time."""
+    started, ended = threading.Event(), []
+
+    def measure():
+        with timing.quiet():
+            started.set()
+            time.sleep(0.3)
+            ended.append(time.monotonic())
+
+    other = threading.Thread(target=measure)
+    other.start()
+    started.wait()
+    before = time.thread_time()
+    timing.wait_for_quiet()
+    spent, at = time.thread_time() - before, time.monotonic()
+    other.join()
+    assert at >= ended[0]
+    assert spent < 0.05
 
 
 def test_bytes_kept():

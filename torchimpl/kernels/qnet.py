@@ -1,10 +1,11 @@
-"""QNet's loops: sigmoids or steps forward, the sigmoids' derivative backward.
+"""QNet's loops: sigmoids or steps forward, the sigmoids' derivatives backward.
 
 A block of elements is gone through once for each step of the staircase, so that the inner loop is vectorised.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from torchimpl.kernels.dasr import EXP  # exp(-a) for 0 <= a <= 1
 from torchimpl.kernels.numbers import positive_number
 
 SCALARS = 14  # numbers before the biases and the heights of the steps, of which there are as many
+STEPS = 255  # at most
 FARTHEST = 32.0  # a sigmoid's argument beyond which it is 0 or 1 to 1e-14
 
 
@@ -59,6 +61,7 @@ def _backward(grad, x, grad_x, sums, numbers):  # type: ignore[no-untyped-def]  
     biases, steps = numbers[SCALARS : SCALARS + count], numbers[SCALARS + count :]
     one, zero, part = np.float32(1), np.float32(0), np.float32(1 / 32)
     scaled, y, slope = np.empty(ROW, np.float32), np.empty(ROW, np.float32), np.empty(ROW, np.float32)
+    passed = np.empty(ROW, np.float32)
     twice = slope_temperature != temperature
     for row in range(len(sums)):
         start = row * ROW
@@ -67,8 +70,10 @@ def _backward(grad, x, grad_x, sums, numbers):  # type: ignore[no-untyped-def]  
             scaled[i] = load(x, first + i) * beta
             y[i] = lowest
             slope[i] = zero
+            passed[i] = load(grad, first + i) * alpha
         for k in range(biases.size):
             b, s = biases[k], steps[k]
+            by_bias = zero
             for i in range(np.uint64(size)):
                 z = temperature * (scaled[i] - b)
                 w = abs(z)
@@ -82,12 +87,16 @@ def _backward(grad, x, grad_x, sums, numbers):  # type: ignore[no-untyped-def]  
                 e = e * e
                 inverse = one / (one + e)
                 y[i] += s * ((e if z < zero else one) * inverse)
-                slope[i] += s * (e * inverse * inverse)
+                own = s * (e * inverse * inverse)
+                slope[i] += own
+                by_bias -= passed[i] * (temperature * own)
+            sums[row, 2 + k] = by_bias
         if twice:
             for i in range(np.uint64(size)):
                 slope[i] = zero
             for k in range(biases.size):
                 b, s = biases[k], steps[k]
+                by_bias = zero
                 for i in range(np.uint64(size)):
                     w = abs(slope_temperature * (scaled[i] - b))
                     w = limit if w > limit else w
@@ -98,13 +107,16 @@ def _backward(grad, x, grad_x, sums, numbers):  # type: ignore[no-untyped-def]  
                     e = e * e
                     e = e * e
                     e = e * e
-                    slope[i] += s * (e / ((one + e) * (one + e)))
+                    own = s * (e / ((one + e) * (one + e)))
+                    slope[i] += own
+                    by_bias -= passed[i] * (temperature * own)
+                sums[row, 2 + k] = by_bias
         by_alpha = by_beta = zero
         for i in range(np.uint64(size)):
             at = first + i
             g = load(grad, at)
             v = load(x, at)
-            by_u = g * alpha * (temperature * slope[i])
+            by_u = passed[i] * (temperature * slope[i])
             by_alpha += g * y[i]
             by_beta += by_u * (zero if abs(v) == np.float32(np.inf) else v)
             by_u = by_u * beta
@@ -113,12 +125,17 @@ def _backward(grad, x, grad_x, sums, numbers):  # type: ignore[no-untyped-def]  
         sums[row, 1] = by_beta
 
 
+def _scale(beta: float, biases: Any) -> Any:
+    """Beta, or NaN where it or a bias is not admitted."""
+    return positive_number(beta) if np.isfinite(biases).all() else np.float32(math.nan)
+
+
 def _numbers(
     alpha: float, beta: float, biases: Any, temperature: float, steps: list[float], lowest: float, limit: float,
     slope_at_one: bool, soft: bool,
 ) -> tuple[Any, ...]:  # fmt: skip
     single = map(np.float32, (temperature, lowest, min(limit, FARTHEST)))
-    scales = (positive_number(alpha), positive_number(beta))
+    scales = (positive_number(alpha), _scale(beta, biases))
     return soft, *scales, *single, *EXP, *np.ravel(biases), *steps
 
 
@@ -134,7 +151,7 @@ def _backward_numbers(
     slope_at_one: bool, soft: bool,
 ) -> tuple[Any, ...]:  # fmt: skip
     single = map(np.float32, (temperature, 1.0 if slope_at_one else temperature, lowest, min(limit, FARTHEST)))
-    scales = (positive_number(alpha), positive_number(beta))
+    scales = (positive_number(alpha), _scale(beta, biases))
     return *scales, *single, *EXP, *np.ravel(biases), *steps
 
 
@@ -145,8 +162,8 @@ LOOPS = {
         numbers=_numbers,
         integer_numbers=_integer_numbers,
         backward_numbers=_backward_numbers,
-        sums=2,
-        gradients=lambda sums, *_: (sums[0], sums[1]),
+        sums=2 + STEPS,
+        gradients=lambda sums, alpha, beta, biases, *_: (*sums[:2], np.array(sums[2 : 2 + np.size(biases)])),
         tables=True,
     )
 }

@@ -11,7 +11,11 @@ ARCHITECTURES: Mapping[str, Callable[..., ResNet]] = {  # for CIFAR-10
     "resnet20_released": resnet20_released,
     "resnet20_apot": resnet20_apot,
 }
-NETWORKS: Mapping[str, Callable[..., ResNet]] = {**ARCHITECTURES, "resnet8": resnet8}
+NETWORKS: Mapping[str, Callable[..., ResNet]] = {
+    **ARCHITECTURES,
+    "resnet8": resnet8,
+    "resnet8_released": partial(resnet8, released=True),
+}
 
 __all__ = [
     "ARCHITECTURES",

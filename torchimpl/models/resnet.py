@@ -216,16 +216,19 @@ def resnet8(
     *,
     classes: int = 10,
     activation: Function | None = None,
+    released: bool = False,
     **options: Any,
 ) -> ResNet:
     """ResNet-20 with one block a stage, for grey images such as 8x8 digits; 6 convolutions are quantized.
+
+    With ``released``, it differs from it as `resnet20_released` does.
 
     >>> sum(p.numel() for p in resnet8().parameters())
     75002
     """
     activation = activation or _activation(method, bits)
     conv = _conv(method, bits, options)
-    return ResNet(1, classes, "A", released=False, conv=conv, activation=activation, in_channels=1)
+    return ResNet(1, classes, "A", released=released, conv=conv, activation=activation, in_channels=1)
 
 
 def resnet20_released(

@@ -297,6 +297,13 @@ class Quantizer(nn.Module):
         """Show what the quantizer was built with."""
         return f"bits={self.bits}, role={self.role}, variant={self.variant}"
 
+    def __prepare_scriptable__(self) -> Any:
+        """Refuse `torch.jit.script`, which asks for this; it says so itself in words about its own insides."""
+        whose = self.label or f"{type(self).__name__}({self.extra_repr()})"
+        raise RuntimeError(
+            f"torch.jit.script cannot read {whose}: use torch.jit.trace, torch.export.export or torchimpl.export_onnx"
+        )
+
 
 SETTINGS = "_extra_state"  # the name that torch gives it in a state_dict
 

@@ -67,8 +67,8 @@ class LSQPlus(Quantizer):
     Parameters
     ----------
     bits, role, variant
-        See `Quantizer`; 2 to 8 bits for weights, whose offset is a buffer that stays 0. Variants are "paper" and
-        "public" (see `reference.lsqplus`).
+        See `Quantizer`; 2 to 8 bits for weights, whose offset is a buffer that stays 0. Variants are "paper", "public"
+        and "fms-model-optimizer", which learns an offset of weights, too (see `reference.lsqplus`).
     shape : tuple of int
         Of step size and offset: () for one, (C, 1, ...) for one a channel.
 
@@ -91,11 +91,13 @@ class LSQPlus(Quantizer):
         shape: tuple[int, ...] = (),
     ) -> None:
         super().__init__(bits, role, variant=variant)
-        self.low, self.high = level_range(self.bits, signed=self.role == "weight")
-        self.lowest, self.is_integral = -self.low, self.role == "weight"  # else there is an offset
+        alike = self.variant == "fms-model-optimizer"
+        self.low, self.high = level_range(self.bits, signed=self.role == "weight" or alike)
+        self.lowest = -self.low
+        self.is_integral = self.role == "weight" and not alike  # else there is an offset
         self.shape = shape = parameter_shape(shape)
         self.step = nn.Parameter(torch.ones(shape))
-        if role == "weight":
+        if self.is_integral:
             self.register_buffer("beta", torch.zeros(shape))
         else:
             self.beta = nn.Parameter(torch.zeros(shape))
@@ -111,12 +113,13 @@ class LSQPlus(Quantizer):
         low, high = (x.amin(axes, keepdim=True), x.amax(axes, keepdim=True)) if x.numel() else (x.sum(), x.sum())
         if not bool(((high > low) & (high - low < math.inf)).all()):
             raise grid.refuse("range of the first batch", (low.tolist(), high.tolist()), "finite, with unequal ends")
-        if self.role == "weight":
+        if self.is_integral:
             mean, deviation = x.mean(axes, keepdim=True), x.std(axes, keepdim=True)
             whole = 2 ** (self.bits - 1) if self.variant == "paper" else 2**self.bits - 1
             step, beta = torch.maximum((mean - 3 * deviation).abs(), (mean + 3 * deviation).abs()) / whole, None
         else:
-            step, beta = (high - low) / self.high, low
+            step = (high - low) / (self.low + self.high)
+            beta = low + self.low * step
             if self.variant == "paper":
                 kept = [axis for axis in range(x.dim()) if axis not in axes]
                 rows = x.permute(*kept, *axes).reshape(step.numel(), -1)
@@ -129,6 +132,8 @@ class LSQPlus(Quantizer):
     def arguments(self, x: Tensor) -> tuple[Tensor, Tensor, int, int, float, float, bool]:
         """Return step size and offset, the numbers of levels below and above 0, the gradients' factors, what masks."""
         public = self.variant == "public"
+        if self.variant == "fms-model-optimizer":
+            return self.step, self.beta, self.low, self.high, 1.0, 1.0, public
         count = max(x.numel(), 1) if public else elements_per_step(x, self.step.numel(), self.role)
         scale = 1 / math.sqrt(count * self.high)
         return self.step, self.beta, self.low, self.high, scale, scale if public else 1.0, public
@@ -139,7 +144,7 @@ class LSQPlus(Quantizer):
         check_finite("beta", self.beta)
 
     def unit(self, x: Tensor) -> Tensor | float:
-        """Weights are multiples of the step size."""
+        """Weights without an offset are multiples of the step size."""
         return self.step
 
     def decode(self, codes: Tensor, x: Tensor | None = None) -> Tensor:

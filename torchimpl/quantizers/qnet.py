@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from reference import grid
 from reference.qnet import CLAMP, LARGEST_TEMPERATURE, ROUNDS, SCHEDULE, TEMPERATURE, TEMPERATURE_RANGE, ZERO
 from torchimpl.operators import operator
-from torchimpl.quantizers.base import Quantizer, as_float, check_positive, positive_or_nan, reduce_to
+from torchimpl.quantizers.base import Quantizer, as_float, check_finite, check_positive, positive_or_nan, reduce_to
 
 
 def targets(bits: int, role: str, variant: str) -> list[int]:
@@ -31,17 +32,20 @@ def targets(bits: int, role: str, variant: str) -> list[int]:
     return list(range(-top, top + 1))
 
 
-def _soft(
-    u: Tensor, biases: Tensor, temperature: Tensor, steps: list[float], lowest: float, limit: float
-) -> tuple[Tensor, Tensor]:
-    """The sum of sigmoids at the scaled input u, and its derivative for T u."""
+def _sigmoids(
+    u: Tensor, biases: Tensor, temperature: Tensor, steps: list[float], limit: float
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The sigmoids at the scaled input u, times the heights of the steps, and their derivatives for T u."""
     t = temperature.to(u.dtype)
-    y, slope = torch.full_like(u, lowest), torch.zeros_like(u)
     for s, b in zip(steps, biases.to(u.dtype).unbind(), strict=True):
         z = torch.clamp(t * (u - b), -limit, limit)
         up = torch.sigmoid(z)
-        y, slope = y + s * up, slope + s * (up * torch.sigmoid(-z))
-    return y, slope
+        yield s * up, s * (up * torch.sigmoid(-z))
+
+
+def _scaled(x: Tensor, beta: Tensor, biases: Tensor) -> Tensor:
+    """The input that is compared with the biases; NaN where one of these is not finite."""
+    return x * torch.where(biases.to(x.dtype).isfinite().all(), positive_or_nan(beta, x.dtype), torch.nan)
 
 
 def _backward(  # type: ignore[no-untyped-def]
@@ -57,14 +61,22 @@ def _backward(  # type: ignore[no-untyped-def]
     slope_at_one: bool,
     soft: bool,
 ):
-    a, b = positive_or_nan(alpha, x.dtype), positive_or_nan(beta, x.dtype)
-    u = x * b
-    y, slope = _soft(u, biases, temperature, steps, lowest, limit)
+    u, t = _scaled(x, beta, biases), temperature.to(x.dtype)
+    by_y = grad * positive_or_nan(alpha, x.dtype)
+    y, slope, by_bias = torch.full_like(u, lowest), torch.zeros_like(u), []
+    for up, own in _sigmoids(u, biases, temperature, steps, limit):
+        y = y + up
+        if not slope_at_one:
+            slope = slope + own
+            by_bias.append(-(by_y * (t * own)).sum())
     if slope_at_one:
-        slope = _soft(u, biases, torch.ones_like(temperature), steps, lowest, limit)[1]
-    by_u = grad * a * (temperature.to(x.dtype) * slope)
+        for _, own in _sigmoids(u, biases, torch.ones_like(temperature), steps, limit):
+            slope = slope + own
+            by_bias.append(-(by_y * (t * own)).sum())
+    by_u = by_y * (t * slope)
     by_beta = by_u * torch.where(x.isinf(), 0.0, x)
-    return reduce_to(by_u * b, x), reduce_to(grad * y, alpha), reduce_to(by_beta, beta)
+    by_x = reduce_to(by_u * positive_or_nan(beta, x.dtype), x)
+    return by_x, reduce_to(grad * y, alpha), reduce_to(by_beta, beta), torch.stack(by_bias).to(biases.dtype)
 
 
 def _integers(
@@ -79,14 +91,14 @@ def _integers(
     slope_at_one: bool,
     soft: bool,
 ) -> Tensor:
-    u = x * positive_or_nan(beta, x.dtype)
+    u = _scaled(x, beta, biases)
     y = torch.full_like(u, lowest)
     for s, b in zip(steps, biases.to(x.dtype).unbind(), strict=True):
         y = y + s * (u > b)
     return torch.where(u.isnan(), u, y)
 
 
-@operator("qnet", integers=_integers, backward=_backward, gradients=3)
+@operator("qnet", integers=_integers, backward=_backward, gradients=4, tables=True)
 def qnet_quantize(
     x: Tensor,
     alpha: Tensor,
@@ -101,11 +113,15 @@ def qnet_quantize(
 ) -> Tensor:
     """Quantize to alpha times a sum of steps at the `biases`, from `lowest` on: sigmoids (`soft`), or hard ones.
 
-    The gradients for x, alpha and beta are those of the sigmoids; with `slope_at_one`, x and beta get T times the
-    derivative at T = 1. The sigmoids' arguments are clamped to +-`limit`, their derivatives being those there.
+    The gradients for x, alpha, beta and the biases are those of the sigmoids; with `slope_at_one`, all but alpha get T
+    times the derivative at T = 1. The sigmoids' arguments are clamped to +-`limit`, their derivatives being those
+    there.
     """
     if soft:
-        y = _soft(x * positive_or_nan(beta, x.dtype), biases, temperature, steps, lowest, limit)[0]
+        u = _scaled(x, beta, biases)
+        y = torch.full_like(u, lowest)
+        for up, _ in _sigmoids(u, biases, temperature, steps, limit):
+            y = y + up
     else:
         y = _integers(x, alpha, beta, biases, temperature, steps, lowest, limit, slope_at_one, soft)
     return y * positive_or_nan(alpha, x.dtype)
@@ -126,9 +142,9 @@ class QNet(Quantizer):
     ----------
     alpha, beta : Parameter, of shape ()
         Scales of the output and of the input.
-    biases : Tensor, of shape (n,)
-        Where the steps are, in units of beta x: constants from the first data; saved. The paper learns them (Eq. 11),
-        its code does not, and no variant here does.
+    biases : Parameter, of shape (n,)
+        Where the steps are, in units of beta x, in any order: the i-th smallest is that of the i-th step. In "released"
+        a buffer, which the first data set.
     temperature : Tensor, of shape ()
         Saved, too.
 
@@ -161,7 +177,11 @@ class QNet(Quantizer):
         self.table = () if even else tuple(self.targets)
         self.alpha = nn.Parameter(torch.tensor(1.0))
         self.beta = nn.Parameter(torch.tensor(1.0))
-        self.register_buffer("biases", torch.zeros(len(self.steps)))
+        biases = torch.zeros(len(self.steps))
+        if self.variant == "released":
+            self.register_buffer("biases", biases)
+        else:
+            self.biases = nn.Parameter(biases)
         self.register_buffer("temperature", torch.tensor(0.0))
         self.set_temperature(temperature)
 
@@ -219,18 +239,19 @@ class QNet(Quantizer):
         return found
 
     def arguments(self, x: Tensor) -> tuple[Any, ...]:
-        """Return what `qnet_quantize` takes after x."""
+        """Return what `qnet_quantize` takes after x; the biases from left to right, as the steps are."""
         released = self.variant == "released"
         as_released = released and self.role == "weight"
         temperature = self.temperature.clamp(max=LARGEST_TEMPERATURE) if as_released else self.temperature
         limit = CLAMP if released else math.inf
         numbers = (self.steps, float(self.lowest), limit, as_released, self.training)
-        return self.alpha, self.beta, self.biases, temperature, *numbers
+        return self.alpha, self.beta, self.biases.sort(stable=True).values, temperature, *numbers
 
     def check_parameters(self, x: Tensor) -> None:
-        """Raise ValueError unless alpha and beta are positive."""
+        """Raise ValueError unless alpha and beta are positive and the biases finite."""
         check_positive("alpha", self.alpha)
         check_positive("beta", self.beta)
+        check_finite("biases", self.biases)
 
     def unit(self, x: Tensor) -> Tensor | float:
         """Values are alpha times integers."""

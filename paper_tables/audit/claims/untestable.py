@@ -35,8 +35,8 @@ UNTESTABLE: dict[str, tuple[str, ...]] = {
         "contribution-extensive-analysis",
         "dsq-bridges-gap",
     ),
-    "Is about what training does, or why. It takes training runs, which the suite does not have yet, of networks that "
-    "differ in nothing else.": (
+    "Is about what training does, or why. It takes runs on the papers' images, of networks that differ in nothing "
+    "else, which are not recorded yet; what runs on digits say stands under training.": (
         "intro-ste-noisy-training",
         "intro-ste-worse-accuracy",
         "related-ste-degrades-drastically",
@@ -48,10 +48,10 @@ UNTESTABLE: dict[str, tuple[str, ...]] = {
         "dsq-evolves-to-standard",
         "dsq-others-unstable",
     ),
-    "The curves are printed as a picture only. It takes training runs, which the suite does not have yet.": (
+    "The curves are printed as a picture only. It takes runs on the paper's images, which are not recorded yet.": (
         "figure6-better-during-training",
     ),
-    "It takes training runs of both methods, timed on one machine, which the suite does not have yet.": (
+    "It takes runs of both methods on the paper's images, timed on one machine, which the suite does not have yet.": (
         "profit-costs-more",
     ),
     "It takes the training loop timed on a GPU, which the suite does not do yet. (In closed form the gradient needs no "

@@ -1,0 +1,185 @@
+"""DSQ while it trains: does it approach the standard quantizer, lower its error, and train more evenly than the STE?"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from paper_tables import keys, runs, trained
+from paper_tables.cells import Cell, Place
+from paper_tables.jobs import Job
+from paper_tables.tables import Measured, Options, Table
+from reference import dsq
+from torchimpl.quantizers.dsq import DSQ
+from torchimpl.training import batches, bounds, trainer
+from torchimpl.training.recipe import Recipe, recipe
+from torchimpl.training.trainer import State
+
+TITLE = "DSQ while it trains"
+NEEDS = "--tune (it takes long)"
+PROFILE = "embedded"
+SEEDS = 3
+LEARNED, FIXED, STE = ARMS = ("DSQ", "DSQ, fixed l and u", "STE")
+BY_EPOCH = {  # averaged over seeds: what, and of what
+    "alpha of weights": "median over layers",
+    "alpha of activations": "median over layers",
+    "distance": "from the soft to the hard quantizer of the weights, mean over a cell, in levels; median over layers",
+    "error": "squared, of quantized weights over that of their squares; mean over layers",
+}
+INTRO = (
+    "2/2-bit networks on digits, from the same full-precision networks and with the same rates: DSQ as published "
+    "(hard outputs, alpha, l and u learned), with l and u as the first batch sets them, and the straight-through "
+    "estimator. By epoch: alpha, which tells the soft quantizer's shape (towards 0 the rounding, towards 1 the "
+    "identity; 0.2 at first); its mean distance from the hard one (the largest is half a level for any alpha, at a "
+    "transition point, where it is steepest); the error of quantized weights; and the training loss."
+)
+
+
+def _recipe(arm: str, seed: int) -> Recipe:
+    fields: dict[str, Any] = {"method": "ste" if arm == STE else "dsq", "bits": (2, 2)}
+    if arm == STE:
+        fields["options"] = {"variant": "half_down"}
+    made = recipe(PROFILE, seed=seed, **fields)
+    if arm == FIXED:
+        own = {"network": made.network, "method": "dsq", "bits": 2}
+        made = dataclasses.replace(made, network="torchimpl.training.bounds:with_fixed_bounds", options=own)
+    return made
+
+
+def _place(arm: str) -> Place:
+    return Place("DSQ", "evolution", arm, trained.LABELS[PROFILE])
+
+
+def jobs(options: Options) -> list[Job]:
+    """Return a job for each arm."""
+    found = []
+    for arm in ARMS:
+        made = [_recipe(arm, seed) for seed in range(SEEDS)]
+        modules = ["torchimpl.training.trainer", "torchimpl.training.bounds", *keys.method_modules(made[0].method)]
+        found.append(
+            Job(
+                _place(arm),
+                "percent",
+                keys.key(modules, runs=[one.as_json() for one in made], start=runs.key_of(_first(made[0]))),
+                "python -m paper_tables --table evolution --tune",
+                partial(_measure, made, options.out / "evolution", options.device),
+                ("tune",),
+                PROFILE,
+                parallel=True,
+            )
+        )
+    return found
+
+
+def _first(made: Recipe) -> Recipe:
+    first = runs.first_of(made)
+    assert first is not None
+    return first
+
+
+def _measure(made: list[Recipe], folder: Path, device: str, progress: Callable[[float], None]) -> dict[str, Any]:
+    """Train with each seed, and look at the network after each epoch."""
+    accuracies, losses, seen = [], {}, []
+    with runs.input_errors(folder):
+        training, test = batches.splits(made[0].images, None)
+        for i, one in enumerate(made):
+            start = runs.train(_first(one), folder, training, test, device).model
+            epochs: list[dict[str, float]] = []
+
+            def keep(now: State, one: Recipe = one, to: list[dict[str, float]] = epochs) -> None:
+                to.append(look(one, now))
+
+            state = trainer.train(one, training, test, start=start, device=device, keep=keep)
+            accuracies.append(100 * state.correct[-1] / len(test.labels))
+            losses[f"loss, seed {one.seed}"] = tuple(state.loss)
+            seen.append(epochs)
+            progress((i + 1) / len(made))
+    means = {name: tuple(np.mean([[e[name] for e in some] for some in seen], axis=0).tolist()) for name in seen[0][0]}
+    return {
+        "measured": float(np.mean(accuracies)),
+        "runs": len(made),
+        "seeds": tuple(one.seed for one in made),
+        "images": len(test.labels),
+        "selection": "last",
+        "protocol": runs.protocol(made[0]),
+        "detail": {"accuracies": tuple(accuracies), **losses, **means},
+    }
+
+
+def look(made: Recipe, state: State) -> dict[str, float]:
+    """Return what `BY_EPOCH` names, of a network in training."""
+    model = trainer.build(made)
+    model.load_state_dict(copy.deepcopy(state.model))
+    found = {"error": float(np.mean(bounds.weight_errors(model)))}
+    alphas: dict[str, list[float]] = {"weight": [], "activation": []}
+    for part in model.modules():
+        if isinstance(part, DSQ):
+            alphas[part.role].append(float(part.alpha.detach().clamp(*dsq.ALPHA_RANGE)))
+    if alphas["weight"]:
+        found |= {f"alpha of {role}s": float(np.median(some)) for role, some in alphas.items()}
+        found["distance"] = float(np.median([distance(alpha) for alpha in alphas["weight"]]))
+    return found
+
+
+def distance(alpha: float) -> float:
+    """Return the mean distance between the soft and the hard quantizer over a cell, in levels.
+
+    >>> round(distance(0.2), 3), round(distance(1e-6), 3)
+    (0.209, 0.048)
+    """
+    x = (np.arange(2000) + 0.5) / 2000
+    return float(np.abs(dsq.soft(x, alpha=alpha) - dsq.hard(x)).mean())
+
+
+def run(options: Options, measured: Measured) -> Table:
+    """Show accuracies, and say what happened by epoch."""
+    found = {arm: measured[_place(arm)] for arm in ARMS}
+    shown = [runs.with_seeds(cell) for cell in found.values()]
+    columns = (trained.LABELS[PROFILE],)
+    return Table("evolution", TITLE, INTRO, tuple(shown), findings=_findings(found), columns=columns)
+
+
+def _findings(found: Mapping[str, Cell]) -> tuple[str, ...]:
+    if any(cell.measured is None or cell.value_verdict == "stale" for cell in found.values()):
+        return ()
+    own, fixed = found[LEARNED].detail, found[FIXED].detail
+
+    def ends(name: str, detail: Mapping[str, Any] = own) -> str:
+        return f"{detail[name][0]:.3g} after the first epoch, {detail[name][-1]:.3g} after the last"
+
+    rises = {arm: rising(cell) for arm, cell in found.items()}
+    steps = SEEDS * (len(losses(found[LEARNED])[0]) - 1)
+    return (
+        f"alpha of weights: {ends('alpha of weights')}; of activations: {ends('alpha of activations')} (0.2 at first).",
+        f"Mean distance of the soft from the hard quantizer of weights, in levels: {ends('distance')} "
+        f"({distance(dsq.INITIAL_ALPHA):.3g} at first).",
+        f"Relative squared error of quantized weights, l and u learned: {ends('error')}; "
+        f"fixed: {ends('error', fixed)}.",
+        f"Of {steps} steps from one epoch to the next the training loss rises in "
+        + ", ".join(f"{count} ({arm})" for arm, count in rises.items())
+        + "; in the end it is "
+        + ", ".join(f"{np.mean([some[-1] for some in losses(cell)]):.3g} ({arm})" for arm, cell in found.items())
+        + ".",
+    )
+
+
+def losses(cell: Cell) -> list[tuple[float, ...]]:
+    """Return the training loss by epoch, a tuple for each seed."""
+    return [cell.detail[f"loss, seed {seed}"] for seed in cell.seeds or ()]  # type: ignore[misc]
+
+
+def rising(cell: Cell) -> int:
+    """Count the epochs, over all seeds, whose loss is above that of the epoch before."""
+    return sum(int((np.diff(some) > 0).sum()) for some in losses(cell))
+
+
+if __name__ == "__main__":
+    from paper_tables.cli import main_for
+
+    raise SystemExit(main_for("evolution"))

@@ -1,0 +1,131 @@
+"""Table `evolution`: what it looks at in a network, and what it says of made-up runs."""
+
+import math
+
+import pytest
+import torch
+from scipy.integrate import quad
+
+from paper_tables import evolution, runs
+from paper_tables.cells import Cell
+from paper_tables.evolution import ARMS, FIXED, LEARNED, STE
+from paper_tables.tables import Options
+from torchimpl.data import digits
+from torchimpl.layers import QuantizedLayer
+from torchimpl.training import trainer
+from torchimpl.training.trainer import State
+
+
+def test_arms_differ_in_the_quantizer_alone():
+    made = [evolution._recipe(arm, 1) for arm in ARMS]
+    kept = ("images", "epochs", "batch", "rate", "quantizer_rate", "momentum", "weight_decay", "normalize", "seed")
+    assert len({tuple(getattr(one, name) for name in kept) for one in made}) == 1
+    assert len({runs.key_of(evolution._first(one)) for one in made}) == 1
+    shapes = [{n: v.shape for n, v in trainer.build(one).named_parameters()} for one in made]
+    assert shapes[0] == shapes[1]
+    assert shapes[0].keys() - shapes[2].keys() == {n for n in shapes[0] if n.endswith("alpha")}
+
+
+def test_jobs():
+    found = evolution.jobs(Options())
+    assert [job.place.row for job in found] == list(ARMS)
+    assert len({job.key for job in found}) == 3
+    assert {job.needs for job in found} == {("tune",)}
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """A few steps of each kind of DSQ, the network looked at after them, and what the measuring says of one epoch."""
+    split = digits.load("train")
+    few = type(split)(split.images[:192], split.labels[:192], split.sha256)
+    found = {}
+    for arm in (LEARNED, FIXED):
+        made = evolution._recipe(arm, 0)
+        state = trainer.train(evolution.dataclasses.replace(made, epochs=1), few, few)
+        found[arm] = made, state
+    return found
+
+
+def quantizers(made, state):
+    model = trainer.build(made)
+    model.load_state_dict(state.model)
+    return [part for part in model.modules() if isinstance(part, evolution.DSQ)]
+
+
+def test_fixed_bounds_are_those_of_the_first_batch_and_alpha_learns(trained):
+    fixed, learned = (quantizers(*trained[arm]) for arm in (FIXED, LEARNED))
+    made = trained[FIXED][0]
+    at_first = trainer.build(made)
+    few = digits.load("train")
+    few = type(few)(few.images[:192], few.labels[:192], few.sha256)
+    evolution.trainer.calibrate(at_first, next(evolution.batches.Batches(few, made, torch.device("cpu")).epoch(0))[0])
+    start = [part for part in at_first.modules() if isinstance(part, evolution.DSQ)]
+    assert len(start) == len(fixed) == 12
+    for before, own, other in zip(start, fixed, learned, strict=True):
+        assert (own.lower, own.upper) == (before.lower, before.upper)
+        assert own.upper != other.upper
+        assert own.alpha != before.alpha
+
+
+def test_what_is_looked_at(trained):
+    made, state = trained[LEARNED]
+    found = evolution.look(made, state)
+    assert found.keys() == evolution.BY_EPOCH.keys()
+    model = trainer.build(made)
+    model.load_state_dict(state.model)
+    layers = [part for part in model.modules() if isinstance(part, QuantizedLayer)]
+    alphas = sorted(layer.weight_quantizer.alpha.item() for layer in layers)
+    assert found["alpha of weights"] == pytest.approx((alphas[2] + alphas[3]) / 2)
+    errors = []
+    for layer in layers:
+        w = layer.weight.detach().double()
+        q = layer.weight_quantizer.eval()(layer.weight).detach().double()
+        errors.append(float(((q - w) ** 2).sum() / (w**2).sum()))
+    assert found["error"] == pytest.approx(sum(errors) / len(errors), rel=1e-5)
+    assert evolution.look(evolution._recipe(STE, 0), State(model=trainer.build(evolution._recipe(STE, 0)).state_dict()))
+
+
+@pytest.mark.parametrize("alpha", [1e-6, 0.01, 0.2, 0.4, 0.9])
+def test_the_distance_by_integration(alpha):
+    steepness, amplitude = math.log(2 / alpha - 1), 1 / (1 - alpha)
+    half = quad(lambda z: 1 / 2 - amplitude * math.tanh(steepness * z) / 2, 0, 0.5, epsabs=1e-9)[0]
+    assert evolution.distance(alpha) == pytest.approx(2 * half, abs=1e-5)
+
+
+def made_up():
+    by_epoch = {name: (0.25, 0.2, 0.125) for name in evolution.BY_EPOCH}
+    rows = {
+        LEARNED: ((3.0, 2.0, 1.0), (3.0, 2.0, 2.5), (3.0, 2.0, 2.0)),
+        FIXED: ((3.0, 2.0, 1.0),) * 3,
+        STE: ((1.0, 2.0, 3.0),) * 3,
+    }
+    found = {}
+    for job in evolution.jobs(Options()):
+        losses = {f"loss, seed {seed}": some for seed, some in enumerate(rows[job.place.row])}
+        detail = {"accuracies": (95.0, 96.0, 97.0), **losses, **by_epoch}
+        found[job.place] = Cell(**job.place._asdict(), unit="percent", measured=96.0, seeds=(0, 1, 2), detail=detail)
+    return found
+
+
+def test_what_is_said():
+    table = evolution.run(Options(), made_up())
+    said = " ".join(table.findings)
+    assert "alpha of weights: 0.25 after the first epoch, 0.125 after the last" in said
+    assert "Of 6 steps from one epoch to the next the training loss rises in 1 (DSQ), 0 (DSQ, fixed l and u), 6" in said
+    assert "in the end it is 1.83 (DSQ), 1 (DSQ, fixed l and u), 3 (STE)." in said
+    assert [cell.reason for cell in table.cells] == ["by seed: 95.00, 96.00, 97.00"] * 3
+    missing = made_up()
+    place = next(iter(missing))
+    missing[place] = Cell(**place._asdict(), unit="percent", value_verdict="not run")
+    assert evolution.run(Options(), missing).findings == ()
+
+
+def test_a_measurement(monkeypatch, tmp_path):
+    """Of one epoch and two seeds, from new weights."""
+    monkeypatch.setattr(runs, "train", lambda made, *rest: State(model=trainer.build(made).state_dict()))
+    short = [evolution.dataclasses.replace(evolution._recipe(LEARNED, seed), epochs=2, batch=256) for seed in (0, 1)]
+    parts = []
+    found = evolution._measure(short, tmp_path, "cpu", parts.append)
+    assert (found["runs"], found["seeds"], parts) == (2, (0, 1), [0.5, 1.0])
+    assert len(found["detail"]["alpha of weights"]) == len(found["detail"]["loss, seed 1"]) == 2
+    assert found["measured"] == pytest.approx(sum(found["detail"]["accuracies"]) / 2)

@@ -1,0 +1,58 @@
+"""Networks whose quantizers keep the clip range of the first batch: what learning l and u is worth."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from torchimpl.layers import QuantizedLayer
+from torchimpl.models import NETWORKS
+from torchimpl.quantizers.base import Quantizer
+
+
+def with_fixed_bounds(network: str, method: str, bits: int, **options: Any) -> nn.Module:
+    """Build a network whose quantizers do not learn `lower` and `upper`.
+
+    Parameters
+    ----------
+    network : str
+        In `torchimpl.models.NETWORKS`.
+    method, **options
+        Of the quantizers.
+    bits : int
+        Of weights and activations.
+
+    Examples
+    --------
+    >>> quantizer = with_fixed_bounds("resnet8", "dsq", 2).layer1[0].conv1.weight_quantizer
+    >>> [name for name, p in quantizer.named_parameters() if p.requires_grad]
+    ['alpha']
+    """
+    model = NETWORKS[network](method, (bits, bits), **options)
+    for part in model.modules():
+        if isinstance(part, Quantizer):
+            for name in ("lower", "upper"):
+                getattr(part, name).requires_grad_(False)
+    return model
+
+
+@torch.no_grad()
+def weight_errors(model: nn.Module) -> list[float]:
+    """Return the squared error of each layer's quantized weights, over the sum of their squares.
+
+    >>> from torchimpl import calibrate
+    >>> from torchimpl.layers import QuantLinear
+    >>> layer = QuantLinear(2, 1, bias=False, method="ste", bits=(2, None), standardized=False)
+    >>> _ = layer.weight.data.copy_(torch.tensor([[3.0, -1.2]]))
+    >>> [round(error, 4) for error in weight_errors(calibrate(layer, torch.rand(4, 2)))]
+    [0.4551]
+    """
+    found = []
+    for layer in model.modules():
+        if isinstance(layer, QuantizedLayer):
+            w = layer.raw_weight()
+            quantized = layer.weight_quantizer.eval()(w)
+            found.append(float((quantized - w).square().sum() / w.square().sum()))
+    return found
