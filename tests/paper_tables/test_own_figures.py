@@ -85,6 +85,8 @@ def test_seeds_are_trained_and_averaged(monkeypatch, tmp_path):
     assert held_out.run(lambda part: None).measured == 50.0
     assert asked[-4:] == [True, (10, 0), (10, 1), (10, 2)]
     assert "the same bits" in held_out.rehearse(found)
+    next(job for job in constants.jobs(Options(out=tmp_path)) if job.profile == "cifar10-short").run(lambda part: None)
+    assert asked[-2:] == [True, (6, 0)]  # a single seed, as it takes long
 
 
 def test_differences_are_paired_by_seed_and_have_an_interval():
@@ -262,6 +264,8 @@ def test_curves_of_dsq_begin_before_training_and_have_every_seed():
     assert len(drawn) == 8
     assert drawn[:3] == [[3, 2, 1], [3, 2, 2.5], [3, 2, 2]]
     assert drawn[3] == pytest.approx([3, 2, 5.5 / 3])
+    words = [axes.get_ylabel().split()[0] for axes in (alpha, error, loss)]
+    assert words == ["alpha", "relative", "training"]
 
 
 def test_what_is_drawn_is_in_the_tables():
