@@ -429,6 +429,16 @@ def test_a_variant_is_told_from_the_others(name):
         assert report.kin.endswith(f", {variant}") or report.others[variant] == "fits as well", str(report)
 
 
+@pytest.mark.parametrize("exponent", [-20, 0, 20])
+def test_values_are_compared_in_their_own_size(exponent):
+    """A factor of 1 + 2^-45 is 128 units in the last place, however small the levels are."""
+    own = contract.of_reference(lsq, lsq.Params(2.0**exponent, 2, "weight"))
+    other = dataclasses.replace(own, forward=lambda x: own.forward(x) * (1 + 2.0**-45), dtypes=("float64",))
+    assert "lsq: values" in failing(conformance.check(other, reference="lsq"))
+    report = conformance.check(own, reference="lsq")
+    assert report.ok, str(report)
+
+
 def test_negative_zero_is_no_finding():
     own = contract.of_numpy(lambda x: -forward(-x), bits=3)
     assert conformance.check(own).ok

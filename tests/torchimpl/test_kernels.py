@@ -58,10 +58,12 @@ def test_the_portable_path_gives_the_same(name, role, variant, widths, training)
             x[0, :4] = torch.tensor([math.inf, -math.inf, 0.0, -0.0])
         grad = torch.randn(3, 400, generator=generator)
         state = {key: value.clone() for key, value in module.state_dict().items()}
-        got = run(module, x, grad)
+        got, integers = run(module, x, grad), module.integers(x)
         module.load_state_dict(state)
         with without_loops():
-            want = run(module, x, grad)
+            want, wanted = run(module, x, grad), module.integers(x)
+        others = float((integers != wanted).double().mean())
+        assert others <= (0 if REFERENCE[name].METHOD.bound == 0 else 0.01), f"{module}: {others:.0%} other integers"
         exact = REFERENCE[name].METHOD.bound == 0 and not (training and variant in getattr(REFERENCE[name], "SOFT", ()))
         if exact:
             check_same(f"{module}", got[0].numpy(), want[0].numpy())

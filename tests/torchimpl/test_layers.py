@@ -95,7 +95,10 @@ def test_the_weights_used_are_quantized_and_standardised_where_the_method_has_it
     layer, x, _ = convolution((2, 2), method)
     layer(x)
     w, known = layer.weight.detach().numpy(), registry.method(PAIRS[method][0])
+    weights_or_inputs = (fit(method, (2, None)), fit(method, (None, 2)))
     assert layer.standardized == known.standardized
+    alone, of_inputs = (QuantLinear(2, 2, method=PAIRS[method], bits=pair).standardized for pair in weights_or_inputs)
+    assert (alone, of_inputs) == (known.standardized, False)
     used = grid.standardize(w) if known.standardized else w
     want = layer.weight_quantizer.eval()(tensor(used)).detach().numpy()
     layer.eval()
