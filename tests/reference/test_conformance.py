@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import inspect
 import math
 import sys
 import time
@@ -9,6 +10,7 @@ import time
 import numpy as np
 import pytest
 
+import quantgap_gate
 from reference import comparison, conformance, contract, inputs, lsq, lsqplus, registry, subjects
 from reference.gate import Gate
 from reference.verdicts import Known, NoSubject
@@ -256,6 +258,13 @@ def test_a_first_call_may_take_longer():
         return forward(x)
 
     assert conformance.check(contract.of_numpy(first_slow, bits=2), seconds=0.2).ok
+
+
+def test_the_time_that_a_property_may_take_is_the_same_by_every_door():
+    option = quantgap_gate.OPTIONS["--seconds"]
+    of_check = inspect.signature(conformance.check).parameters["seconds"].default
+    assert option["default"] == of_check == Gate(subject()).seconds
+    assert f"({option['default']:g})" in option["help"]
 
 
 def test_an_error_of_the_suite_is_not_the_subjects(monkeypatch):
