@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import inspect
 import math
 import sys
 import time
@@ -9,6 +10,7 @@ import time
 import numpy as np
 import pytest
 
+import quantgap_gate
 from reference import comparison, conformance, contract, inputs, lsq, lsqplus, registry, subjects
 from reference.gate import Gate
 from reference.verdicts import Known, NoSubject
@@ -258,6 +260,13 @@ def test_a_first_call_may_take_longer():
     assert conformance.check(contract.of_numpy(first_slow, bits=2), seconds=0.2).ok
 
 
+def test_the_time_that_a_property_may_take_is_the_same_by_every_door():
+    option = quantgap_gate.OPTIONS["--seconds"]
+    of_check = inspect.signature(conformance.check).parameters["seconds"].default
+    assert option["default"] == of_check == Gate(subject()).seconds
+    assert f"({option['default']:g})" in option["help"]
+
+
 def test_an_error_of_the_suite_is_not_the_subjects(monkeypatch):
     monkeypatch.setitem(contract.PROPERTIES, "order", lambda q, x: 1 / 0)
     with pytest.raises(ZeroDivisionError):
@@ -427,6 +436,16 @@ def test_a_variant_is_told_from_the_others(name):
         report = conformance.check(contract.of_reference(module, params), reference=name)
         assert report.ok, str(report)
         assert report.kin.endswith(f", {variant}") or report.others[variant] == "fits as well", str(report)
+
+
+@pytest.mark.parametrize("exponent", [-20, 0, 20])
+def test_values_are_compared_in_their_own_size(exponent):
+    """A factor of 1 + 2^-45 is 128 units in the last place, however small the levels are."""
+    own = contract.of_reference(lsq, lsq.Params(2.0**exponent, 2, "weight"))
+    other = dataclasses.replace(own, forward=lambda x: own.forward(x) * (1 + 2.0**-45), dtypes=("float64",))
+    assert "lsq: values" in failing(conformance.check(other, reference="lsq"))
+    report = conformance.check(own, reference="lsq")
+    assert report.ok, str(report)
 
 
 def test_negative_zero_is_no_finding():

@@ -340,6 +340,31 @@ def test_what_the_contract_reports(capsys):
         own = {"levels": wide, "gradient": wide, "signed zero": -x}.get(name, x)
         assert contract.counterexample(dataclasses.replace(good, **mistake), name, own), name
         assert not contract.counterexample(good, name, own), name
+    scaled = {"vjp": lambda x, grad: (grad, {"step": (grad**2).sum()})}  # a parameter's alone
+    assert contract.counterexample(dataclasses.replace(good, **scaled), "linear gradient", x)
     with pytest.raises(AssertionError, match=r"codes, at x = array\(.*: forward\(x\): element .* is .*, expected"):
         contract.check_at(dataclasses.replace(good, **mistakes["codes"]), x)
     assert capsys.readouterr() == ("", "")
+
+
+def test_two_that_do_not_agree_are_told_apart():
+    """By codes alone, and by values alone; a code may differ by one at a tie."""
+    good = contract.of_reference(MODULES["lsq"], MODULES["lsq"].Params(0.5, 2, "activation"))
+    x = np.array([0.1, 0.25, 0.9])  # in levels 0.2, 0.5 and 1.8
+    distance = np.array([0.3, 0.0, 0.3])
+
+    def of(**wrong):
+        return dataclasses.replace(good, name="ours", **wrong)
+
+    def moved(at):
+        return of(
+            codes=lambda x: good.codes(x) + (x == at),
+            forward=lambda x: good.forward(x) + np.where(x == at, 0.5, 0),
+        )
+
+    for bound in (0, 8):
+        contract.agrees(of(), good, x, distance=distance, bound=bound)
+        for wrong in (of(codes=lambda x: good.codes(x) + 1), of(forward=lambda x: good.forward(x) * 1.001), moved(0.1)):
+            with pytest.raises(AssertionError, match=r"ours at array\(\[0.1 , 0.25, 0.9 \]\): (codes|forward)"):
+                contract.agrees(wrong, good, x, distance=distance, bound=bound)
+    contract.agrees(moved(0.25), good, x, distance=distance, bound=8)

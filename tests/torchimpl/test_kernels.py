@@ -23,7 +23,7 @@ from tests.oracles import check_near, check_same
 from tests.strategies import definitions, sample
 from tests.torchimpl.modules import REFERENCE, without_loops
 from torchimpl import kernels
-from torchimpl.kernels import daq, native, ste
+from torchimpl.kernels import daq, dasr, dsq, irnet, native, ste
 from torchimpl.quantizers import quantizer_class
 
 ROOT = Path(__file__).parents[2]
@@ -58,10 +58,12 @@ def test_the_portable_path_gives_the_same(name, role, variant, widths, training)
             x[0, :4] = torch.tensor([math.inf, -math.inf, 0.0, -0.0])
         grad = torch.randn(3, 400, generator=generator)
         state = {key: value.clone() for key, value in module.state_dict().items()}
-        got = run(module, x, grad)
+        got, integers = run(module, x, grad), module.integers(x)
         module.load_state_dict(state)
         with without_loops():
-            want = run(module, x, grad)
+            want, wanted = run(module, x, grad), module.integers(x)
+        others = float((integers != wanted).double().mean())
+        assert others <= (0 if REFERENCE[name].METHOD.bound == 0 else 0.01), f"{module}: {others:.0%} other integers"
         exact = REFERENCE[name].METHOD.bound == 0 and not (training and variant in getattr(REFERENCE[name], "SOFT", ()))
         if exact:
             check_same(f"{module}", got[0].numpy(), want[0].numpy())
@@ -334,14 +336,25 @@ def test_the_slope_for_every_float32_of_a_cell(sigma, binades):
     assert worst < 7 * 2**-24, f"relative error {worst * 2**24:.2f} * 2^-24"
 
 
-@given(st.floats(0, 0.25))
-@example(0.0)
-@example(0.25)
-def test_the_polynomial_is_tanh(square):
-    d = math.sqrt(square)
-    got = sum(a * square**k for k, a in enumerate(daq.TANH))
+@pytest.mark.parametrize(
+    ("terms", "end", "bound"), [(daq.TANH, 0.5, 1.32e-8), (dsq.TANH, 0.91, 1.62e-8), (irnet.TANH, 0.5647, 1.3e-9)]
+)
+@given(share=st.floats(0, 1))
+@example(share=0.0)
+@example(share=1.0)
+def test_the_polynomials_are_tanh(terms, end, bound, share):
+    """Over its argument, by its square; each with the error that its file states."""
+    d = share * end
+    got = sum(a * d ** (2 * k) for k, a in enumerate(terms))
     want = math.tanh(d) / d if d else 1.0
-    assert abs(got / want - 1) < 1.32e-8
+    assert abs(got / want - 1) < bound
+
+
+@given(st.floats(0, 1))
+@example(0.0)
+@example(1.0)
+def test_the_polynomial_is_exp(a):
+    assert abs(sum(e * a**k for k, e in enumerate(dasr.EXP)) * math.exp(a) - 1) < 7.6e-10
 
 
 # Processes, threads, caches

@@ -17,7 +17,7 @@ from torch import nn
 from reference import grid, registry
 from tests.oracles import check_near, check_same
 from tests.torchimpl.modules import PAIRS, every_method, every_variant, fit, input_role, tensor
-from torchimpl import calibrate
+from torchimpl import calibrate, layers
 from torchimpl.layers import QuantConv2d, QuantLinear, standardize
 
 geometries = st.fixed_dictionaries(
@@ -95,7 +95,10 @@ def test_the_weights_used_are_quantized_and_standardised_where_the_method_has_it
     layer, x, _ = convolution((2, 2), method)
     layer(x)
     w, known = layer.weight.detach().numpy(), registry.method(PAIRS[method][0])
+    weights_or_inputs = (fit(method, (2, None)), fit(method, (None, 2)))
     assert layer.standardized == known.standardized
+    alone, of_inputs = (QuantLinear(2, 2, method=PAIRS[method], bits=pair).standardized for pair in weights_or_inputs)
+    assert (alone, of_inputs) == (known.standardized, False)
     used = grid.standardize(w) if known.standardized else w
     want = layer.weight_quantizer.eval()(tensor(used)).detach().numpy()
     layer.eval()
@@ -399,6 +402,22 @@ def test_mean_and_deviation_have_no_gradient():
 
 
 # What is built, and what is refused
+
+
+@pytest.mark.parametrize("kind", [f"Conv{kind}{axes}d" for kind in ("", "Transpose") for axes in (1, 2, 3)])
+def test_a_layer_that_is_built_is_what_becomes_of_a_plain_one(kind):
+    options = {"weight_options": {"variant": "mqbench"}, "input_options": {"variant": "lsq-net"}}
+    options |= {"method": "lsq", "bits": (3, 4), "variant": "paper"}  # what both are, if not told otherwise
+    ours, geometry, made = getattr(layers, f"Quant{kind}"), {"stride": 2, "padding": 1, "groups": 2}, []
+    x = torch.rand(3, 2, *[5] * int(kind[-2]))
+    for build in (lambda: ours(2, 4, 3, **geometry, **options), lambda: getattr(nn, kind)(2, 4, 3, **geometry)):
+        torch.manual_seed(0)
+        made.append(build())
+    ours.prepare(made[1], **options)()
+    built, become = (calibrate(layer, x).eval() for layer in made)
+    assert repr(built) == repr(become)
+    assert (built.weight_quantizer.variant, built.input_quantizer.variant) == ("mqbench", "lsq-net")
+    check_same("outputs", built(x).detach().numpy(), become(x).detach().numpy())
 
 
 @pytest.mark.parametrize(("ours", "theirs"), [(QuantConv2d, nn.Conv2d), (QuantLinear, nn.Linear)])

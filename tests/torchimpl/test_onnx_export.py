@@ -56,6 +56,7 @@ def test_a_staircase_is_the_quantizer(method, bits, role, variant):
     assert (codes == made.codes(torch.from_numpy(x)).numpy()).all()
     check_same("levels", found.levels[codes], made(torch.from_numpy(x)).detach().numpy())
     check_same("integers", found.integers[codes], made.integers(torch.from_numpy(x)).numpy())
+    assert onnx_export.Levels(found, integers=False).bits == bits, "comparisons of an input"
 
 
 def test_a_staircase_of_channels():
