@@ -9,7 +9,7 @@ import pytest
 
 from paper_tables import cells, jobs
 from paper_tables.audit import foreign
-from paper_tables.cells import Measurement
+from paper_tables.cells import Cell, Measurement
 from paper_tables.tables import Options
 from reference import registry
 from reference.verdicts import Row
@@ -147,3 +147,13 @@ def test_three_lines(name, want):
     entry = next(entry for entry in ENTRIES if entry.parameters)
     row = Row(name, "float32", "cpu", "fails", witness="[0.5, 'nan']")
     assert foreign.lines(entry, row) == (entry.setup, *want)
+
+
+def test_who_loses_nan_is_counted():
+    found = [
+        Cell(paper="", table="foreign", row=row, column="nan", unit="", value_verdict=verdict)
+        for row, verdict in (("a", "differs"), ("b", "same"), ("c", "differs"))
+    ]
+    (said,) = foreign._findings(found)
+    assert said == f"NaN is lost by 2 of {len(foreign.data()[1])}: a; c."
+    assert foreign._findings([found[1], dataclasses.replace(found[0], column="codes")]) == ()
