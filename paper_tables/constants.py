@@ -6,7 +6,6 @@ import dataclasses
 from typing import Any
 
 from paper_tables import runs, trained
-from paper_tables.cells import Place
 from paper_tables.jobs import Job
 from paper_tables.tables import Measured, Options, Table
 from reference import daq
@@ -39,17 +38,9 @@ def _recipe(arm: str, profile: str, seed: int) -> Recipe:
     return dataclasses.replace(made, options={**made.options, **ARMS[arm]})
 
 
-def _places(profile: str) -> dict[str, Place]:
-    return {arm: Place("DAQ", "constants", arm, trained.LABELS[profile]) for arm in ARMS}
-
-
 def jobs(options: Options) -> list[Job]:
     """Return a job for each arm and profile."""
-    return [
-        runs.job_of_seeds(place, [_recipe(arm, profile, seed) for seed in range(seeds)], options, held_out=True)
-        for profile, seeds in SEEDS.items()
-        for arm, place in _places(profile).items()
-    ]
+    return trained.jobs_of("constants", ARMS, _recipe, SEEDS, options, held_out=True)
 
 
 def run(options: Options, measured: Measured) -> Table:
@@ -57,7 +48,8 @@ def run(options: Options, measured: Measured) -> Table:
     shown = [runs.with_seeds(measured[job.place]) for job in jobs(options)]
     said = []
     for profile in SEEDS:
-        found = trained.gains({arm: measured[place] for arm, place in _places(profile).items()}, PAPER)
+        places = trained.places_of("constants", ARMS, profile)
+        found = trained.gains({arm: measured[place] for arm, place in places.items()}, PAPER)
         if found is not None:
             listed = "; ".join(f"{arm} {gain:+.1f}" for arm, gain in found.means.items())
             said.append(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -16,7 +15,6 @@ from paper_tables.cells import Cell, Place
 from paper_tables.jobs import Job
 from paper_tables.tables import Measured, Options, Table
 from reference import dsq
-from torchimpl.quantizers.dsq import DSQ
 from torchimpl.training import batches, bounds, trainer
 from torchimpl.training.recipe import Recipe, recipe
 from torchimpl.training.trainer import State
@@ -26,12 +24,6 @@ NEEDS = "--tune (it takes long)"
 PROFILE = "embedded"
 SEEDS = 3
 LEARNED, FIXED, STE = ARMS = ("DSQ", "DSQ, fixed l and u", "STE")
-BY_EPOCH = {  # averaged over seeds: what, and of what
-    "alpha of weights": "median over layers",
-    "alpha of activations": "median over layers",
-    "distance": "from the soft to the hard quantizer of the weights, mean over a cell, in levels; median over layers",
-    "error": "squared, of quantized weights over that of their squares; mean over layers",
-}
 INTRO = (
     "2/2-bit networks on digits, from the same full-precision networks and with the same rates: DSQ as published "
     "(hard outputs, alpha, l and u learned), with l and u as the first batch sets them, and the straight-through "
@@ -93,7 +85,9 @@ def _measure(made: list[Recipe], folder: Path, device: str, progress: Callable[[
             epochs: list[dict[str, float]] = []
 
             def keep(now: State, one: Recipe = one, to: list[dict[str, float]] = epochs) -> None:
-                to.append(look(one, now))
+                model = trainer.build(one)
+                model.load_state_dict(now.model)
+                to.append(bounds.look(model))
 
             state = trainer.train(one, training, test, start=start, device=device, keep=keep)
             accuracies.append(100 * state.correct[-1] / len(test.labels))
@@ -101,30 +95,9 @@ def _measure(made: list[Recipe], folder: Path, device: str, progress: Callable[[
             seen.append(epochs)
             progress((i + 1) / len(made))
     means = {name: tuple(np.mean([[e[name] for e in some] for some in seen], axis=0).tolist()) for name in seen[0][0]}
-    return {
-        "measured": float(np.mean(accuracies)),
-        "runs": len(made),
-        "seeds": tuple(one.seed for one in made),
-        "images": len(test.labels),
-        "selection": "last",
-        "protocol": runs.protocol(made[0]),
-        "detail": {"accuracies": tuple(accuracies), **losses, **means},
+    return runs.result_of_seeds(made, accuracies, len(test.labels)) | {
+        "detail": {"accuracies": tuple(accuracies), **losses, **means}
     }
-
-
-def look(made: Recipe, state: State) -> dict[str, float]:
-    """Return what `BY_EPOCH` names, of a network in training."""
-    model = trainer.build(made)
-    model.load_state_dict(copy.deepcopy(state.model))
-    found = {"error": float(np.mean(bounds.weight_errors(model)))}
-    alphas: dict[str, list[float]] = {"weight": [], "activation": []}
-    for part in model.modules():
-        if isinstance(part, DSQ):
-            alphas[part.role].append(float(part.alpha.detach().clamp(*dsq.ALPHA_RANGE)))
-    if alphas["weight"]:
-        found |= {f"alpha of {role}s": float(np.median(some)) for role, some in alphas.items()}
-        found["distance"] = float(np.median([distance(alpha) for alpha in alphas["weight"]]))
-    return found
 
 
 def distance(alpha: float) -> float:
@@ -133,7 +106,7 @@ def distance(alpha: float) -> float:
     >>> round(distance(0.2), 3), round(distance(1e-6), 3)
     (0.209, 0.048)
     """
-    x = (np.arange(2000) + 0.5) / 2000
+    x, alpha = (np.arange(2000) + 0.5) / 2000, float(np.clip(alpha, *dsq.ALPHA_RANGE))
     return float(np.abs(dsq.soft(x, alpha=alpha) - dsq.hard(x)).mean())
 
 
@@ -153,12 +126,13 @@ def _findings(found: Mapping[str, Cell]) -> tuple[str, ...]:
     def ends(name: str, detail: Mapping[str, Any] = own) -> str:
         return f"{detail[name][0]:.3g} after the first epoch, {detail[name][-1]:.3g} after the last"
 
+    at_first, at_last = (distance(own["alpha of weights"][i]) for i in (0, -1))  # type: ignore[arg-type, index]
     rises = {arm: rising(cell) for arm, cell in found.items()}
     steps = SEEDS * (len(losses(found[LEARNED])[0]) - 1)
     return (
         f"alpha of weights: {ends('alpha of weights')}; of activations: {ends('alpha of activations')} (0.2 at first).",
-        f"Mean distance of the soft from the hard quantizer of weights, in levels: {ends('distance')} "
-        f"({distance(dsq.INITIAL_ALPHA):.3g} at first).",
+        "Mean distance of the soft from the hard quantizer of weights, in levels, at that alpha: "
+        f"{at_first:.3g} and {at_last:.3g} ({distance(dsq.INITIAL_ALPHA):.3g} at first).",
         f"Relative squared error of quantized weights, l and u learned: {ends('error')}; "
         f"fixed: {ends('error', fixed)}.",
         f"Of {steps} steps from one epoch to the next the training loss rises in "

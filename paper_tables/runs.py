@@ -291,14 +291,20 @@ def _measure_seeds(
             state = train(one, folder, training, test, device)
             accuracies.append(100 * state.correct[-1] / len(test.labels))
             progress((i + 1) / len(made))
+    return result_of_seeds(made, accuracies, len(test.labels)) | {
+        "detail": {"accuracies": tuple(accuracies), **rehearsal(made[0], training, test)}
+    }
+
+
+def result_of_seeds(made: Sequence[Recipe], accuracies: Sequence[float], images: int) -> dict[str, Any]:
+    """Return the mean of runs that differ in their seeds alone, as a measurement without its detail."""
     return {
         "measured": float(np.mean(accuracies)),
         "runs": len(made),
         "seeds": tuple(one.seed for one in made),
-        "images": len(test.labels),
+        "images": images,
         "selection": "last",
         "protocol": protocol(made[0]),
-        "detail": {"accuracies": tuple(accuracies), **rehearsal(made[0], training, test)},
     }
 
 

@@ -9,7 +9,7 @@ measured; Holm's procedure keeps the chance of one false verdict among them at 5
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import NamedTuple
@@ -18,10 +18,12 @@ import numpy as np
 from scipy import stats
 
 from paper_tables import runs, verdicts
-from paper_tables.cells import Cell
+from paper_tables.cells import Cell, Place
+from paper_tables.jobs import Job
 from paper_tables.reported import Printed, ReportedTable, printed_decimals
 from paper_tables.runs import Contender
 from paper_tables.tables import Measured, Options, printed_text
+from torchimpl.training.recipe import Recipe
 
 LEVEL = 0.05
 PRECISE = 0.5  # points: half an interval that is wider than this cannot reproduce a printed number
@@ -241,6 +243,28 @@ def _compared(
             f"; about {max(len(values) + 1, math.ceil((quantile * spread.deviation / mean) ** 2))} seeds would tell"
         )
     return Compared(ordering, mean, (mean - half, mean + half), verdict, reason, seeds)
+
+
+def places_of(table: str, arms: Iterable[str], profile: str) -> dict[str, Place]:
+    """Return where the arms of a table stand, a column for each profile."""
+    return {arm: Place("DAQ", table, arm, LABELS[profile]) for arm in arms}
+
+
+def jobs_of(
+    table: str,
+    arms: Iterable[str],
+    make: Callable[[str, str, int], Recipe],
+    seeds: Mapping[str, int],
+    options: Options,
+    *,
+    held_out: bool = False,
+) -> list[Job]:
+    """Return a job for each arm and profile; `make` returns the recipe of an arm, a profile and a seed."""
+    return [
+        runs.job_of_seeds(place, [make(arm, profile, seed) for seed in range(count)], options, held_out=held_out)
+        for profile, count in seeds.items()
+        for arm, place in places_of(table, arms, profile).items()
+    ]
 
 
 class Gains(NamedTuple):

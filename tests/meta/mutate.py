@@ -30,7 +30,7 @@ from tests.meta.sites import Mistake, mistakes
 
 COUNT = 300
 LEAST = 0.95  # of the mistakes that change behaviour are to be caught
-SECONDS = 600  # of the processor for the tests of one mistake, twice what any take without: who takes longer hangs
+SECONDS = 600  # of the processor for the tests of one mistake: who takes longer hangs
 SURVIVORS = Path(__file__).with_name("survivors.toml")
 CAUGHT, SURVIVED, BROKEN, HUNG = "caught", "survived", "does not import", "hangs"
 

@@ -1,7 +1,8 @@
-"""Networks whose quantizers keep the clip range of the first batch: what learning l and u is worth."""
+"""DSQ in training: networks that keep the clip range of the first batch, and what is looked at after each epoch."""
 
 from __future__ import annotations
 
+import statistics
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import nn
 from torchimpl.layers import QuantizedLayer
 from torchimpl.models import NETWORKS
 from torchimpl.quantizers.base import Quantizer
+from torchimpl.quantizers.dsq import DSQ
 
 
 def with_fixed_bounds(network: str, method: str, bits: int, **options: Any) -> nn.Module:
@@ -56,3 +58,19 @@ def weight_errors(model: nn.Module) -> list[float]:
             quantized = layer.weight_quantizer.eval()(w)
             found.append(float((quantized - w).square().sum() / w.square().sum()))
     return found
+
+
+def look(model: nn.Module) -> dict[str, float]:
+    """Return the mean of `weight_errors`, and of DSQ the median alpha of weights and of activations.
+
+    >>> from torchimpl import calibrate
+    >>> model = calibrate(with_fixed_bounds("resnet8", "dsq", 2), torch.rand(8, 1, 8, 8))
+    >>> sorted(look(model))
+    ['alpha of activations', 'alpha of weights', 'error']
+    """
+    found = {"error": statistics.fmean(weight_errors(model))}
+    alphas: dict[str, list[float]] = {"weight": [], "activation": []}
+    for part in model.modules():
+        if isinstance(part, DSQ):
+            alphas[part.role].append(float(part.alpha.detach()))
+    return found | {f"alpha of {role}s": statistics.median(some) for role, some in alphas.items() if some}
