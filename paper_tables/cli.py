@@ -14,11 +14,10 @@ from pathlib import Path
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from paper_tables import cells, figures, jobs, render, tables
-from paper_tables.tables import SCRIPTS, InputError, Options, Output, folder, guarded, writing
+from paper_tables import cells, render, tables
+from paper_tables.tables import FIGURES, SCRIPTS, InputError, Options, Output, folder, guarded, writing
 from reference import registry
 from torchimpl import files
-from torchimpl.training import recipe, store
 
 SUBCOMMANDS = {name: f"paper_tables.{name}" for name in ("checkpoint", "claim", "gate")}
 
@@ -77,7 +76,7 @@ def parser() -> argparse.ArgumentParser:
         action="extend",
         metavar="N",
         default=[],
-        help=f"one or more of {', '.join(figures.SCRIPTS)}",
+        help=f"one or more of {', '.join(FIGURES)}",
     )
     result.add_argument("--list", action="store_true", help="list the tables and what they need, and stop")
     result.add_argument("--list-methods", action="store_true", help="list the quantizers of the suite, and stop")
@@ -85,9 +84,10 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--checkpoints", metavar="DIR", help="folder with the released checkpoints")
     result.add_argument(
         "--profile",
-        choices=recipe.profiles(),
+        metavar="NAME",
         default="embedded",
-        help="how long networks are trained, and on what (default: embedded, on digits that come with scikit-learn)",
+        help="how long networks are trained, and on what: smoke, embedded (default; on digits that come with "
+        "scikit-learn), cifar10-short or cifar10",
     )
     result.add_argument("--seeds", metavar="N", type=_count, default=3, help="training runs a cell (default: 3)")
     result.add_argument(
@@ -114,19 +114,22 @@ def _count(text: str) -> int:
     return int(text)
 
 
-def _device(name: str) -> str:
-    try:
-        return store.check_device(name)
-    except ValueError as error:
-        raise InputError(str(error)) from None
-
-
 def run(arguments: argparse.Namespace) -> int:
     """Regenerate the chosen tables and figures; write them, then show them."""
     out = Output()
     if arguments.list or arguments.list_methods:
         out.print(_list_methods() if arguments.list_methods else _list_tables())
         return 0
+    # torch and matplotlib take seconds to import, for which --help and --list-methods need not wait
+    from paper_tables import figures, jobs, report
+    from torchimpl.training import recipe, store
+
+    if arguments.profile not in recipe.profiles():
+        raise InputError(f"--profile must be one of {', '.join(recipe.profiles())}, got {arguments.profile!r}")
+    try:
+        device = store.check_device(arguments.device)
+    except ValueError as error:
+        raise InputError(str(error)) from None
     destination = Path(arguments.out)
     options = Options(
         data=folder("data", arguments.data),
@@ -139,18 +142,16 @@ def run(arguments: argparse.Namespace) -> int:
         seeds=arguments.seeds,
         workers=arguments.workers,
         ray=arguments.ray,
-        device=_device(arguments.device),
+        device=device,
         tune=arguments.tune or None,
     )
     everything = not (arguments.table or arguments.figure)
     scripts = [tables.script(name) for name in dict.fromkeys(SCRIPTS if everything else arguments.table)]
-    numbers = list(dict.fromkeys(figures.SCRIPTS if everything else arguments.figure))
+    numbers = list(dict.fromkeys(FIGURES if everything else arguments.figure))
     drawn = [figures.script(number) for number in numbers]
     with writing(destination):
         destination.mkdir(parents=True, exist_ok=True)
     found, measured = jobs.regenerate(scripts, options, drawn)  # all of them, before any is shown
-    from paper_tables import report  # half a second that a wrong word, or --help, does not wait for
-
     with writing(destination):
         for used in (destination, destination / "figures", *(destination / "cells" / table.name for table in found)):
             files.sweep(used)
@@ -197,11 +198,13 @@ def _command(arguments: argparse.Namespace) -> str:
 
 
 def _list_tables() -> RichTable:
+    from paper_tables import figures
+
     listed = render.listing("Tables and figures", "name", "what", "needs")
     for name in SCRIPTS:
         script = tables.script(name)
         listed.add_row(name, script.TITLE, script.NEEDS)
-    for number in figures.SCRIPTS:
+    for number in FIGURES:
         listed.add_row(f"figure {number}", figures.script(number).TITLE, "nothing")
     return listed
 

@@ -14,8 +14,6 @@ from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from typing import Any, TypeAlias
 
-import torch
-
 from paper_tables.cells import Measurement, Place
 from paper_tables.tables import InputError
 
@@ -46,12 +44,18 @@ _reports: Any = None  # in a worker: where it reports to
 def _begin(reports: Any) -> None:
     global _reports
     _reports = reports
-    torch.set_num_threads(1)
+    _use_one_thread()
     os.nice(NICE)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends its workers
     parent = multiprocessing.parent_process()
     assert parent is not None
     threading.Thread(target=_end_after, args=(parent,), daemon=True).start()
+
+
+def _use_one_thread() -> None:
+    import torch  # which takes long; a command that trains nothing does without
+
+    torch.set_num_threads(1)
 
 
 def _end_after(parent: Any) -> None:
@@ -117,7 +121,7 @@ def on_ray(address: str) -> Executor:
 
 
 def _alone(task: Task) -> Measurement | None:
-    torch.set_num_threads(1)
+    _use_one_thread()
     return task(lambda share: None)
 
 

@@ -21,20 +21,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from paper_tables import jobs
-from paper_tables.tables import InputError, Measured, Options, guarded, writing
+from paper_tables.tables import FIGURES, InputError, Measured, Options, guarded, writing
 from reference.grid import Array
 from torchimpl import files
-
-SCRIPTS = {
-    "3": "paper_tables.figure3",
-    "4": "paper_tables.figure4",
-    "5": "paper_tables.figure5",
-    "6": "paper_tables.figure6",
-    "S1": "paper_tables.figure_schedule",  # the suite's own
-    "S2": "paper_tables.figure_depth",
-    "S3": "paper_tables.figure_disguise",
-    "S4": "paper_tables.figure_evolution",
-}
 
 Curves: TypeAlias = dict[str, tuple[Array, Array]]
 Dashes: TypeAlias = str | tuple[float, tuple[float, ...]]
@@ -109,9 +98,9 @@ styled = matplotlib.style.context(STYLE)  # decorates draw()
 
 def script(number: str) -> ModuleType:
     """Import the script of a figure; raises InputError for a number that there is none of."""
-    if number not in SCRIPTS:
-        raise InputError(f"figure must be one of {', '.join(SCRIPTS)}, got {number!r}")
-    return importlib.import_module(SCRIPTS[number])
+    if number not in FIGURES:
+        raise InputError(f"figure must be one of {', '.join(FIGURES)}, got {number!r}")
+    return importlib.import_module(FIGURES[number])
 
 
 def inputs(first: int, last: int) -> Array:
@@ -226,7 +215,7 @@ def render(figure: Figure, suffix: str) -> bytes:
 def main_for(number: str, arguments: Sequence[str] | None = None) -> int:
     """Run one figure's script alone; returns the exit status: 0, or 2 for bad input."""
     parser = argparse.ArgumentParser(
-        prog=f"python -m {SCRIPTS[number]}",
+        prog=f"python -m {FIGURES[number]}",
         description=f"Draw Figure {number} as figure{number}.png and figure{number}.svg.",
     )
     parser.add_argument("--out", metavar="DIR", default="out", help="where the pictures go (default: out)")

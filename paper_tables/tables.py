@@ -39,7 +39,7 @@ SCRIPTS = {
     "equations": "paper_tables.equations",
     "released": "paper_tables.released",
     "arithmetic": "paper_tables.audit.arithmetic",
-    "significance": "paper_tables.audit.significance",
+    "significance": "paper_tables.audit.disagreement",
     "claims": "paper_tables.audit.claims",
     "code": "paper_tables.audit.code",
     "divergence": "paper_tables.audit.divergence",
@@ -53,6 +53,16 @@ SCRIPTS = {
     "evolution": "paper_tables.evolution",
     "depth": "paper_tables.depth",
     "disguise": "paper_tables.disguise",
+}
+FIGURES = {  # see `paper_tables.figures`
+    "3": "paper_tables.figure3",
+    "4": "paper_tables.figure4",
+    "5": "paper_tables.figure5",
+    "6": "paper_tables.figure6",
+    "S1": "paper_tables.figure_schedule",  # the suite's own
+    "S2": "paper_tables.figure_depth",
+    "S3": "paper_tables.figure_disguise",
+    "S4": "paper_tables.figure_evolution",
 }
 
 

@@ -145,9 +145,13 @@ def find(quantizer: Quantizer, kind: Format, limit: float = 2.0**20) -> Points:
         lines, at = places[:, 0], places[:, 1]
         low, high, below = seen[at], seen[at + 1], values[lines, at]
         while ((high // 2 - low // 2 > 1) | (high - low > 1)).any():  # the difference itself may overflow
-            middle = low // 2 + high // 2 + (low & high & 1)
-            there = forward(kind.number(middle))[lines, np.arange(len(middle))] == below
-            low, high = np.where(there, middle, low), np.where(there, high, middle)
+            edges = _halved(_halved(_halved(np.stack([low, high]))))
+            there = forward(kind.number(edges[1:-1].ravel()))[
+                np.tile(lines, len(edges) - 2), np.arange(edges[1:-1].size)
+            ]
+            same = np.vstack([there.reshape(edges[1:-1].shape) == below, np.zeros_like(low, bool)])
+            first = np.argmin(same, axis=0)
+            low, high = edges[first, np.arange(len(low))], edges[first + 1, np.arange(len(low))]
         found = np.unique(low)
         if len(found) == len(known):
             break
@@ -159,6 +163,18 @@ def find(quantizer: Quantizer, kind: Format, limit: float = 2.0**20) -> Points:
     margin = max((last - first) / max(2**quantizer.bits - 2, 1), reach / 4)
     seen_values = np.unique(forward(kind.number(seen)))
     return Points(points, first - margin, last + margin, seen_values[np.isfinite(seen_values)])
+
+
+def _halved(edges: Array) -> Array:
+    """Put the middle between each two that follow one another along the first axis.
+
+    >>> _halved(np.array([[0], [5], [6]])).ravel()
+    array([0, 2, 5, 5, 6])
+    """
+    found = np.repeat(edges, 2, axis=0)[:-1]
+    low, high = edges[:-1], edges[1:]
+    found[1::2] = low // 2 + high // 2 + (low & high & 1)
+    return found
 
 
 def _between(kind: Format, known: Array, bits: int) -> Array:

@@ -298,16 +298,15 @@ def surrogate(x: npt.ArrayLike, params: Params, *, at: tuple[npt.ArrayLike, Para
     that is clamped at `at` is a line, of the slope that it has at the clamp. Which bias is the i-th smallest stays.
     """
     x, (x0, params0) = grid.as_float(x), at
-    x0 = grid.as_float(x0)
-    t = params0.slope_temperature
-    moved = np.zeros(np.broadcast_shapes(x0.shape, params0.beta.shape))
-    for (s, b0), b in zip(params0.steps, params.biases[params0.order], strict=True):
-        z, z0 = t * (x * params.beta - b), t * (x0 * params0.beta - b0)
-        end = np.clip(z0, -CLAMP, CLAMP)
-        line = _sigmoid(end)[0] + _sigmoid(end)[1] * (z - z0)
-        clamped = params0.clamps & (np.abs(z0) > CLAMP)
-        moved = moved + s * (np.where(clamped, line, _sigmoid(z)[0]) - _sigmoid(end if params0.clamps else z0)[0])
-    return np.asarray(params.alpha * _soft_sum(x0, params0) + params0.alpha * params0.used_temperature / t * moved)
+    steps, order = np.diff(params0.integers), params0.order
+    t, factor = params0.slope_temperature, params0.used_temperature / params0.slope_temperature
+    z = t * ((x * params.beta)[..., None] - params.biases[order])
+    z0 = t * ((grid.as_float(x0) * params0.beta)[..., None] - params0.biases[order])
+    end = _clamped(z0, params0)
+    line = _sigmoid(end)[0] + _sigmoid(end)[1] * (z - z0)
+    moved = (steps * (np.where(end != z0, line, _sigmoid(z)[0]) - _sigmoid(end)[0])).sum(axis=-1)
+    y = params0.integers[0] + (steps * _sigmoid(_clamped(factor * z0, params0))[0]).sum(axis=-1)
+    return np.asarray(params.alpha * y + params0.alpha * factor * moved)
 
 
 def vjp(x: npt.ArrayLike, params: Params, grad: npt.ArrayLike) -> tuple[Array, dict[str, Array]]:

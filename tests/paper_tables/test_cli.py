@@ -20,7 +20,7 @@ import torch
 from paper_tables import cells, cli, figures, jobs, render, reported, table5, table7, tables
 from paper_tables.cells import Cell
 from paper_tables.report import views
-from paper_tables.tables import SCRIPTS, Table
+from paper_tables.tables import FIGURES, SCRIPTS, Table
 from tests.strategies import NIGHTLY
 from torchimpl import checkpoints, evaluation, timing
 from torchimpl.data import cifar10
@@ -367,7 +367,7 @@ def test_each_script_asks_for_its_own_table(name, monkeypatch):
     assert stop.value.code == f"main for {name}"
 
 
-@pytest.mark.parametrize("number", figures.SCRIPTS)
+@pytest.mark.parametrize("number", FIGURES)
 def test_each_script_asks_for_its_own_figure(number, monkeypatch):
     path = figures.script(number).__file__
     monkeypatch.setattr(figures, "main_for", lambda given: f"main for {given}")

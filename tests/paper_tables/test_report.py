@@ -20,7 +20,7 @@ from paper_tables.audit import arithmetic
 from paper_tables.cells import Cell
 from paper_tables.report import findings, pictures, views
 from paper_tables.report.html import as_csv
-from paper_tables.tables import SCRIPTS, Options, Table
+from paper_tables.tables import FIGURES, SCRIPTS, Options, Table
 
 MEASURED_NOWHERE = ("1", "2", "3", "4", "5", "6", "equations", "arithmetic", "significance", "claims", "code")
 ABOUT = report.About({"date": "2026-01-02 03:04 UTC", "sources": "commit 0123456789ab"})
@@ -166,7 +166,7 @@ def test_the_order_of_sections_is_that_of_the_layout(whole):
 
 def test_every_table_of_the_suite_has_a_section():
     assert set(SCRIPTS) <= {name for section in views.layout() for name in section.tables}
-    assert set(figures.SCRIPTS) == {number for section in views.layout() for number in section.figures}
+    assert set(FIGURES) == {number for section in views.layout() for number in section.figures}
 
 
 def test_a_table_that_no_section_names_is_shown_as_well():
