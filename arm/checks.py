@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from reference import grid
+from reference import checks, grid
 from reference.grid import Array
 
 LEAST, LARGEST = -(2**31), 2**31 - 1  # of int32
@@ -17,7 +17,7 @@ def pair(name: str, value: object, least: int) -> tuple[int, int]:
     found = tuple(value) if isinstance(value, tuple | list) else (value, value)
     whole = [isinstance(number, int | np.integer) and not isinstance(number, bool) for number in found]
     if len(found) != 2 or not all(whole) or not all(least <= number <= MOST for number in found):
-        raise grid.refuse(name, value, f"a whole number from {least} to {MOST}, or a pair of them")
+        raise checks.refuse(name, value, f"a whole number from {least} to {MOST}, or a pair of them")
     return int(found[0]), int(found[1])
 
 
@@ -25,7 +25,7 @@ def bit_widths(bits: object) -> tuple[int, int]:
     """Return the bits of weights and of activations, each from 1 to 8."""
     pair = tuple(bits) if isinstance(bits, tuple | list) else ()
     if len(pair) != 2:
-        raise grid.refuse("bits", bits, "a pair, of weights and of activations")
+        raise checks.refuse("bits", bits, "a pair, of weights and of activations")
     for number in pair:
         grid.top_code(number)
     return int(pair[0]), int(pair[1])
@@ -35,11 +35,11 @@ def codes(name: str, value: npt.ArrayLike, bits: int) -> Array:
     """Return codes as uint8, contiguous."""
     array = np.asarray(value)
     if array.dtype.kind not in "iu":
-        raise grid.refuse(name, array.dtype.name, "an array of integers")
+        raise checks.refuse(name, array.dtype.name, "an array of integers")
     top = grid.top_code(bits)
     outside = (array < 0) | (array > top)
     if outside.any():
-        raise grid.refuse(f"codes of {name}", int(array[outside][0]), f"from 0 to {top}")
+        raise checks.refuse(f"codes of {name}", int(array[outside][0]), f"from 0 to {top}")
     return np.ascontiguousarray(array, np.uint8).reshape(array.shape)
 
 
@@ -47,8 +47,8 @@ def int32(name: str, value: npt.ArrayLike) -> Array:
     """Return integers as int32, contiguous."""
     array = np.asarray(value)
     if array.dtype.kind not in "iu":
-        raise grid.refuse(name, array.dtype.name, "an array of integers")
+        raise checks.refuse(name, array.dtype.name, "an array of integers")
     outside = [number for number in (array.min(), array.max()) if not LEAST <= number <= LARGEST] if array.size else []
     if outside:
-        raise grid.refuse(name, int(outside[0]), "integers that int32 holds")
+        raise checks.refuse(name, int(outside[0]), "integers that int32 holds")
     return np.ascontiguousarray(array, np.int32).reshape(array.shape)

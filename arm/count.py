@@ -16,7 +16,7 @@ import numpy as np
 
 from arm import build, decode, kernels
 from arm.counts import Counts
-from reference import grid
+from reference import checks
 
 WIDTHS = ((8, 8), (4, 4), (3, 3), (2, 2), (1, 1))
 _MODULES = ("count.py", "counts.py", "decode.py", "emulator.py", "kernels.py")  # what the numbers depend on
@@ -152,7 +152,7 @@ def count_layer(
         ("batch", batch),
     ):
         if value < 1:
-            raise grid.refuse(name, value, "a whole number from 1")
+            raise checks.refuse(name, value, "a whole number from 1")
     kernels.choose_kernel(bits)
     path = (folder or build.cache_folder() / "counts") / f"{_digest(layer, bits, weights, batch)}.json"
     kept = _read(path)
@@ -281,7 +281,7 @@ def parse_layer(text: str) -> Layer:
     try:
         inputs, outputs, size, kernel, stride = (int(part) for part in text.split(","))
     except ValueError:
-        raise grid.refuse("layer", text, "five whole numbers, as in 64,64,56,3,1") from None
+        raise checks.refuse("layer", text, "five whole numbers, as in 64,64,56,3,1") from None
     return Layer(inputs, outputs, size, kernel, stride, text)
 
 
@@ -294,7 +294,7 @@ def parse_bits(text: str) -> tuple[int, int]:
     try:
         b_w, b_a = (int(part) for part in text.split("/"))
     except ValueError:
-        raise grid.refuse("bits", text, "two whole numbers, as in 2/2") from None
+        raise checks.refuse("bits", text, "two whole numbers, as in 2/2") from None
     kernels.choose_kernel((b_w, b_a))
     return b_w, b_a
 

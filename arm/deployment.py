@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from arm import kernels
 from arm.counts import Counts
-from reference import grid
+from reference import checks, grid
 from reference.grid import Array
 from reference.requantization import IntegerLayer, Thresholds
 
@@ -66,9 +66,9 @@ def pack(layer: IntegerLayer, *, kernel: str | None = None) -> PackedLayer:
         bound, top = 2**31 - 1, layer.thresholds.top
         largest = int(np.abs(layer.thresholds.values).max())
         if largest > bound:
-            raise grid.refuse("largest threshold", largest, f"at most {bound}")
+            raise checks.refuse("largest threshold", largest, f"at most {bound}")
         if (top + 1).bit_count() != 1 or top > 255:
-            raise grid.refuse("thresholds a channel", top, "2^bits - 1, of 1 to 8 bits")
+            raise checks.refuse("thresholds a channel", top, "2^bits - 1, of 1 to 8 bits")
     bits = layer.bits[0]
     integers = layer.weights.transpose(0, 2, 3, 1)
     half, top = 2 ** (bits - 1), grid.top_code(bits)
@@ -78,7 +78,7 @@ def pack(layer: IntegerLayer, *, kernel: str | None = None) -> PackedLayer:
         codes, weights = integers + half, "signed"
     else:
         ends = (int(integers.min()), int(integers.max()))
-        raise grid.refuse("weights", ends, f"odd and at most {top}, or from {-half} to {half - 1}, of {bits} bits")
+        raise checks.refuse("weights", ends, f"odd and at most {top}, or from {-half} to {half - 1}, of {bits} bits")
     packed = kernels.pack_weights(codes, bits=layer.bits, weights=weights, kernel=kernel)
     return PackedLayer(packed, layer.stride, layer.padding, layer.thresholds)
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from arm import build, deployment, kernels
 from arm.deployment import PackedLayer
-from reference import exchange, grid
+from reference import checks, exchange
 from reference.grid import Array
 from reference.requantization import IntegerLayer
 
@@ -129,7 +129,7 @@ def identifier(name: str) -> str:
     """
     found = re.sub(r"[^0-9A-Za-z]+", "_", name).strip("_")
     if not found:
-        raise grid.refuse("name", name, "one with letters or digits")
+        raise checks.refuse("name", name, "one with letters or digits")
     return f"layer_{found}" if found[0].isdigit() else found
 
 
@@ -145,7 +145,7 @@ def write(folder: Path, layers: dict[str, tuple[IntegerLayer, tuple[int, int]]])
     for name, (layer, size) in layers.items():
         file = f"{identifier(name)}.h"
         if file in texts or file in {source.name for source in build.sources()}:
-            raise grid.refuse("name", name, f"one of its own in C: {file} is there already")
+            raise checks.refuse("name", name, f"one of its own in C: {file} is there already")
         texts[file] = header(name, deployment.pack(layer), size)
     folder.mkdir(parents=True, exist_ok=True)
     written = []
@@ -193,7 +193,7 @@ def main(arguments: Sequence[str]) -> int:
         layers = exchange.read(chosen.file)
         for name in chosen.layer or ():
             if name not in layers:
-                raise grid.refuse("--layer", name, f"one of {', '.join(layers)}")
+                raise checks.refuse("--layer", name, f"one of {', '.join(layers)}")
         written = write(Path(chosen.out), {name: layers[name] for name in chosen.layer or layers})
     except OSError as error:
         print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)

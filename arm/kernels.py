@@ -18,7 +18,8 @@ import numpy.typing as npt
 from arm import build, checks, emulator
 from arm.counts import Counts
 from arm.emulator import CANARY
-from reference import grid, integer
+from reference import integer
+from reference.checks import refuse
 from reference.grid import Array
 
 #: What a weight's code Q of b bits stands for: scale * (Q - 2^(b-1)) + offset.
@@ -70,7 +71,7 @@ class Packed:
     def __post_init__(self) -> None:
         length = round_up(self.shape[0], _CHANNELS) * (self.steps * _STEP + 4)
         if len(self.data) != length:
-            raise grid.refuse("bytes of data", len(self.data), f"{length}, for weights of shape {self.shape}")
+            raise refuse("bytes of data", len(self.data), f"{length}, for weights of shape {self.shape}")
 
     @property
     def steps(self) -> int:
@@ -176,25 +177,25 @@ def pack_weights(
     """
     b_w, b_a = bits = checks.bit_widths(bits)
     if weights not in GRIDS:
-        raise grid.refuse("weights", weights, "one of " + ", ".join(GRIDS))
+        raise refuse("weights", weights, "one of " + ", ".join(GRIDS))
     kernel = choose_kernel(bits) if kernel is None else kernel
     if kernel not in KERNELS:
-        raise grid.refuse("kernel", kernel, "one of " + ", ".join(KERNELS))
+        raise refuse("kernel", kernel, "one of " + ", ".join(KERNELS))
     if kernel == "mla" and max(bits) > 4:
-        raise grid.refuse("bits", bits, "from 1 to 4 each for the kernel mla")
+        raise refuse("bits", bits, "from 1 to 4 each for the kernel mla")
     if kernel == "popcount" and not (b_w == 1 and b_a <= 2):
-        raise grid.refuse("bits", bits, "(1, 1) or (1, 2) for the kernel popcount")
+        raise refuse("bits", bits, "(1, 1) or (1, 2) for the kernel popcount")
     if signed and b_a != 8:
-        raise grid.refuse("bits", bits, "8 for signed activations")
+        raise refuse("bits", bits, "8 for signed activations")
     codes = checks.codes("w", w, b_w)
     if codes.ndim != 4 or not codes.size:
-        raise grid.refuse("shape of w", codes.shape, "(O, kh, kw, C), without a 0")
+        raise refuse("shape of w", codes.shape, "(O, kh, kw, C), without a 0")
     o, kh, kw, c = (int(size) for size in codes.shape)
     scale, offset = GRIDS[weights]
     half, zero = 2 ** (b_w - 1), 0 if signed else 2 ** (b_a - 1)
     largest = integer.largest_sum(scale * half - offset, 128 if signed else 2**b_a - 1, kh * kw * c)
     if largest > checks.LARGEST:
-        raise grid.refuse("largest sum of products", largest, f"at most {checks.LARGEST}, which int32 holds")
+        raise refuse("largest sum of products", largest, f"at most {checks.LARGEST}, which int32 holds")
     values = codes.astype(np.int64) - half
     constants = np.zeros(round_up(o, _CHANNELS), np.int32)
     if kernel == "popcount":
@@ -301,23 +302,23 @@ def plan_conv2d(
     array = np.asarray(x)
     if not isinstance(w, Packed):
         if bits is None:
-            raise grid.refuse("bits", bits, "a pair, for weights that are not packed")
+            raise refuse("bits", bits, "a pair, for weights that are not packed")
         signed = array.dtype == np.int8 and checks.bit_widths(bits)[1] == 8
         w = pack_weights(w, bits=bits, weights=weights, kernel=kernel, signed=signed)
     elif bits is not None and tuple(bits) != w.bits:
-        raise grid.refuse("bits", bits, f"{w.bits}, as of the packed weights")
+        raise refuse("bits", bits, f"{w.bits}, as of the packed weights")
     if w.signed:
         if array.dtype != np.int8:
-            raise grid.refuse("type of x", array.dtype.name, "int8, as the weights are packed for")
+            raise refuse("type of x", array.dtype.name, "int8, as the weights are packed for")
     else:
         array = checks.codes("x", array, w.bits[1])
     o, kh, kw, c = w.shape
     if array.ndim != 4 or array.shape[3] != c:
-        raise grid.refuse("shape of x", array.shape, f"(N, H, W, {c}), as w has shape {w.shape}")
+        raise refuse("shape of x", array.shape, f"(N, H, W, {c}), as w has shape {w.shape}")
     n, height, width, _ = (int(size) for size in array.shape)
     for size, k, pad in zip((height, width), (kh, kw), pads, strict=True):
         if k > size + 2 * pad:
-            raise grid.refuse("extent of the kernel", k, f"at most {size + 2 * pad}, the size of the padded image")
+            raise refuse("extent of the kernel", k, f"at most {size + 2 * pad}, the size of the padded image")
     ho, wo = (height + 2 * pads[0] - kh) // steps[0] + 1, (width + 2 * pads[1] - kw) // steps[1] + 1
     name = _function(w)
     pixels, planes = _TILES[name]
@@ -326,7 +327,7 @@ def plan_conv2d(
         work += planes * n * height * width * w.pixel  # the image as bits
     largest = max(height, width, array.size, 4 * n * ho * wo * o, len(w.data), work)
     if largest > checks.LARGEST:
-        raise grid.refuse("bytes of the largest array", largest, f"at most {checks.LARGEST}")
+        raise refuse("bytes of the largest array", largest, f"at most {checks.LARGEST}")
     out = np.zeros((n, ho, wo, o), np.int32)
     b_w, b_a = w.bits
     scale, offset = GRIDS[w.weights]
@@ -420,17 +421,17 @@ def plan_requantize(sums: npt.ArrayLike, thresholds: npt.ArrayLike, *, falling: 
     """Return the call that `requantize` makes; parameters and errors are those."""
     sums, thresholds = checks.int32("sums", sums), checks.int32("thresholds", thresholds)
     if not sums.ndim:
-        raise grid.refuse("shape of sums", sums.shape, "(..., O)")
+        raise refuse("shape of sums", sums.shape, "(..., O)")
     channels = int(sums.shape[-1])
     if (
         thresholds.ndim != 2
         or len(thresholds) != channels
         or thresholds.shape[1] not in [2**a - 1 for a in range(1, 9)]
     ):
-        raise grid.refuse("shape of thresholds", thresholds.shape, f"({channels}, 2^bits - 1)")
+        raise refuse("shape of thresholds", thresholds.shape, f"({channels}, 2^bits - 1)")
     flags = np.asarray(falling)
     if flags.dtype != np.bool_ or flags.shape not in ((), (channels,)):
-        raise grid.refuse("falling", flags.tolist(), f"a bool, or {channels} of them")
+        raise refuse("falling", flags.tolist(), f"a bool, or {channels} of them")
     flip = np.where(np.broadcast_to(flags, (channels,)), np.int32(-1), np.int32(0))
     codes = np.zeros(sums.shape, np.uint8)
     rows = sums.size // channels if channels else 0
@@ -501,15 +502,15 @@ def rescale(
         checks.int32("offsets", offsets),
     )
     if not sums.ndim:
-        raise grid.refuse("shape of sums", sums.shape, "(..., O)")
+        raise refuse("shape of sums", sums.shape, "(..., O)")
     channels = int(sums.shape[-1])
     for name, array in (("factors", factors), ("offsets", offsets)):
         if array.shape not in ((), (channels,)):
-            raise grid.refuse(f"shape of {name}", array.shape, f"() or ({channels},)")
+            raise refuse(f"shape of {name}", array.shape, f"() or ({channels},)")
     if (factors < 0).any():
-        raise grid.refuse("factors", int(factors.min()), "from 0 to 2^31 - 1")
+        raise refuse("factors", int(factors.min()), "from 0 to 2^31 - 1")
     if isinstance(shift, tuple | list) or checks.pair("shift", shift, 0)[0] > 31:
-        raise grid.refuse("shift", shift, "a whole number from 0 to 31")
+        raise refuse("shift", shift, "a whole number from 0 to 31")
     codes = np.zeros(sums.shape, np.uint8)
     rows = sums.size // channels if channels else 0
     wide = [np.ascontiguousarray(np.broadcast_to(array, (channels,))) for array in (factors, offsets)]

@@ -41,7 +41,7 @@ from fractions import Fraction
 import numpy as np
 import numpy.typing as npt
 
-from reference import grid
+from reference import checks, grid
 from reference.grid import Array, IntegerGrid, Role
 from reference.registry import Method
 
@@ -116,7 +116,7 @@ class Params:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "variant", METHOD.check(self.bits, self.role, self.variant))
-        object.__setattr__(self, "alpha", grid.positive("alpha", self.alpha))
+        object.__setattr__(self, "alpha", checks.positive("alpha", self.alpha))
 
     @property
     def magnitudes(self) -> Array:
@@ -136,7 +136,7 @@ def init(x: npt.ArrayLike, bits: int, role: Role, *, variant: str = "paper") -> 
     (array(3.), array(6.))
     """
     METHOD.check(bits, role, variant)
-    grid.as_float(x)
+    checks.as_float(x)
     return Params(np.asarray((ALPHA_IMAGENET if variant == "imagenet" else ALPHA)[role]), bits, role, variant)
 
 
@@ -146,8 +146,8 @@ def forward(x: npt.ArrayLike, params: Params, *, training: bool, noise: None = N
     >>> forward([-9.0, 0.5, 0.6, 1.6], Params(2.0, 3, "weight"), training=True)
     array([-2. ,  0.5,  0.5,  2. ])
     """
-    grid.refuse_noise(noise, METHOD.title)
-    x = grid.as_float(x)
+    checks.refuse_noise(noise, METHOD.title)
+    x = checks.as_float(x)
     k = _signed(x, params, params.magnitudes.astype(x.dtype)[_magnitude_codes(x, params)])
     return _value(k, params)
 
@@ -158,16 +158,16 @@ def codes(x: npt.ArrayLike, params: Params) -> Array:
     >>> codes([-9.0, 0.5, 0.6, 1.6], Params(2.0, 3, "weight"))
     array([0, 4, 4, 6])
     """
-    x = grid.as_float(x)
+    x = checks.as_float(x)
     q = _signed(x, params, _magnitude_codes(x, params).astype(x.dtype))
     return grid.integers(q) + (len(params.integers) - len(params.magnitudes))
 
 
 def decode(q: npt.ArrayLike, params: Params) -> Array:
     """Values of codes. Raises ValueError if there is no such level."""
-    q, k = grid.as_float(q), params.integers
+    q, k = checks.as_float(q), params.integers
     if not np.isin(q, np.arange(k.size)).all():
-        raise grid.refuse("codes", q.tolist(), f"whole numbers from 0 to {k.size - 1}")
+        raise checks.refuse("codes", q.tolist(), f"whole numbers from 0 to {k.size - 1}")
     return _value(k.astype(q.dtype)[q.astype(np.int64)], params)
 
 
@@ -189,7 +189,7 @@ def integer_grid(params: Params) -> IntegerGrid:
 
 def threshold_distance(x: npt.ArrayLike, params: Params) -> Array:
     """Distance of v/alpha from the nearest transition point, in units of the smallest power of two."""
-    u = _ratio(grid.as_float(x), params)
+    u = _ratio(checks.as_float(x), params)
     u = np.abs(u) if params.role == "weight" else u
     return np.asarray(np.min([np.abs(u - t) for t in _thresholds(params, u.dtype)], axis=0) * params.magnitudes[-1])
 
@@ -199,8 +199,8 @@ def surrogate(x: npt.ArrayLike, params: Params, *, at: tuple[npt.ArrayLike, Para
 
     Where v is clipped alone for alpha's sake the value is alpha's end, and v passes beside it.
     """
-    x, (x0, params0) = grid.as_float(x), at
-    x0 = grid.as_float(x0)
+    x, (x0, params0) = checks.as_float(x), at
+    x0 = checks.as_float(x0)
     value = forward(x0, params0, training=True) / params0.alpha
     rounded = params.alpha * (x / params.alpha + (value - x0 / params0.alpha))
     outside, blocked = _outside(x0, params0)
@@ -213,7 +213,7 @@ def vjp(x: npt.ArrayLike, params: Params, grad: npt.ArrayLike) -> tuple[Array, d
     >>> vjp([0.6, -9.0], Params(2.0, 3, "weight"), [1.0, 1.0])
     (array([1., 0.]), {'alpha': array(-1.05)})
     """
-    x = grid.as_float(x)
+    x = checks.as_float(x)
     grad = np.asarray(grad, x.dtype)
     zero = x.dtype.type(0)
     k = _signed(x, params, params.magnitudes.astype(x.dtype)[_magnitude_codes(x, params)])

@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 
 from reference import contract, registry
+from reference.checks import refuse
 from reference.contract import NotApplicable, Quantizer, Violation
-from reference.grid import ROLES, Array, refuse
+from reference.grid import ROLES, Array
 from reference.inputs import FORMATS, Format, arranged
 
 Property = Callable[[Quantizer, Array], None]

@@ -17,9 +17,10 @@ import numpy as np
 import numpy.typing as npt
 
 from reference import inputs
+from reference.checks import refuse
 from reference.contract import Quantizer
 from reference.gate import SECONDS, Case, Gate
-from reference.grid import Array, refuse
+from reference.grid import Array
 from reference.inputs import FORMATS
 from reference.subjects import load
 from reference.verdicts import WRONG, Known, Report, Row

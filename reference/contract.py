@@ -26,6 +26,7 @@ from typing import Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
+from reference.checks import as_float, refuse
 from reference.comparing import NotApplicable as NotApplicable
 from reference.comparing import Violation as Violation
 from reference.comparing import WrongShape as WrongShape
@@ -35,7 +36,7 @@ from reference.comparing import equal as equal
 from reference.comparing import expect as expect
 from reference.comparing import near as near
 from reference.comparing import same as same
-from reference.grid import Array, Role, as_float, check_role, refuse
+from reference.grid import Array, Role, check_role
 from reference.registry import Reference
 
 Gradients = tuple[Array, dict[str, Array]]

@@ -32,7 +32,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from reference import grid
+from reference import checks, grid
 from reference.grid import Array, IntegerGrid, Role
 from reference.registry import Method
 
@@ -64,20 +64,20 @@ BETA_RANGE = (0.0, 1e8)  # beyond the largest beta* of the parameters above, 3.3
 
 def check_gamma(gamma: float) -> float:
     """Return `gamma` if it is admitted: 0.001 to 1000."""
-    return grid.check_scalar("gamma", gamma, *GAMMA_RANGE)
+    return checks.check_scalar("gamma", gamma, *GAMMA_RANGE)
 
 
 def check_sigma(sigma: float, *, infinite: bool = False) -> float:
     """Return `sigma` if it is admitted: 0.01 to 100, or infinity (no kernel, k = 1) where that makes sense."""
     if infinite and sigma == math.inf:
         return math.inf
-    return grid.check_scalar("sigma", sigma, *SIGMA_RANGE)
+    return checks.check_scalar("sigma", sigma, *SIGMA_RANGE)
 
 
 def check_variant(variant: str) -> Variant:
     """Return `variant` if it is "paper" or "released"."""
     if variant not in VARIANTS:
-        raise grid.refuse("variant", variant, "one of paper, released")
+        raise checks.refuse("variant", variant, "one of paper, released")
     return variant
 
 
@@ -97,10 +97,10 @@ def nearest_levels(x: npt.ArrayLike) -> tuple[Array, Array]:
     ValueError
         If an input is so large (2^22 in float32, 2^51 in float64) that half-integers are not representable around it.
     """
-    x = grid.as_float(x)
+    x = checks.as_float(x)
     largest = 2.0 ** (np.finfo(x.dtype).nmant - 1)
     if (np.abs(x) > largest).any():
-        raise grid.refuse("x", float(np.abs(x).max()), f"normalised values of at most {largest:g} in size")
+        raise checks.refuse("x", float(np.abs(x).max()), f"normalised values of at most {largest:g} in size")
     q_f = np.floor(x)
     return q_f, q_f + 1
 
@@ -111,7 +111,7 @@ def distance_score(x: npt.ArrayLike, q: npt.ArrayLike) -> Array:
     >>> distance_score(0.25, [0.0, 1.0]).round(4)
     array([0.7788, 0.4724])
     """
-    x = grid.as_float(x)
+    x = checks.as_float(x)
     return np.asarray(np.exp(-np.abs(x - np.asarray(q, x.dtype))))
 
 
@@ -127,7 +127,7 @@ def kernel(q: npt.ArrayLike, centre: npt.ArrayLike, *, sigma: float, variant: Va
     >>> kernel([0.0, 1.0], 0.0, sigma=1.0, variant="released").round(4)
     array([1.    , 0.3679])
     """
-    q = grid.as_float(q)
+    q = checks.as_float(q)
     distance = q - np.asarray(centre, q.dtype)
     return np.asarray(np.exp(-(distance**2) * q.dtype.type(2 * kernel_exponent(sigma, variant))))
 
@@ -207,7 +207,7 @@ def frozen_assignment(
     >>> frozen_assignment([0.25, 0.51], [0.25, 0.25], beta=4.0, sigma=1.0).round(4)
     array([0.1225, 0.2858])
     """
-    x = grid.as_float(x)
+    x = checks.as_float(x)
     q_f, q_c = nearest_levels(at)
     k_f, k_c = (kernel(q, grid.round_half_down(at), sigma=sigma, variant=variant) for q in (q_f, q_c))
     m_f, m_c = distance_probability((k_f * np.exp(-(x - q_f)), k_c * np.exp(-(q_c - x))), beta)
@@ -224,7 +224,7 @@ def full_grid_kernel_soft_argmax(
     >>> full_grid_kernel_soft_argmax([0.25, 1.5], beta=4.0, bits=2, sigma=1.0).round(4)
     array([0.3006, 1.2643])
     """
-    x = grid.as_float(x)
+    x = checks.as_float(x)
     _check_beta(beta, x)
     nearest = grid.round_half_down(x)
     q = [np.full_like(x, level) for level in range(grid.top_code(bits) + 1)]
@@ -254,7 +254,9 @@ def _check_beta(beta: npt.ArrayLike, x: npt.ArrayLike) -> None:
     beta, x = np.broadcast_arrays(beta, x)
     refused = ~((beta >= BETA_RANGE[0]) & (beta <= BETA_RANGE[1])) & ~np.isnan(x)
     if refused.any():
-        raise grid.refuse("beta", beta[refused].flat[0].item(), f"a number from {BETA_RANGE[0]:g} to {BETA_RANGE[1]:g}")
+        raise checks.refuse(
+            "beta", beta[refused].flat[0].item(), f"a number from {BETA_RANGE[0]:g} to {BETA_RANGE[1]:g}"
+        )
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -300,7 +302,7 @@ def rescale(y: npt.ArrayLike, q_t: npt.ArrayLike, *, gamma: float = GAMMA) -> Ar
     >>> rescale(lambda_(2.0), 0.5, gamma=2.0).round(12) + 0
     np.float64(0.0)
     """
-    y = grid.as_float(y)
+    y = checks.as_float(y)
     q_t = np.asarray(q_t, y.dtype)
     return np.asarray((y - q_t) / y.dtype.type(math.tanh(check_gamma(gamma) / 2)) + q_t)
 
@@ -338,7 +340,7 @@ def slope(x: npt.ArrayLike, *, gamma: float = GAMMA, sigma: float, variant: Vari
     >>> slope([0.0, 0.25, 0.5], gamma=2.0, sigma=1.0).round(4)
     array([0.4341, 0.5966, 1.1258])
     """
-    x = grid.as_float(x)
+    x = checks.as_float(x)
     t = np.abs(x - grid.round_half_down(x))
     c = x.dtype.type(kernel_exponent(check_sigma(sigma), variant))
     return np.asarray(x.dtype.type(slope_factor(gamma)) / np.tanh(x.dtype.type(0.5) - t + c))
@@ -428,8 +430,8 @@ def forward(x: npt.ArrayLike, params: Params, *, training: bool, noise: None = N
     >>> forward([-2.0, -0.5, 0.1], params, training=False)
     array([-1.        , -0.33333333,  0.33333333])
     """
-    grid.refuse_noise(noise, METHOD.title)
-    x = grid.as_float(x)
+    checks.refuse_noise(noise, METHOD.title)
+    x = checks.as_float(x)
     normalized = grid.normalize(x, params.lower, params.upper, params.bits)
     if training:
         q = discretize(normalized, gamma=params.gamma, sigma=params.sigma, variant=params.variant)
@@ -469,7 +471,7 @@ def threshold_distance(x: npt.ArrayLike, params: Params) -> Array:
 
 def surrogate(x: npt.ArrayLike, params: Params, *, at: tuple[npt.ArrayLike, Params]) -> Array:
     """What training differentiates at `at`: `forward` with beta*, the two levels and the nearer of them held fixed."""
-    x, (x0, params0) = grid.as_float(x), at
+    x, (x0, params0) = checks.as_float(x), at
     normalized = grid.frozen_position(x, params.lower, params.upper, at) * grid.top_code(params.bits)
     fixed = grid.normalize(x0, params0.lower, params0.upper, params0.bits)
     beta = adaptive_temperature(fixed, gamma=params0.gamma, sigma=params0.sigma, variant=params0.variant)
@@ -498,7 +500,7 @@ def vjp(x: npt.ArrayLike, params: Params, grad: npt.ArrayLike) -> tuple[Array, d
     >>> grad_x.round(4), grad_params["upper"].round(4)
     (array([0.    , 1.1258]), np.float64(-0.5629))
     """
-    x = grid.as_float(x)
+    x = checks.as_float(x)
     grad = np.asarray(grad, x.dtype)
     normalized = grid.normalize(x, params.lower, params.upper, params.bits)
     g = slope(normalized, gamma=params.gamma, sigma=params.sigma, variant=params.variant)
@@ -558,7 +560,7 @@ def slope_numba(x: npt.ArrayLike, *, gamma: float = GAMMA, sigma: float, variant
     >>> slope_numba(np.array([0.0, 0.25, 0.5]), gamma=2.0, sigma=1.0).round(4)
     array([0.4341, 0.5966, 1.1258])
     """
-    x = grid.as_float(x)
+    x = checks.as_float(x)
     if not grid.can_compile():
         return slope(x, gamma=gamma, sigma=sigma, variant=variant)
     tanh_c, factor = math.tanh(kernel_exponent(check_sigma(sigma), variant)), slope_factor(gamma)

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from scipy.integrate import quad
 from scipy.special import expit
 
-from reference import daq, grid
+from reference import checks, daq
 from reference.grid import Array
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -138,7 +138,7 @@ def adaptive_temperature_at(
     >>> adaptive_temperature_at([0.0, 0.5], gamma=2.0, sigma=1.0).round(4)
     array([2.5744, 8.3804])
     """
-    t = grid.as_float(t)
+    t = checks.as_float(t)
     c = t.dtype.type(daq.kernel_exponent(daq.check_sigma(sigma), variant))
     return np.asarray(t.dtype.type(daq.check_gamma(gamma)) * np.exp(t) / -np.expm1(2 * t - 1 - 2 * c))
 
@@ -159,7 +159,7 @@ def distance_at_temperature(
     (0.2428, 0.4041)
     """
     low, high = adaptive_temperature_range(gamma=gamma, sigma=sigma, variant=variant)
-    beta = grid.check_scalar("beta", beta, low, high)
+    beta = checks.check_scalar("beta", beta, low, high)
     a = beta * daq.kappa(sigma, variant) / math.e
     z = 2 * beta / (gamma + math.sqrt(gamma**2 + 4 * a * beta))
     return min(max(math.log(z), 0.0), 0.5)
@@ -229,7 +229,7 @@ def fixed_beta_transition_slope(beta: float, *, sigma: float, variant: daq.Varia
 
 
 def _check_scalar_beta(beta: float) -> float:
-    return grid.check_scalar("beta", beta, *daq.BETA_RANGE)
+    return checks.check_scalar("beta", beta, *daq.BETA_RANGE)
 
 
 def _score_distance_at_transition(beta: float, sigma: float, variant: daq.Variant) -> float:

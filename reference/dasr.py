@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from reference import daq, grid
+from reference import checks, daq, grid
 from reference.grid import Array, IntegerGrid, Role
 from reference.registry import Method
 
@@ -52,7 +52,7 @@ def annealed_beta(progress: float, *, start: float = ANNEALED[0], end: float = A
     >>> annealed_beta(0.5)
     25.0
     """
-    progress = grid.check_scalar("progress", progress, 0, 1)
+    progress = checks.check_scalar("progress", progress, 0, 1)
     return start + (end - start) * progress
 
 
@@ -81,7 +81,7 @@ class Params(grid.UniformParams):
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "variant", METHOD.check(self.bits, self.role, self.variant))
-        grid.check_scalar("beta", self.beta, *daq.BETA_RANGE)
+        checks.check_scalar("beta", self.beta, *daq.BETA_RANGE)
         daq.check_gamma(self.gamma)
         daq.check_sigma(self.sigma)
         daq.check_variant(self.kernel)
@@ -123,8 +123,8 @@ def forward(x: npt.ArrayLike, params: Params, *, training: bool, noise: None = N
     >>> forward([-1.0, 1.0], params, training=False)
     array([-1.,  1.])
     """
-    grid.refuse_noise(noise, METHOD.title)
-    x = grid.as_float(x)
+    checks.refuse_noise(noise, METHOD.title)
+    x = checks.as_float(x)
     normalized = grid.normalize(x, params.lower, params.upper, params.bits)
     if training and params.variant in SOFT:
         q = daq.kernel_soft_argmax(normalized, params.beta, **params.options)
@@ -166,7 +166,7 @@ def threshold_distance(x: npt.ArrayLike, params: Params) -> Array:
 
 def temperature(normalized: npt.ArrayLike, params: Params) -> Array:
     """The temperature of each normalised input: beta, or beta* of Eq. 7."""
-    x = grid.as_float(normalized)
+    x = checks.as_float(normalized)
     if params.variant == "combined_ste_adaptive":
         return daq.adaptive_temperature(x, gamma=params.gamma, **params.options)
     return np.full_like(x, params.beta)
@@ -174,7 +174,7 @@ def temperature(normalized: npt.ArrayLike, params: Params) -> Array:
 
 def surrogate(x: npt.ArrayLike, params: Params, *, at: tuple[npt.ArrayLike, Params]) -> Array:
     """What training differentiates at `at`: phi, with its two levels, the nearer of them and the temperature fixed."""
-    x, (x0, params0) = grid.as_float(x), at
+    x, (x0, params0) = checks.as_float(x), at
     normalized = grid.frozen_position(x, params.lower, params.upper, at) * grid.top_code(params.bits)
     fixed = grid.normalize(x0, params0.lower, params0.upper, params0.bits)
     phi = daq.frozen_assignment(normalized, fixed, temperature(fixed, params0), **params0.options)
@@ -187,7 +187,7 @@ def vjp(x: npt.ArrayLike, params: Params, grad: npt.ArrayLike) -> tuple[Array, d
     >>> vjp([0.0], Params(-1.0, 1.0, bits=1, role="weight", variant="combined_ste_adaptive"), [1.0])[0].round(4)
     array([0.8574])
     """
-    x = grid.as_float(x)
+    x = checks.as_float(x)
     grad = np.asarray(grad, x.dtype)
     normalized = grid.normalize(x, params.lower, params.upper, params.bits)
     slope = daq.kernel_soft_argmax_slope(normalized, temperature(normalized, params), **params.options)

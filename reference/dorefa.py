@@ -31,7 +31,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from reference import grid
+from reference import checks, grid
 from reference.grid import Array, IntegerGrid, Role
 from reference.registry import Method
 
@@ -76,8 +76,8 @@ class Params:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "variant", METHOD.check(self.bits, self.role, self.variant))
-        object.__setattr__(self, "largest", grid.positive("largest", self.largest))
-        object.__setattr__(self, "mean", grid.positive("mean", self.mean))
+        object.__setattr__(self, "largest", checks.positive("largest", self.largest))
+        object.__setattr__(self, "mean", checks.positive("mean", self.mean))
 
 
 def observe(x: npt.ArrayLike, params: Params) -> Params:
@@ -95,7 +95,7 @@ def observe(x: npt.ArrayLike, params: Params) -> Params:
     """
     if params.role == "activation":
         return params
-    x = grid.as_float(x)
+    x = checks.as_float(x)
     mean = grid.mean_magnitude(x)
     return dataclasses.replace(params, mean=mean, largest=np.tanh(np.abs(x).max()))
 
@@ -116,19 +116,19 @@ def forward(x: npt.ArrayLike, params: Params, *, training: bool, noise: None = N
     >>> forward([-1.0, 0.4, 3.0], Params(1, "activation"), training=True)
     array([0., 0., 1.])
     """
-    grid.refuse_noise(noise, METHOD.title)
-    x = grid.as_float(x)
+    checks.refuse_noise(noise, METHOD.title)
+    x = checks.as_float(x)
     return decode(_rounded(x, params), params)
 
 
 def codes(x: npt.ArrayLike, params: Params) -> Array:
     """Integers 0 ... 2^bits - 1, the lowest level being 0. Raises ValueError on NaN."""
-    return grid.integers(_rounded(grid.as_float(x), params))
+    return grid.integers(_rounded(checks.as_float(x), params))
 
 
 def decode(q: npt.ArrayLike, params: Params) -> Array:
     """Values of codes: ``(2 q - n) / n`` for weights, times E|w| at 1 bit, and ``q / n`` for activations."""
-    q = grid.as_float(q)
+    q = checks.as_float(q)
     value = grid.decode(q, params.bits, params.role)
     return np.asarray(value * params.mean.astype(q.dtype)) if _binary(params) else value
 
@@ -150,7 +150,7 @@ def integer_grid(params: Params) -> IntegerGrid | None:
 
 def threshold_distance(x: npt.ArrayLike, params: Params) -> Array:
     """Distance from the nearest transition point, in levels; at 1 bit w's from 0, which no rounding error moves."""
-    x = grid.as_float(x)
+    x = checks.as_float(x)
     return np.asarray(np.abs(x) / (2 * params.mean)) if _binary(params) else grid.tie_distance(_normalized(x, params))
 
 
@@ -159,7 +159,7 @@ def surrogate(x: npt.ArrayLike, params: Params, *, at: tuple[npt.ArrayLike, Para
 
     So is which activations are clipped and, in ``released``, which weights have the largest magnitude.
     """
-    x, x0, params0 = grid.as_float(x), grid.as_float(at[0]), at[1]
+    x, x0, params0 = checks.as_float(x), checks.as_float(at[0]), at[1]
     value = forward(x0, params0, training=True)
     if params.role == "activation":
         return np.asarray(value + np.where((x0 >= 0) & (x0 <= 1), x - x0, 0))
@@ -178,7 +178,7 @@ def vjp(x: npt.ArrayLike, params: Params, grad: npt.ArrayLike) -> tuple[Array, d
     >>> vjp([-0.1, 0.0, 0.7, 1.0, 1.1], Params(2, "activation"), np.ones(5))[0]
     array([0., 1., 1., 1., 0.])
     """
-    x = grid.as_float(x)
+    x = checks.as_float(x)
     grad = np.asarray(grad, x.dtype)
     if _binary(params):
         return grid.keep_nan(x, grad), {}

@@ -32,7 +32,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from reference import grid
+from reference import checks, grid
 from reference.grid import Array, IntegerGrid, Role
 from reference.registry import Method
 
@@ -54,7 +54,7 @@ INITIAL_ALPHA = 0.2
 
 def check_alpha(alpha: float) -> float:
     """Return `alpha` if it lies in [1e-6, 0.9]; the paper keeps it below 1/2."""
-    return grid.check_scalar("alpha", alpha, *ALPHA_RANGE)
+    return checks.check_scalar("alpha", alpha, *ALPHA_RANGE)
 
 
 def steepness(alpha: float) -> float:
@@ -77,7 +77,7 @@ def amplitude(alpha: float) -> float:
 
 def cell(x: npt.ArrayLike) -> tuple[Array, Array]:
     """Index i of the cell of the normalised input `x` (Eq. 1 of DAQ), and z in [-1/2, 1/2)."""
-    x = grid.as_float(x)
+    x = checks.as_float(x)
     i = np.floor(x)
     return i, x - i - x.dtype.type(0.5)
 
@@ -88,7 +88,7 @@ def phi(z: npt.ArrayLike, *, alpha: float) -> Array:
     >>> phi([-0.5, 0.0, 0.25], alpha=0.2).round(4)
     array([-1.   ,  0.   ,  0.625])
     """
-    z = grid.as_float(z)
+    z = checks.as_float(z)
     return np.asarray(z.dtype.type(amplitude(alpha)) * np.tanh(z.dtype.type(steepness(alpha)) * z))
 
 
@@ -164,11 +164,11 @@ def init(x: npt.ArrayLike, bits: int, role: Role, *, alpha: float = INITIAL_ALPH
     >>> init([-1.0, 0.0, 2.0], bits=2, role="weight").upper
     array(2.)
     """
-    x = grid.as_float(x)
+    x = checks.as_float(x)
     least, high = (float(x.min()), float(x.max())) if x.size else (0.0, 0.0)
     low = 0.0 if grid.check_role(role) == "activation" else least
     if not (low < high and math.isfinite(least) and math.isfinite(high - low)):
-        raise grid.refuse("range of x", (low, high), "of finite values that differ")
+        raise checks.refuse("range of x", (low, high), "of finite values that differ")
     return Params(np.asarray(low), np.asarray(high), bits, role, alpha, variant)
 
 
@@ -183,14 +183,14 @@ def forward(x: npt.ArrayLike, params: Params, *, training: bool, noise: None = N
     >>> forward([-2.0, -0.5, 0.1], Params(-1.0, 1.0, bits=2, role="weight"), training=True).round(4)
     array([-1.    , -0.3333,  0.3333])
     """
-    grid.refuse_noise(noise, METHOD.title)
-    x = grid.as_float(x)
+    checks.refuse_noise(noise, METHOD.title)
+    x = checks.as_float(x)
     return _scale(hard(_normalize(x, params)), params)
 
 
 def forward_soft(x: npt.ArrayLike, params: Params) -> Array:
     """The soft quantizer l + Delta (i + (phi + 1)/2), clipped outside [l, u]: what ``soft`` differentiates."""
-    x = grid.as_float(x)
+    x = checks.as_float(x)
     return _scale(soft(_normalize(x, params), alpha=params.alpha), params)
 
 
@@ -211,7 +211,7 @@ def codes(x: npt.ArrayLike, params: Params) -> Array:
 
 def decode(q: npt.ArrayLike, params: Params) -> Array:
     """Values of codes, ``l + (u - l) (q / n)``."""
-    return _scale(grid.as_float(q), params)
+    return _scale(checks.as_float(q), params)
 
 
 def levels(params: Params) -> Array:
@@ -233,7 +233,7 @@ def integer_grid(params: Params) -> IntegerGrid | None:
 
 def threshold_distance(x: npt.ArrayLike, params: Params) -> Array:
     """Distance of the normalised input from the nearest transition point, in levels."""
-    return grid.tie_distance(_normalize(grid.as_float(x), params))
+    return grid.tie_distance(_normalize(checks.as_float(x), params))
 
 
 def surrogate(x: npt.ArrayLike, params: Params, *, at: tuple[npt.ArrayLike, Params]) -> Array:
@@ -241,16 +241,16 @@ def surrogate(x: npt.ArrayLike, params: Params, *, at: tuple[npt.ArrayLike, Para
 
     In ``hard``, what is between the levels of hard and soft output at `at` is held fixed, and added.
     """
-    x, (x0, params0) = grid.as_float(x), at
+    x, (x0, params0) = checks.as_float(x), at
     n = grid.top_code(params.bits)
-    i, _ = cell(_normalize(grid.as_float(x0), params0))
+    i, _ = cell(_normalize(checks.as_float(x0), params0))
     z = grid.frozen_position(x, params.lower, params.upper, at) * n - i - 0.5
     q = i + (phi(z, alpha=params.alpha) + 1) / 2
     if params0.variant == "hard":
-        x1 = _normalize(grid.as_float(x0), params0)
+        x1 = _normalize(checks.as_float(x0), params0)
         q = q + (hard(x1) - soft(x1, alpha=params0.alpha))
     low, high = grid.bounds(params0.lower, params0.upper, x.dtype)
-    x0 = grid.as_float(x0)
+    x0 = checks.as_float(x0)
     q = np.where(x0 < low, 0.0, np.where(x0 > high, n, q))
     return np.asarray(params.lower + (params.upper - params.lower) * (q / n))
 
@@ -281,7 +281,7 @@ def vjp(x: npt.ArrayLike, params: Params, grad: npt.ArrayLike) -> tuple[Array, d
     [1.1388, -0.3416, 0.2028]
     [1.1388, -0.0999, -0.0389]
     """
-    x = grid.as_float(x)
+    x = checks.as_float(x)
     grad = np.asarray(grad, x.dtype)
     low, high = grid.bounds(params.lower, params.upper, x.dtype)
     n = x.dtype.type(2**params.bits - 1)

@@ -34,7 +34,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from reference import grid
+from reference import checks, grid
 from reference.grid import Array, IntegerGrid, Role
 from reference.registry import Method
 
@@ -83,8 +83,8 @@ class Params:
     def __post_init__(self) -> None:
         object.__setattr__(self, "variant", METHOD.check(self.bits, self.role, self.variant))
         for name in ("a", "c"):
-            raw = grid.finite(name, getattr(self, name))
-            grid.positive(f"softplus({name})", softplus(raw))
+            raw = checks.finite(name, getattr(self, name))
+            checks.positive(f"softplus({name})", softplus(raw))
             object.__setattr__(self, name, raw)
 
 
@@ -144,10 +144,12 @@ def init(x: npt.ArrayLike, bits: int, role: Role, *, variant: str = "released") 
 
 
 def _upper_quantile(x: npt.ArrayLike) -> float:
-    x = grid.as_float(x)
+    x = checks.as_float(x)
     positive = np.sort(x[x > 0])
     if not (positive.size and np.isfinite(x).all()):
-        raise grid.refuse("x", "NaN or infinity" if positive.size else "no positive number", "finite, partly positive")
+        raise checks.refuse(
+            "x", "NaN or infinity" if positive.size else "no positive number", "finite, partly positive"
+        )
     return float(positive[int(positive.size * QUANTILE)])
 
 
@@ -158,8 +160,8 @@ def forward(x: npt.ArrayLike, params: Params, *, training: bool, noise: None = N
     >>> forward([-3.0, -0.2, 0.0, 0.9], Params(raw, raw, 2, "weight"), training=True)
     array([-1.,  0.,  0.,  1.])
     """
-    grid.refuse_noise(noise, METHOD.title)
-    x = grid.as_float(x)
+    checks.refuse_noise(noise, METHOD.title)
+    x = checks.as_float(x)
     return _value(_rounded(x, params), params)
 
 
@@ -168,12 +170,12 @@ def codes(x: npt.ArrayLike, params: Params) -> Array:
 
     Raises ValueError on NaN.
     """
-    return grid.integers(_rounded(grid.as_float(x), params)) + _lowest(params)
+    return grid.integers(_rounded(checks.as_float(x), params)) + _lowest(params)
 
 
 def decode(q: npt.ArrayLike, params: Params) -> Array:
     """Values of codes."""
-    return _value(grid.as_float(q) - _lowest(params), params)
+    return _value(checks.as_float(q) - _lowest(params), params)
 
 
 def levels(params: Params) -> Array:
@@ -203,13 +205,13 @@ def integer_grid(params: Params) -> IntegerGrid | None:
 
 def threshold_distance(x: npt.ArrayLike, params: Params) -> Array:
     """Distance of the number that is rounded from the nearest transition point, in levels."""
-    return grid.tie_distance(_position(_clipped(grid.as_float(x), params), params))
+    return grid.tie_distance(_position(_clipped(checks.as_float(x), params), params))
 
 
 def surrogate(x: npt.ArrayLike, params: Params, *, at: tuple[npt.ArrayLike, Params]) -> Array:
     """What training differentiates at `at`: what rounding adds to x/a is held fixed, and which values are clipped."""
-    x, (x0, params0) = grid.as_float(x), at
-    x0 = grid.as_float(x0)
+    x, (x0, params0) = checks.as_float(x), at
+    x0 = checks.as_float(x0)
     p0 = _clipped(x0, params0)
     rest = _normalized(_rounded(x0, params0), params0) - p0
     p = np.where(_inside(x0, params0), x / softplus(params.a), p0)
@@ -223,7 +225,7 @@ def vjp(x: npt.ArrayLike, params: Params, grad: npt.ArrayLike) -> tuple[Array, d
     >>> vjp([-2.0, 0.4, 1.0], Params(raw, raw, 2, "weight"), [1.0, 1.0, 1.0])[0]
     array([0., 1., 0.])
     """
-    x = grid.as_float(x)
+    x = checks.as_float(x)
     grad = np.asarray(grad, x.dtype)
     a, c = (softplus(raw).astype(x.dtype) for raw in (params.a, params.c))
     grad_x = grid.keep_nan(x, np.where(_inside(x, params), grad * c / a, x.dtype.type(0)))
@@ -254,14 +256,14 @@ def activation_shift(mean0: npt.ArrayLike, var0: npt.ArrayLike, mean1: npt.Array
     >>> activation_shift([0.0, 0.0], [1.0, 1.0], [1.0, 0.0], [1.0, 1.0])
     0.25
     """
-    m0, m1 = grid.finite("mean0", mean0), grid.finite("mean1", mean1)
+    m0, m1 = checks.finite("mean0", mean0), checks.finite("mean1", mean1)
     v0, v1 = np.asarray(var0, np.float64), np.asarray(var1, np.float64)
     for name, value in (("var0", v0), ("var1", v1)):
         if not np.all((value >= 0) & np.isfinite(value)):
-            raise grid.refuse(name, value.tolist(), "finite and not negative")
+            raise checks.refuse(name, value.tolist(), "finite and not negative")
     varies = (v0 > 0) & (v1 > 0)
     if not varies.any():
-        raise grid.refuse("var0 and var1", [v0.tolist(), v1.tolist()], "positive for one channel at least")
+        raise checks.refuse("var0 and var1", [v0.tolist(), v1.tolist()], "positive for one channel at least")
     m0, v0, m1, v1 = (value[varies] for value in (m0, v0, m1, v1))
     r = (v1 - v0) / v0  # log1p keeps the digits where little moves
     return float(np.mean(r - np.log1p(r) + np.square(m1 - m0) / v0) / 2)
@@ -301,10 +303,10 @@ def freezing_order(shifts: Mapping[str, float], stages: int = 3) -> list[list[st
     [['b'], ['c', 'd'], ['e', 'a']]
     """
     if not isinstance(stages, int) or isinstance(stages, bool) or stages < 1:
-        raise grid.refuse("stages", stages, "a whole number from 1")
+        raise checks.refuse("stages", stages, "a whole number from 1")
     for name, shift in shifts.items():
         if not math.isfinite(shift):
-            raise grid.refuse(f"shift of {name}", shift, "finite")
+            raise checks.refuse(f"shift of {name}", shift, "finite")
     names = sorted(shifts, key=lambda name: -shifts[name])
     first = [k * len(names) // stages for k in range(stages + 1)]
     return [names[start:stop] for start, stop in itertools.pairwise(first)]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from reference import grid
+from reference import checks
 from reference.requantization import IntegerLayer, Thresholds
 
 # Of each layer, NAME/ENTRY: integers, but for codes (uint8) and falling (bool).
@@ -80,12 +80,12 @@ def _layer(name: str, entries: Mapping[str, np.ndarray]) -> tuple[IntegerLayer, 
     for entry in ("grid", "bits", "geometry", "size"):
         array = entries.get(entry, np.zeros(0))
         if array.shape != (2,) or array.dtype.kind not in "iu":
-            raise grid.refuse(f"{name}/{entry}", f"{array.dtype.name} {array.shape}", "two integers")
+            raise checks.refuse(f"{name}/{entry}", f"{array.dtype.name} {array.shape}", "two integers")
         numbers[entry] = int(array[0]), int(array[1])
     if "codes" not in entries or ("thresholds" in entries) != ("falling" in entries):
-        raise grid.refuse(f"entries of {name}", sorted(entries), "complete: codes, and thresholds with falling")
+        raise checks.refuse(f"entries of {name}", sorted(entries), "complete: codes, and thresholds with falling")
     if numbers["geometry"][0] < 1 or numbers["geometry"][1] < 0 or min(numbers["size"]) < 1:
-        raise grid.refuse(f"stride, padding and size of {name}", numbers, "whole numbers from 1, padding from 0")
+        raise checks.refuse(f"stride, padding and size of {name}", numbers, "whole numbers from 1, padding from 0")
     found = Thresholds(entries["thresholds"], entries["falling"]) if "thresholds" in entries else None
     layer = IntegerLayer(entries["codes"], *numbers["grid"], numbers["bits"], *numbers["geometry"], thresholds=found)
     return layer, numbers["size"]

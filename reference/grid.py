@@ -16,18 +16,14 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from reference import checks
+
 Array: TypeAlias = npt.NDArray[Any]
 Role: TypeAlias = Literal["weight", "activation", "signed_activation"]
 
 ROLES: tuple[Role, ...] = ("weight", "activation", "signed_activation")
 MAX_BITS = 8
 SCALED_LEVELS = "levels lie in [-1, 1] or [0, 1], whatever the clip range"
-NARROWEST = {"float32": 1e-30, "float64": 1e-300}  # clip range
-
-
-def refuse(name: str, value: object, admitted: str) -> ValueError:
-    """Build the error for a refused parameter: its name, its value and what is admitted."""
-    return ValueError(f"{name} must be {admitted}, got {value!r}")
 
 
 def top_code(bits: int) -> int:
@@ -42,70 +38,15 @@ def top_code(bits: int) -> int:
     """
     whole = isinstance(bits, int | np.integer) and not isinstance(bits, bool)
     if not whole or not 1 <= bits <= MAX_BITS:
-        raise refuse("bits", bits, f"a whole number from 1 to {MAX_BITS}")
+        raise checks.refuse("bits", bits, f"a whole number from 1 to {MAX_BITS}")
     return 2 ** int(bits) - 1
 
 
 def check_role(role: str) -> Role:
     """Return `role` if it is one of `ROLES`, else raise ValueError."""
     if role not in ROLES:
-        raise refuse("role", role, "one of " + ", ".join(ROLES))
+        raise checks.refuse("role", role, "one of " + ", ".join(ROLES))
     return role
-
-
-def check_scalar(name: str, value: float, low: float, high: float) -> float:
-    """Return `value` as a float if ``low <= value <= high`` (NaN never is), else raise ValueError."""
-    try:
-        number = math.nan if isinstance(value, str | bytes) or np.ndim(value) else float(value)
-    except (TypeError, ValueError, OverflowError):
-        number = math.nan
-    if not low <= number <= high:
-        raise refuse(name, value, f"a number from {low:g} to {high:g}")
-    return number
-
-
-def as_float(x: npt.ArrayLike) -> Array:
-    """Return `x` as a float32 or float64 array; integers and other floats become float64.
-
-    Raises
-    ------
-    ValueError
-        If `x` is complex, boolean or not numeric.
-    """
-    array = np.asarray(x)
-    if array.dtype in (np.float32, np.float64):
-        return array
-    if array.dtype.kind not in "iuf":
-        raise refuse("x", array.dtype.name, "an array of real numbers")
-    return array.astype(np.float64)
-
-
-def positive(name: str, value: npt.ArrayLike) -> Array:
-    """Return `value` as a float64 array if all of it is positive and finite, else raise ValueError.
-
-    So small a number that dividing by it could overflow in float32 is refused as well.
-
-    >>> positive("step", 0.5)
-    array(0.5)
-    """
-    array = np.asarray(value, np.float64)
-    if not (array.size and np.all((array >= NARROWEST["float32"]) & (array <= 1e30))):
-        raise refuse(name, np.asarray(value).tolist(), f"from {NARROWEST['float32']:g} to 1e+30")
-    return array
-
-
-def finite(name: str, value: npt.ArrayLike) -> Array:
-    """Return `value` as a float64 array if all of it is finite, else raise ValueError."""
-    array = np.asarray(value, np.float64)
-    if not (array.size and np.isfinite(array).all()):
-        raise refuse(name, np.asarray(value).tolist(), "finite")
-    return array
-
-
-def refuse_noise(noise: object, title: str) -> None:
-    """Raise ValueError unless `noise` is None: only stochastic methods take any."""
-    if noise is not None:
-        raise refuse("noise", noise, f"None ({title} is deterministic)")
 
 
 def mean_magnitude(x: npt.ArrayLike, axis: tuple[int, ...] | None = None) -> Array:
@@ -119,11 +60,11 @@ def mean_magnitude(x: npt.ArrayLike, axis: tuple[int, ...] | None = None) -> Arr
     >>> mean_magnitude([-1.0, 3.0])
     array(2.)
     """
-    x = as_float(x)
+    x = checks.as_float(x)
     with np.errstate(over="ignore"):
         value = np.abs(x).mean(axis=axis, keepdims=axis is not None) if x.size else np.asarray(math.nan)
     if not np.all((value > 0) & np.isfinite(value)):
-        raise refuse("mean magnitude of x", value.tolist(), "positive and finite")
+        raise checks.refuse("mean magnitude of x", value.tolist(), "positive and finite")
     return np.asarray(value)
 
 
@@ -138,10 +79,10 @@ def largest_magnitude(x: npt.ArrayLike) -> float:
     >>> largest_magnitude([-3.0, 1.0])
     3.0
     """
-    x = as_float(x)
+    x = checks.as_float(x)
     value = float(np.abs(x).max()) if x.size else math.nan
     if not 0 < value < math.inf:
-        raise refuse("largest magnitude of x", value, "positive and finite")
+        raise checks.refuse("largest magnitude of x", value, "positive and finite")
     return value
 
 
@@ -158,14 +99,14 @@ def channel_shape(x: npt.ArrayLike) -> tuple[int, ...]:
     """
     shape = np.shape(x)
     if not shape or not shape[0]:
-        raise refuse("shape of x", shape, "(C, ...), with a channel at least")
+        raise checks.refuse("shape of x", shape, "(C, ...), with a channel at least")
     return (shape[0], *[1] * (len(shape) - 1))
 
 
 def integers(q: Array) -> Array:
     """Turn rounded values into int64. Raises ValueError on NaN."""
     if np.isnan(q).any():
-        raise refuse("x", "NaN", "free of NaN (NaN has no code)")
+        raise checks.refuse("x", "NaN", "free of NaN (NaN has no code)")
     return np.asarray(q.astype(np.int64))
 
 
@@ -193,7 +134,7 @@ def tie_distance(x: npt.ArrayLike) -> Array:
     >>> tie_distance([0.0, 0.75, 2.5])
     array([0.5 , 0.25, 0.  ])
     """
-    x = as_float(x)
+    x = checks.as_float(x)
     return np.asarray(np.abs(x - np.floor(x) - 0.5))
 
 
@@ -206,12 +147,12 @@ def bounds(lower: npt.ArrayLike, upper: npt.ArrayLike, dtype: npt.DTypeLike) -> 
         Unless both ends and their distance are finite and ``lower < upper``, in `dtype`. A range so narrow that the
         gradient, which divides by its width, could overflow is refused as well.
     """
-    narrowest = NARROWEST[np.dtype(dtype).name]
+    narrowest = checks.NARROWEST[np.dtype(dtype).name]
     with np.errstate(over="ignore", invalid="ignore"):
         low, high = np.asarray(lower, dtype), np.asarray(upper, dtype)
         width = high - low
     if not (np.all(np.isfinite(width)) and np.all(width >= narrowest)):
-        raise refuse("clip range (lower, upper)", (np.asarray(lower).tolist(), np.asarray(upper).tolist()),
+        raise checks.refuse("clip range (lower, upper)", (np.asarray(lower).tolist(), np.asarray(upper).tolist()),
                      f"finite with lower < upper in {np.dtype(dtype).name}, at least {narrowest:g} apart")  # fmt: skip
     return low, high
 
@@ -251,12 +192,12 @@ def deviation(x: npt.ArrayLike) -> float:
     ValueError
         If it is not positive and finite: fewer than two elements, all equal, or not finite.
     """
-    x = as_float(x)
+    x = checks.as_float(x)
     spread = x.size > 1 and bool(np.isfinite(x).all() and x.min() < x.max())  # equal values can have a rounded mean
     with np.errstate(over="ignore"):  # squares that overflow: refused below
         value = float(x.std(ddof=1)) if spread else math.nan
     if not (value > 0 and math.isfinite(value)):
-        raise refuse("standard deviation of x", value, "positive and finite")
+        raise checks.refuse("standard deviation of x", value, "positive and finite")
     return value
 
 
@@ -268,7 +209,7 @@ def standardize(w: npt.ArrayLike) -> Array:
     >>> standardize([1.0, 2.0, 3.0])
     array([-1.,  0.,  1.])
     """
-    w = as_float(w)
+    w = checks.as_float(w)
     return np.asarray((w - w.mean()) / w.dtype.type(deviation(w)))
 
 
@@ -295,7 +236,7 @@ def position(x: npt.ArrayLike, lower: npt.ArrayLike, upper: npt.ArrayLike) -> Ar
     >>> position([-9.0, 0.0, 1.0, 9.0], -1.0, 3.0)
     array([0.  , 0.25, 0.5 , 1.  ])
     """
-    x = as_float(x)
+    x = checks.as_float(x)
     low, high = bounds(lower, upper, x.dtype)
     return np.asarray((np.clip(x, low, high) - low) / (high - low))
 
@@ -328,7 +269,7 @@ def normalize(x: npt.ArrayLike, lower: npt.ArrayLike, upper: npt.ArrayLike, bits
 
 def _nearest(x: npt.ArrayLike) -> tuple[Array, Array]:
     """Return the nearest integer, ties to even, and what is missing to `x`; the difference is exact (Sterbenz)."""
-    x = as_float(x)
+    x = checks.as_float(x)
     nearest = np.rint(x) + x.dtype.type(0)  # + 0 turns -0 into +0: the rules have one zero
     with np.errstate(invalid="ignore"):
         return nearest, x - nearest
@@ -369,7 +310,7 @@ def round_half_away(x: npt.ArrayLike) -> Array:
     >>> round_half_away([0.5, 1.5, -0.5])
     array([ 1.,  2., -1.])
     """
-    return np.asarray(np.where(as_float(x) < 0, round_half_down(x), round_half_up(x)))
+    return np.asarray(np.where(checks.as_float(x) < 0, round_half_down(x), round_half_up(x)))
 
 
 ROUNDINGS = {
@@ -383,7 +324,7 @@ ROUNDINGS = {
 def check_rounding(rule: str) -> str:
     """Return `rule` if it names a rounding, else raise ValueError."""
     if rule not in ROUNDINGS:
-        raise refuse("rounding", rule, "one of " + ", ".join(ROUNDINGS))
+        raise checks.refuse("rounding", rule, "one of " + ", ".join(ROUNDINGS))
     return rule
 
 
@@ -426,7 +367,7 @@ def decode(q: npt.ArrayLike, bits: int, role: Role) -> Array:
     >>> decode([0, 1, 2, 3], bits=2, role="activation")
     array([0.        , 0.33333333, 0.66666667, 1.        ])
     """
-    q = as_float(q)
+    q = checks.as_float(q)
     n = q.dtype.type(top_code(bits))
     return np.asarray((2 * q - n) / n if check_role(role) == "weight" else q / n)
 
@@ -525,7 +466,7 @@ def frozen_position(x: Array, lower: Array, upper: Array, at: tuple[npt.ArrayLik
 
     This is what the derivatives of a clipped function are the derivatives of.
     """
-    x0, params0 = as_float(at[0]), at[1]
+    x0, params0 = checks.as_float(at[0]), at[1]
     low, high = bounds(params0.lower, params0.upper, x0.dtype)
     inside = (x - lower) / (upper - lower)
     return np.where(x0 < low, 0.0, np.where(x0 > high, 1.0, inside))
@@ -596,7 +537,7 @@ def quantize_numba(x: npt.ArrayLike, lower: npt.ArrayLike, upper: npt.ArrayLike,
     >>> quantize_numba(np.array([-1.0, 0.0, 0.3, 1.0]), -1.0, 1.0, bits=2)
     array([0., 1., 2., 3.])
     """
-    x = as_float(x)
+    x = checks.as_float(x)
     low, high = bounds(lower, upper, x.dtype)
     n = top_code(bits)
     if low.size > 1 or high.size > 1 or max(low.ndim, high.ndim) > x.ndim or not can_compile():

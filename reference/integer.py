@@ -11,7 +11,7 @@ import operator
 import numpy as np
 import numpy.typing as npt
 
-from reference import grid
+from reference import checks, grid
 from reference.grid import Array
 
 EXACT_IN_BFLOAT16 = 2**8  # every integer of at most this magnitude is a number of the type
@@ -171,9 +171,9 @@ def multiply(x: npt.ArrayLike, w: npt.ArrayLike) -> Array:
     """
     x, w = _integers("x", x), _integers("w", w)
     if w.ndim != 2 or not w.size:
-        raise grid.refuse("shape of w", w.shape, "(O, K), without a 0")
+        raise checks.refuse("shape of w", w.shape, "(O, K), without a 0")
     if not x.ndim or x.shape[-1] != w.shape[1]:
-        raise grid.refuse("shape of x", x.shape, f"(..., {w.shape[1]}), as w has shape {w.shape}")
+        raise checks.refuse("shape of x", x.shape, f"(..., {w.shape[1]}), as w has shape {w.shape}")
     _refuse_overflow(x, w, w.shape[1])
     return np.asarray(x @ w.T)
 
@@ -209,10 +209,10 @@ def pack(codes: npt.ArrayLike, bits: int) -> Array:
     top = grid.top_code(bits)
     codes = _integers("codes", codes)
     if not codes.ndim:
-        raise grid.refuse("shape of codes", codes.shape, "(..., count)")
+        raise checks.refuse("shape of codes", codes.shape, "(..., count)")
     outside = (codes < 0) | (codes > top)
     if outside.any():
-        raise grid.refuse("codes", int(codes[outside][0]), f"from 0 to {top}")
+        raise checks.refuse("codes", int(codes[outside][0]), f"from 0 to {top}")
     digits = ((codes[..., None] >> np.arange(bits)) & 1).astype(np.uint8)
     return np.packbits(digits.reshape(*codes.shape[:-1], codes.shape[-1] * bits), axis=-1, bitorder="little")
 
@@ -244,13 +244,13 @@ def unpack(packed: npt.ArrayLike, bits: int, count: int) -> Array:
     count = _whole("count", count, 0)
     packed = np.asarray(packed)
     if packed.dtype != np.uint8:
-        raise grid.refuse("type of packed", packed.dtype.name, "uint8")
+        raise checks.refuse("type of packed", packed.dtype.name, "uint8")
     length = -(-count * bits // 8)
     if not packed.ndim or packed.shape[-1] != length:
-        raise grid.refuse("shape of packed", packed.shape, f"(..., {length}), for {count} codes of {bits} bits")
+        raise checks.refuse("shape of packed", packed.shape, f"(..., {length}), for {count} codes of {bits} bits")
     digits = np.unpackbits(packed, axis=-1, bitorder="little")
     if digits[..., count * bits :].any():
-        raise grid.refuse("packed", "other bits", f"0 beyond its {count} codes of {bits} bits")
+        raise checks.refuse("packed", "other bits", f"0 beyond its {count} codes of {bits} bits")
     digits = digits[..., : count * bits].reshape(*packed.shape[:-1], count, bits)
     return np.asarray(digits.astype(np.int64) @ (1 << np.arange(bits)))
 
@@ -262,9 +262,9 @@ def _integers(name: str, value: npt.ArrayLike) -> Array:
     """Return an array of integers as int64, in memory of its own and in the order of its indices."""
     array = np.asarray(value)
     if array.dtype.kind not in "iu":
-        raise grid.refuse(name, array.dtype.name, "an array of integers")
+        raise checks.refuse(name, array.dtype.name, "an array of integers")
     if array.dtype == np.uint64 and array.size and int(array.max()) > LARGEST:
-        raise grid.refuse(name, int(array.max()), f"integers of at most {LARGEST}")
+        raise checks.refuse(name, int(array.max()), f"integers of at most {LARGEST}")
     return array.astype(np.int64, order="C")
 
 
@@ -275,7 +275,7 @@ def _whole(name: str, value: object, least: int) -> int:
     except TypeError:
         number = None
     if number is None or number < least:
-        raise grid.refuse(name, value, f"a whole number from {least}")
+        raise checks.refuse(name, value, f"a whole number from {least}")
     return number
 
 
@@ -283,7 +283,7 @@ def _pair(name: str, value: object, least: int) -> tuple[int, int]:
     """Return a pair of whole numbers; a single one is both."""
     pair = tuple(value) if isinstance(value, tuple | list) else (value, value)
     if len(pair) != 2:
-        raise grid.refuse(name, value, "a whole number or a pair of them")
+        raise checks.refuse(name, value, "a whole number or a pair of them")
     return _whole(name, pair[0], least), _whole(name, pair[1], least)
 
 
@@ -291,7 +291,7 @@ def _refuse_overflow(x: Array, w: Array, terms: int) -> None:
     x_largest, w_largest = (max(-int(a.min()), int(a.max())) if a.size else 0 for a in (x, w))
     largest = largest_sum(w_largest, x_largest, terms)
     if largest > LARGEST:
-        raise grid.refuse("largest sum of products", largest, f"at most {LARGEST}, which int64 holds")
+        raise checks.refuse("largest sum of products", largest, f"at most {LARGEST}, which int64 holds")
 
 
 def _checked(
@@ -302,15 +302,17 @@ def _checked(
     steps, pads, spread = _pair("stride", stride, 1), _pair("padding", padding, 0), _pair("dilation", dilation, 1)
     groups = _whole("groups", groups, 1)
     if w.ndim != 4 or not w.size:
-        raise grid.refuse("shape of w", w.shape, "(O, C / groups, kh, kw), without a 0")
+        raise checks.refuse("shape of w", w.shape, "(O, C / groups, kh, kw), without a 0")
     if len(w) % groups:
-        raise grid.refuse("groups", groups, f"a divisor of the {len(w)} output channels")
+        raise checks.refuse("groups", groups, f"a divisor of the {len(w)} output channels")
     if x.ndim != 4 or x.shape[1] != w.shape[1] * groups:
         channels = w.shape[1] * groups
-        raise grid.refuse("shape of x", x.shape, f"(N, {channels}, H, W), as w has shape {w.shape} and groups={groups}")
+        raise checks.refuse(
+            "shape of x", x.shape, f"(N, {channels}, H, W), as w has shape {w.shape} and groups={groups}"
+        )
     for size, k, pad, gap in zip(x.shape[2:], w.shape[2:], pads, spread, strict=True):
         if gap * (k - 1) + 1 > size + 2 * pad:
             extent = f"at most {size + 2 * pad}, the size of the padded image"
-            raise grid.refuse("extent of the kernel", gap * (k - 1) + 1, extent)
+            raise checks.refuse("extent of the kernel", gap * (k - 1) + 1, extent)
     _refuse_overflow(x, w, w[0].size)
     return x, w, steps, pads, spread

@@ -25,7 +25,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from reference import grid
+from reference import checks, grid
 from reference.grid import Array, IntegerGrid, Role
 from reference.registry import Method
 
@@ -78,13 +78,13 @@ class Params:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "variant", METHOD.check(self.bits, self.role, self.variant))
-        object.__setattr__(self, "t", grid.check_scalar("t", self.t, *T_RANGE))
-        object.__setattr__(self, "mean", grid.finite("mean", self.mean))
-        object.__setattr__(self, "std", grid.positive("std", self.std))
-        exponent = grid.finite("exponent", self.exponent)
+        object.__setattr__(self, "t", checks.check_scalar("t", self.t, *T_RANGE))
+        object.__setattr__(self, "mean", checks.finite("mean", self.mean))
+        object.__setattr__(self, "std", checks.positive("std", self.std))
+        exponent = checks.finite("exponent", self.exponent)
         if not np.all((exponent == np.rint(exponent)) & (np.abs(exponent) <= LARGEST_EXPONENT)):
             admitted = f"whole numbers from -{LARGEST_EXPONENT} to {LARGEST_EXPONENT}"
-            raise grid.refuse("exponent", exponent.tolist(), admitted)
+            raise checks.refuse("exponent", exponent.tolist(), admitted)
         object.__setattr__(self, "exponent", exponent)
 
 
@@ -96,8 +96,8 @@ def ede(progress: float, *, t_min: float = T_MIN, t_max: float = T_MAX) -> tuple
     >>> ede(0), ede(0.5), ede(1)
     ((0.1, 10.0), (1.0, 1.0), (10.0, 1.0))
     """
-    progress = grid.check_scalar("progress", progress, 0, 1)
-    low, high = grid.check_scalar("t_min", t_min, *T_RANGE), grid.check_scalar("t_max", t_max, *T_RANGE)
+    progress = checks.check_scalar("progress", progress, 0, 1)
+    low, high = checks.check_scalar("t_min", t_min, *T_RANGE), checks.check_scalar("t_max", t_max, *T_RANGE)
     t = low * 10 ** (progress * math.log10(high / low))
     return t, max(1 / t, 1.0)
 
@@ -139,9 +139,9 @@ def observe(x: npt.ArrayLike, params: Params) -> Params:
     """
     if params.role != "weight":
         return params
-    x, shape = grid.as_float(x), np.shape(params.mean)
+    x, shape = checks.as_float(x), np.shape(params.mean)
     if shape and (x.ndim != len(shape) or len(x) != shape[0]):
-        raise grid.refuse("shape of x", x.shape, f"({shape[0]}, ...), with {len(shape)} axes, as the statistics have")
+        raise checks.refuse("shape of x", x.shape, f"({shape[0]}, ...), with {len(shape)} axes, as the statistics have")
     rows = x.astype(np.float64).reshape(math.prod(shape), -1)
     std = np.array([grid.deviation(row) for row in rows])
     mean = rows.mean(axis=1)
@@ -151,7 +151,7 @@ def observe(x: npt.ArrayLike, params: Params) -> Params:
 
 def standardized(x: npt.ArrayLike, params: Params) -> Array:
     """Return w-hat; activations as they are."""
-    x = grid.as_float(x)
+    x = checks.as_float(x)
     if params.role != "weight":
         return x
     return np.asarray((x - _cast(params.mean, x.dtype)) / _cast(params.std, x.dtype))
@@ -165,8 +165,8 @@ def forward(x: npt.ArrayLike, params: Params, *, training: bool, noise: None = N
     >>> forward([1.0, 2.0, 6.0], init([1.0, 2.0, 6.0], 1, "weight"), training=True)
     array([-1., -1.,  1.])
     """
-    grid.refuse_noise(noise, METHOD.title)
-    x = grid.as_float(x)
+    checks.refuse_noise(noise, METHOD.title)
+    x = checks.as_float(x)
     y = standardized(x, params)
     with np.errstate(invalid="ignore"):  # comparing NaN
         return np.where(np.isnan(y), y, decode((y >= 0).astype(x.dtype), params))
@@ -180,7 +180,7 @@ def codes(x: npt.ArrayLike, params: Params) -> Array:
 
 def decode(q: npt.ArrayLike, params: Params) -> Array:
     """Values of codes, ``(2 q - 1) 2^s``."""
-    q = grid.as_float(q)
+    q = checks.as_float(q)
     return np.asarray((2 * q - 1) * _power(params, q.dtype))
 
 
@@ -208,7 +208,7 @@ def surrogate(x: npt.ArrayLike, params: Params, *, at: tuple[npt.ArrayLike, Para
 
     Its values are not those of `forward`, whose derivative it stands in for.
     """
-    x, (_, params0) = grid.as_float(x), at
+    x, (_, params0) = checks.as_float(x), at
     y = x
     if params.role == "weight":
         shape = np.shape(params0.mean)
@@ -227,7 +227,7 @@ def vjp(x: npt.ArrayLike, params: Params, grad: npt.ArrayLike) -> tuple[Array, d
     >>> vjp([0.0, 2.0], Params(1, "signed_activation", t=1.0), [1.0, 1.0])[0].round(4)
     array([1.    , 0.0707])
     """
-    x = grid.as_float(x)
+    x = checks.as_float(x)
     grad = np.asarray(grad, x.dtype)
     y = standardized(x, params)
     t, k = x.dtype.type(params.t), x.dtype.type(max(1 / params.t, 1))

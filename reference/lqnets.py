@@ -41,7 +41,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from reference import grid
+from reference import checks, grid
 from reference.grid import Array, IntegerGrid, Role
 from reference.registry import Method
 
@@ -91,14 +91,14 @@ class Params:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "variant", METHOD.check(self.bits, self.role, self.variant))
-        basis = grid.finite("basis", self.basis)
+        basis = checks.finite("basis", self.basis)
         if not basis.ndim or self.bits != len(basis):
-            raise grid.refuse("shape of basis", basis.shape, f"({self.bits},) or ({self.bits}, C, 1, ...)")
-        grid.positive("largest magnitude in basis", np.abs(basis).max(axis=0))
+            raise checks.refuse("shape of basis", basis.shape, f"({self.bits},) or ({self.bits}, C, 1, ...)")
+        checks.positive("largest magnitude in basis", np.abs(basis).max(axis=0))
         object.__setattr__(self, "basis", basis)
         steps = np.broadcast_to(np.asarray(self.steps, np.float64), basis.shape[1:])
         if not np.all((steps >= 0) & (steps < 2**53) & (steps == np.floor(steps))):
-            raise grid.refuse("steps", steps.tolist(), "whole numbers from 0")
+            raise checks.refuse("steps", steps.tolist(), "whole numbers from 0")
         object.__setattr__(self, "steps", steps.astype(np.int64))
 
 
@@ -137,7 +137,7 @@ def init(x: npt.ArrayLike, bits: int, role: Role, *, channels: bool = False, var
     array([0.33725, 0.6745 ])
     """
     METHOD.check(bits, role, variant)
-    x = grid.as_float(x)
+    x = checks.as_float(x)
     shape = grid.channel_shape(x) if channels else ()
     if role == "activation":
         scale = np.full(shape, 2 / grid.top_code(bits))
@@ -162,7 +162,7 @@ def fan_out(shape: tuple[int, ...]) -> int:
     (72, 8)
     """
     if 0 in shape:
-        raise grid.refuse("shape of x", shape, "without a 0 (there are no weights)")
+        raise checks.refuse("shape of x", shape, "without a 0 (there are no weights)")
     return math.prod(shape[:1] + shape[2:])
 
 
@@ -172,26 +172,26 @@ def forward(x: npt.ArrayLike, params: Params, *, training: bool, noise: None = N
     >>> forward([-9.0, 0.2, 1.5, 1.6], Params([1.0, 2.0], 2, "activation"), training=True)
     array([0., 0., 1., 2.])
     """
-    grid.refuse_noise(noise, METHOD.title)
-    x = grid.as_float(x)
+    checks.refuse_noise(noise, METHOD.title)
+    x = checks.as_float(x)
     value = _pick(_sorted(params, x.dtype)[0], _codes(x, params))
     return np.where(np.isnan(x), x, value)
 
 
 def codes(x: npt.ArrayLike, params: Params) -> Array:
     """Integers 0 ... 2^bits - 1: how many transition points are below `x`. Raises ValueError on NaN."""
-    x = grid.as_float(x)
+    x = checks.as_float(x)
     if np.isnan(x).any():
-        raise grid.refuse("x", "NaN", "free of NaN (NaN has no code)")
+        raise checks.refuse("x", "NaN", "free of NaN (NaN has no code)")
     return _codes(x, params)
 
 
 def decode(q: npt.ArrayLike, params: Params) -> Array:
     """Values of codes: level q in ascending order. Raises ValueError if there is no such level."""
-    q = grid.as_float(q)
+    q = checks.as_float(q)
     top = grid.top_code(params.bits)
     if not np.all((q >= 0) & (q <= top)):
-        raise grid.refuse("codes", q.tolist(), f"whole numbers from 0 to {top}")
+        raise checks.refuse("codes", q.tolist(), f"whole numbers from 0 to {top}")
     return _pick(_sorted(params, q.dtype)[0], grid.integers(q))
 
 
@@ -217,17 +217,17 @@ def thresholds(params: Params, dtype: npt.DTypeLike = np.float64) -> Array:
 
 def threshold_distance(x: npt.ArrayLike, params: Params) -> Array:
     """Distance of `x` from the nearest transition point, in mean distances of neighbouring levels."""
-    x, values = grid.as_float(x), levels(params)
+    x, values = checks.as_float(x), levels(params)
     unit = (values[-1] - values[0]) / grid.top_code(params.bits)
     return np.asarray(functools.reduce(np.minimum, (np.abs(x - t) / unit for t in thresholds(params))))
 
 
 def surrogate(x: npt.ArrayLike, params: Params, *, at: tuple[npt.ArrayLike, Params]) -> Array:
     """What training differentiates at `at`: the identity, up to the highest level for activations."""
-    x, (x0, params0) = grid.as_float(x), at
+    x, (x0, params0) = checks.as_float(x), at
     if params.role == "weight":
         return x
-    return np.where(grid.as_float(x0) > levels(params0)[-1], levels(params)[-1], x)
+    return np.where(checks.as_float(x0) > levels(params0)[-1], levels(params)[-1], x)
 
 
 def vjp(x: npt.ArrayLike, params: Params, grad: npt.ArrayLike) -> tuple[Array, dict[str, Array]]:
@@ -236,7 +236,7 @@ def vjp(x: npt.ArrayLike, params: Params, grad: npt.ArrayLike) -> tuple[Array, d
     >>> vjp([-9.0, 1.0, 3.5], Params([1.0, 2.0], 2, "activation"), [1.0, 1.0, 1.0])[0]
     array([1., 1., 0.])
     """
-    x = grid.as_float(x)
+    x = checks.as_float(x)
     grad = np.asarray(grad, x.dtype)
     top = _sorted(params, x.dtype)[0][-1]
     found = grad if params.role == "weight" else np.where(x > top, x.dtype.type(0), grad)
@@ -252,7 +252,7 @@ def quantization_error(x: npt.ArrayLike, params: Params) -> float:
     >>> quantization_error([0.5, 3.0], Params([1.0], 1, "weight"))
     4.25
     """
-    x = grid.as_float(x)
+    x = checks.as_float(x)
     return float(np.square(x - forward(x, params, training=True), dtype=np.float64).sum())
 
 
@@ -271,9 +271,9 @@ def qem_step(x: npt.ArrayLike, params: Params) -> Params:
     >>> bool(abs(first.basis - 2) < 1e-4), first.steps
     (True, array(1))
     """
-    x, shape = grid.as_float(x), params.basis.shape[1:]
+    x, shape = checks.as_float(x), params.basis.shape[1:]
     if shape and (x.ndim != len(shape) or len(x) != shape[0]):
-        raise grid.refuse("shape of x", x.shape, f"({shape[0]}, ...), with {len(shape)} axes, as the basis has")
+        raise checks.refuse("shape of x", x.shape, f"({shape[0]}, ...), with {len(shape)} axes, as the basis has")
     old = params.basis.reshape(len(params.basis), -1)
     rows = x.reshape(old.shape[1], -1)
     new, steps = old.copy(), np.array(params.steps).reshape(-1)
@@ -379,14 +379,14 @@ def _compiled(dtype: np.dtype) -> Any:
 def _one_basis(basis: npt.ArrayLike, role: Role) -> Params:
     basis = np.asarray(basis, np.float64)
     if basis.ndim != 1:
-        raise grid.refuse("shape of basis", basis.shape, "(b,)")
+        raise checks.refuse("shape of basis", basis.shape, "(b,)")
     return Params(basis, len(basis), role)
 
 
 def _data(x: npt.ArrayLike) -> Array:
-    x = grid.as_float(x).ravel()
+    x = checks.as_float(x).ravel()
     if not (x.size and np.isfinite(x).all()):
-        raise grid.refuse("x", "NaN or infinity" if x.size else "nothing", "finite numbers")
+        raise checks.refuse("x", "NaN or infinity" if x.size else "nothing", "finite numbers")
     return x
 
 

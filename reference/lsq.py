@@ -33,7 +33,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from reference import grid
+from reference import checks, grid
 from reference.grid import Array, IntegerGrid, Role
 from reference.registry import Method
 
@@ -71,7 +71,7 @@ class Params:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "variant", METHOD.check(self.bits, self.role, self.variant))
-        object.__setattr__(self, "step", grid.positive("step", self.step))
+        object.__setattr__(self, "step", checks.positive("step", self.step))
 
 
 def level_range(bits: int, role: Role) -> tuple[int, int]:
@@ -134,20 +134,20 @@ def forward(x: npt.ArrayLike, params: Params, *, training: bool, noise: None = N
     >>> forward([-9.0, 0.2, 0.25, 0.9], Params(0.5, 2, "weight"), training=True)
     array([-1. ,  0. ,  0. ,  0.5])
     """
-    grid.refuse_noise(noise, METHOD.title)
-    x = grid.as_float(x)
+    checks.refuse_noise(noise, METHOD.title)
+    x = checks.as_float(x)
     return np.asarray(_rounded(x, params) * params.step.astype(x.dtype))
 
 
 def codes(x: npt.ArrayLike, params: Params) -> Array:
     """Integers 0 ... 2^bits - 1, the lowest level being 0. Raises ValueError on NaN."""
     low, _ = level_range(params.bits, params.role)
-    return grid.integers(_rounded(grid.as_float(x), params)) + low
+    return grid.integers(_rounded(checks.as_float(x), params)) + low
 
 
 def decode(q: npt.ArrayLike, params: Params) -> Array:
     """Values of codes, ``(q - Q_N) s``."""
-    q = grid.as_float(q)
+    q = checks.as_float(q)
     low, _ = level_range(params.bits, params.role)
     return np.asarray((q - low) * params.step.astype(q.dtype))
 
@@ -169,7 +169,7 @@ def integer_grid(params: Params) -> IntegerGrid | None:
 
 def threshold_distance(x: npt.ArrayLike, params: Params) -> Array:
     """Distance of v/s from the nearest transition point, in levels."""
-    return grid.tie_distance(_clipped(grid.as_float(x), params))
+    return grid.tie_distance(_clipped(checks.as_float(x), params))
 
 
 def surrogate(x: npt.ArrayLike, params: Params, *, at: tuple[npt.ArrayLike, Params]) -> Array:
@@ -177,8 +177,8 @@ def surrogate(x: npt.ArrayLike, params: Params, *, at: tuple[npt.ArrayLike, Para
 
     The step size moves by 1/sqrt(N Q_P) of its change.
     """
-    x, (x0, params0) = grid.as_float(x), at
-    x0 = grid.as_float(x0)
+    x, (x0, params0) = checks.as_float(x), at
+    x0 = checks.as_float(x0)
     low, high = level_range(params0.bits, params0.role)
     step = params0.step + gradient_scale(x0, params0) * (params.step - params0.step)
     rounded = _rounded(x0, params0)
@@ -192,7 +192,7 @@ def vjp(x: npt.ArrayLike, params: Params, grad: npt.ArrayLike) -> tuple[Array, d
     >>> vjp([0.6, 2.0], Params(1.0, 2, "weight"), [1.0, 1.0])[0]
     array([1., 0.])
     """
-    x = grid.as_float(x)
+    x = checks.as_float(x)
     grad = np.asarray(grad, x.dtype)
     inside, rounded = _inside(x, params), _rounded(x, params)
     by_step = np.where(inside, rounded - x / params.step.astype(x.dtype), rounded)

@@ -37,7 +37,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from reference import grid, lsq
+from reference import checks, grid, lsq
 from reference.grid import Array, IntegerGrid, Role
 from reference.registry import Method
 
@@ -86,8 +86,8 @@ class Params:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "variant", METHOD.check(self.bits, self.role, self.variant))
-        object.__setattr__(self, "step", grid.positive("step", self.step))
-        object.__setattr__(self, "beta", grid.finite("beta", self.beta))
+        object.__setattr__(self, "step", checks.positive("step", self.step))
+        object.__setattr__(self, "beta", checks.finite("beta", self.beta))
 
 
 def level_range(bits: int, role: Role, variant: str = "paper") -> tuple[int, int]:
@@ -136,10 +136,10 @@ def init(x: npt.ArrayLike, bits: int, role: Role, *, variant: str = "paper") -> 
     Params(step=array(1.), beta=array(0.), bits=2, role='activation', variant='paper')
     """
     METHOD.check(bits, role, variant)
-    x = np.asarray(grid.as_float(x), np.float64)
+    x = np.asarray(checks.as_float(x), np.float64)
     low, high = (float(x.min()), float(x.max())) if x.size else (0.0, 0.0)
     if not 0 < high - low < math.inf:
-        raise grid.refuse("range of x", (low, high), "finite, with values that differ")
+        raise checks.refuse("range of x", (low, high), "finite, with values that differ")
     if role == "weight" and variant != "fms-model-optimizer":
         mean, deviation = float(x.mean()), grid.deviation(x)
         whole = 2 ** (bits - 1) if variant == "paper" else grid.top_code(bits)
@@ -245,7 +245,7 @@ def squared_error(x: npt.ArrayLike, params: Params) -> float:
     >>> squared_error([0.25, 3.5], Params(1.0, 0.0, 2, "activation"))
     0.3125
     """
-    x = grid.as_float(x)
+    x = checks.as_float(x)
     return float(np.square(forward(x, params, training=False) - x).sum())
 
 
@@ -255,21 +255,21 @@ def forward(x: npt.ArrayLike, params: Params, *, training: bool, noise: None = N
     >>> forward([-9.0, -0.5, 0.25, 9.0], Params(0.5, -1.0, 2, "activation"), training=True)
     array([-1. , -0.5,  0. ,  0.5])
     """
-    grid.refuse_noise(noise, METHOD.title)
-    x = grid.as_float(x)
+    checks.refuse_noise(noise, METHOD.title)
+    x = checks.as_float(x)
     return _value(_rounded(x, params), params)
 
 
 def codes(x: npt.ArrayLike, params: Params) -> Array:
     """Integers 0 ... 2^bits - 1, the lowest level being 0. Raises ValueError on NaN."""
     low, _ = level_range(params.bits, params.role, params.variant)
-    return grid.integers(_rounded(grid.as_float(x), params)) + low
+    return grid.integers(_rounded(checks.as_float(x), params)) + low
 
 
 def decode(q: npt.ArrayLike, params: Params) -> Array:
     """Values of codes, ``(q + n) s + beta``."""
     low, _ = level_range(params.bits, params.role, params.variant)
-    return _value(grid.as_float(q) - low, params)
+    return _value(checks.as_float(q) - low, params)
 
 
 def levels(params: Params) -> Array:
@@ -293,7 +293,7 @@ def integer_grid(params: Params) -> IntegerGrid | None:
 def threshold_distance(x: npt.ArrayLike, params: Params) -> Array:
     """Distance of (x - beta)/s from the nearest transition point, in levels."""
     low, high = level_range(params.bits, params.role, params.variant)
-    return grid.tie_distance(np.clip(_scaled(grid.as_float(x), params), -low, high))
+    return grid.tie_distance(np.clip(_scaled(checks.as_float(x), params), -low, high))
 
 
 def surrogate(x: npt.ArrayLike, params: Params, *, at: tuple[npt.ArrayLike, Params]) -> Array:
@@ -301,8 +301,8 @@ def surrogate(x: npt.ArrayLike, params: Params, *, at: tuple[npt.ArrayLike, Para
 
     The step size moves by `gradient_scale` of its change, in ``public`` the offset too.
     """
-    x, (x0, params0) = grid.as_float(x), at
-    x0 = grid.as_float(x0)
+    x, (x0, params0) = checks.as_float(x), at
+    x0 = checks.as_float(x0)
     scale = gradient_scale(x0, params0)
     step = params0.step + scale * (params.step - params0.step)
     beta = params0.beta + (scale if params0.variant == "public" else 1) * (params.beta - params0.beta)
@@ -318,7 +318,7 @@ def vjp(x: npt.ArrayLike, params: Params, grad: npt.ArrayLike) -> tuple[Array, d
     >>> grad_x, grads["beta"]
     (array([1., 0., 0.]), array(2.))
     """
-    x = grid.as_float(x)
+    x = checks.as_float(x)
     grad = np.asarray(grad, x.dtype)
     inside, rounded = _inside(x, params), _rounded(x, params)
     zero, scale = x.dtype.type(0), x.dtype.type(gradient_scale(x, params))

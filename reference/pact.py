@@ -28,7 +28,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from reference import grid
+from reference import checks, grid
 from reference.grid import Array, IntegerGrid, Role
 from reference.registry import Method
 
@@ -68,7 +68,7 @@ class Params:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "variant", METHOD.check(self.bits, self.role, self.variant))
-        object.__setattr__(self, "alpha", grid.positive("alpha", self.alpha))
+        object.__setattr__(self, "alpha", checks.positive("alpha", self.alpha))
 
 
 def init(x: npt.ArrayLike, bits: int, role: Role, *, variant: str = "paper") -> Params:
@@ -86,19 +86,19 @@ def forward(x: npt.ArrayLike, params: Params, *, training: bool, noise: None = N
     >>> forward([-1.0, 0.2, 0.75, 9.0], Params(1.5, 2), training=True)
     array([0. , 0. , 1. , 1.5])
     """
-    grid.refuse_noise(noise, METHOD.title)
-    x = grid.as_float(x)
+    checks.refuse_noise(noise, METHOD.title)
+    x = checks.as_float(x)
     return _value(_rounded(x, params), params)
 
 
 def codes(x: npt.ArrayLike, params: Params) -> Array:
     """Integers 0 ... 2^bits - 1. Raises ValueError on NaN."""
-    return grid.integers(_rounded(grid.as_float(x), params))
+    return grid.integers(_rounded(checks.as_float(x), params))
 
 
 def decode(q: npt.ArrayLike, params: Params) -> Array:
     """Values of codes, ``q / n * alpha``."""
-    return _value(grid.as_float(q), params)
+    return _value(checks.as_float(q), params)
 
 
 def levels(params: Params) -> Array:
@@ -117,7 +117,7 @@ def integer_grid(params: Params) -> IntegerGrid | None:
 
 def threshold_distance(x: npt.ArrayLike, params: Params) -> Array:
     """Distance of y n / alpha from the nearest transition point, in levels."""
-    return grid.tie_distance(_normalized(grid.as_float(x), params))
+    return grid.tie_distance(_normalized(checks.as_float(x), params))
 
 
 def surrogate(x: npt.ArrayLike, params: Params, *, at: tuple[npt.ArrayLike, Params]) -> Array:
@@ -125,7 +125,7 @@ def surrogate(x: npt.ArrayLike, params: Params, *, at: tuple[npt.ArrayLike, Para
 
     So is which values are clipped, and which move with x.
     """
-    x, x0, params0 = grid.as_float(x), grid.as_float(at[0]), at[1]
+    x, x0, params0 = checks.as_float(x), checks.as_float(at[0]), at[1]
     moves, clipped = _receivers(x0, params0)
     moved = np.where(moves, x - x0, 0) + np.where(clipped, params.alpha - params0.alpha, 0)
     return np.asarray(forward(x0, params0, training=True) + moved)
@@ -146,7 +146,7 @@ def vjp(x: npt.ArrayLike, params: Params, grad: npt.ArrayLike) -> tuple[Array, d
     >>> vjp([-1.0, 0.0, 0.6, 1.5, 9.0], Params(1.5, 2), np.ones(5))
     (array([0., 1., 1., 0., 0.]), {'alpha': array(2.)})
     """
-    x = grid.as_float(x)
+    x = checks.as_float(x)
     grad = np.asarray(grad, x.dtype)
     moves, clipped = _receivers(x, params)
     nothing = x.dtype.type(0)

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from reference import grid
+from reference import checks, grid
 from reference.grid import Array, IntegerGrid, Role
 from reference.registry import Method
 
@@ -80,9 +80,9 @@ class Params:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "variant", METHOD.check(self.bits, self.role, self.variant))
-        object.__setattr__(self, "center", grid.finite("center", self.center))
-        object.__setattr__(self, "distance", grid.positive("distance", self.distance))
-        object.__setattr__(self, "gamma", grid.positive("gamma", self.gamma))
+        object.__setattr__(self, "center", checks.finite("center", self.center))
+        object.__setattr__(self, "distance", checks.positive("distance", self.distance))
+        object.__setattr__(self, "gamma", checks.positive("gamma", self.gamma))
 
 
 def level_count(bits: int, role: Role) -> int:
@@ -117,8 +117,8 @@ def forward(x: npt.ArrayLike, params: Params, *, training: bool, noise: None = N
     >>> forward([-9.0, -0.9, 0.2, 1.0], Params(1.0, 0.5, 1.0, 3, "weight"), training=True)
     array([-1.        , -0.33333333,  0.        ,  0.66666667])
     """
-    grid.refuse_noise(noise, METHOD.title)
-    x = grid.as_float(x)
+    checks.refuse_noise(noise, METHOD.title)
+    x = checks.as_float(x)
     return np.asarray(_rounded(x, params) / x.dtype.type(_q(params)))
 
 
@@ -127,12 +127,12 @@ def codes(x: npt.ArrayLike, params: Params) -> Array:
 
     Raises ValueError on NaN.
     """
-    return grid.integers(_rounded(grid.as_float(x), params)) + _zero(params)
+    return grid.integers(_rounded(checks.as_float(x), params)) + _zero(params)
 
 
 def decode(q: npt.ArrayLike, params: Params) -> Array:
     """Values of codes: their distance from the code of 0, divided by q."""
-    code = grid.as_float(q)
+    code = checks.as_float(q)
     return np.asarray((code - _zero(params)) / code.dtype.type(_q(params)))
 
 
@@ -152,7 +152,7 @@ def integer_grid(params: Params) -> IntegerGrid | None:
 
 def threshold_distance(x: npt.ArrayLike, params: Params) -> Array:
     """Distance from the nearest transition point, in levels: of u or of its power, whichever is nearer."""
-    x = grid.as_float(x)
+    x = checks.as_float(x)
     u = np.clip(_position(x, params), 0, 1)
     power, q, gamma = _transformed(u, params), _q(params), params.gamma
     nearest = np.clip(np.floor(power * q), 0, q - 1) + 0.5
@@ -164,7 +164,7 @@ def surrogate(x: npt.ArrayLike, params: Params, *, at: tuple[npt.ArrayLike, Para
 
     So are the sign, which values are pruned or clipped and which lie in the lowest 2^-12 of the interval.
     """
-    x, x0, params0 = grid.as_float(x), grid.as_float(at[0]), at[1]
+    x, x0, params0 = checks.as_float(x), checks.as_float(at[0]), at[1]
     sign, inside = _sign(x0, params0), _inside(x0, params0)
     lowest = _position(x0, params0) < LOWEST
 
@@ -188,7 +188,7 @@ def vjp(x: npt.ArrayLike, params: Params, grad: npt.ArrayLike) -> tuple[Array, d
     >>> vjp([-0.2, -0.9, 2.0], Params(1.0, 0.5, 1.0, 3, "weight"), np.ones(3))[0]
     array([0., 1., 0.])
     """
-    x = grid.as_float(x)
+    x = checks.as_float(x)
     grad = np.asarray(grad, x.dtype)
     distance, gamma = params.distance.astype(x.dtype), params.gamma.astype(x.dtype)
     lowest, nothing = x.dtype.type(LOWEST), x.dtype.type(0)

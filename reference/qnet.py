@@ -41,7 +41,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from reference import grid
+from reference import checks, grid
 from reference.grid import Array, IntegerGrid, Role
 from reference.registry import Method
 
@@ -74,8 +74,8 @@ def annealed_temperature(progress: float, *, start: float = SCHEDULE[0], end: fl
     >>> annealed_temperature(0.5)
     140.0
     """
-    progress = grid.check_scalar("progress", progress, 0, 1)
-    start, end = (grid.check_scalar(n, v, *TEMPERATURE_RANGE) for n, v in (("start", start), ("end", end)))
+    progress = checks.check_scalar("progress", progress, 0, 1)
+    start, end = (checks.check_scalar(n, v, *TEMPERATURE_RANGE) for n, v in (("start", start), ("end", end)))
     return start + (end - start) * progress
 
 
@@ -125,13 +125,13 @@ class Params:
     def __post_init__(self) -> None:
         object.__setattr__(self, "variant", METHOD.check(self.bits, self.role, self.variant))
         for name in ("alpha", "beta"):
-            object.__setattr__(self, name, grid.positive(name, getattr(self, name)))
-        biases = grid.finite("biases", self.biases)
+            object.__setattr__(self, name, checks.positive(name, getattr(self, name)))
+        biases = checks.finite("biases", self.biases)
         count = len(self.integers) - 1
         if biases.shape != (count,):
-            raise grid.refuse("biases", biases.tolist(), f"{count} numbers")
+            raise checks.refuse("biases", biases.tolist(), f"{count} numbers")
         object.__setattr__(self, "biases", biases)
-        grid.check_scalar("temperature", self.temperature, *TEMPERATURE_RANGE)
+        checks.check_scalar("temperature", self.temperature, *TEMPERATURE_RANGE)
 
     @property
     def integers(self) -> Array:
@@ -181,7 +181,7 @@ temperature=5.0, variant='paper')
     """
     targets = integers(bits, role, METHOD.check(bits, role, variant))
     beta = 5 * int(np.abs(targets).max()) / (4 * grid.largest_magnitude(x))
-    biases = first_biases(grid.as_float(x).astype(np.float64) * beta, bits, role, variant)
+    biases = first_biases(checks.as_float(x).astype(np.float64) * beta, bits, role, variant)
     return Params(np.asarray(1 / beta), np.asarray(beta), biases, bits, role, temperature, variant)
 
 
@@ -194,7 +194,7 @@ def first_biases(scaled: npt.ArrayLike, bits: int, role: Role, variant: str = "p
     targets = integers(bits, role, variant)
     if role == "weight" and bits == 1:
         return np.zeros(1)
-    x = np.sort(grid.as_float(scaled).astype(np.float64).ravel())
+    x = np.sort(checks.as_float(scaled).astype(np.float64).ravel())
     centers = kmeans(x, targets)
     found = (centers[:-1] + centers[1:]) / 2
     if variant == "released":
@@ -241,15 +241,15 @@ def forward(x: npt.ArrayLike, params: Params, *, training: bool, noise: None = N
     >>> forward([0.0, 0.25, 0.5, 9.0], params, training=False)
     array([0. , 0. , 0.5, 1.5])
     """
-    grid.refuse_noise(noise, METHOD.title)
-    x = grid.as_float(x)
+    checks.refuse_noise(noise, METHOD.title)
+    x = checks.as_float(x)
     y = _soft_sum(x, params) if training else _hard_sum(x, params)
     return np.asarray(y * params.alpha.astype(x.dtype))
 
 
 def codes(x: npt.ArrayLike, params: Params) -> Array:
     """How many biases are below beta x: integers from 0. Raises ValueError on NaN."""
-    return grid.integers(_codes(grid.as_float(x), params))
+    return grid.integers(_codes(checks.as_float(x), params))
 
 
 def decode(q: npt.ArrayLike, params: Params) -> Array:
@@ -260,10 +260,10 @@ def decode(q: npt.ArrayLike, params: Params) -> Array:
     ValueError
         If Y is not evenly spaced, and there is no such code.
     """
-    q = grid.as_float(q)
+    q = checks.as_float(q)
     found, targets = integer_grid(params), params.integers
     if found.table and not np.isin(q, np.arange(targets.size)).all():
-        raise grid.refuse("codes", q.tolist(), f"whole numbers from 0 to {targets.size - 1}")
+        raise checks.refuse("codes", q.tolist(), f"whole numbers from 0 to {targets.size - 1}")
     k = found.integers(q.astype(np.int64) if found.table else q).astype(q.dtype)
     return np.asarray(k * params.alpha.astype(q.dtype))
 
@@ -287,7 +287,7 @@ def integer_grid(params: Params) -> IntegerGrid:
 
 def threshold_distance(x: npt.ArrayLike, params: Params) -> Array:
     """Distance of beta x from the nearest bias: in units of Y, of which levels are 1 or 2 apart."""
-    u = _scaled(grid.as_float(x), params)
+    u = _scaled(checks.as_float(x), params)
     return np.asarray(np.min([np.abs(u - b) for b in params.biases.astype(u.dtype)], axis=0))
 
 
@@ -297,11 +297,11 @@ def surrogate(x: npt.ArrayLike, params: Params, *, at: tuple[npt.ArrayLike, Para
     For beta, x and the biases it then is T/t times the staircase of the temperature t of the backward pass; a sigmoid
     that is clamped at `at` is a line, of the slope that it has at the clamp. Which bias is the i-th smallest stays.
     """
-    x, (x0, params0) = grid.as_float(x), at
+    x, (x0, params0) = checks.as_float(x), at
     steps, order = np.diff(params0.integers), params0.order
     t, factor = params0.slope_temperature, params0.used_temperature / params0.slope_temperature
     z = t * ((x * params.beta)[..., None] - params.biases[order])
-    z0 = t * ((grid.as_float(x0) * params0.beta)[..., None] - params0.biases[order])
+    z0 = t * ((checks.as_float(x0) * params0.beta)[..., None] - params0.biases[order])
     end = _clamped(z0, params0)
     line = _sigmoid(end)[0] + _sigmoid(end)[1] * (z - z0)
     moved = (steps * (np.where(end != z0, line, _sigmoid(z)[0]) - _sigmoid(end)[0])).sum(axis=-1)
@@ -315,7 +315,7 @@ def vjp(x: npt.ArrayLike, params: Params, grad: npt.ArrayLike) -> tuple[Array, d
     >>> vjp([0.25], Params(0.5, 2.0, [0.5], 1, "activation", temperature=4.0), [1.0])
     (array([1.]), {'alpha': array(0.5), 'beta': array(0.125), 'biases': array([-0.5])})
     """
-    x = grid.as_float(x)
+    x = checks.as_float(x)
     grad = np.asarray(grad, x.dtype)
     t, factor = x.dtype.type(params.slope_temperature), x.dtype.type(params.used_temperature)
     u = _scaled(x, params)
@@ -372,8 +372,8 @@ def _cell(x: npt.ArrayLike, temperature: float) -> tuple[Array, Array, Array]:
 
     The farthest that count add less than e^-40.
     """
-    grid.check_scalar("temperature", temperature, *TEMPERATURE_RANGE)
-    x = grid.as_float(x)
+    checks.check_scalar("temperature", temperature, *TEMPERATURE_RANGE)
+    x = checks.as_float(x)
     q_f = np.floor(x)
     t = x.dtype.type(temperature)
     return q_f, t * (x - q_f - x.dtype.type(0.5)), t * np.arange(1, math.ceil(40 / temperature) + 2, dtype=x.dtype)

@@ -16,7 +16,7 @@ from typing import Any, Protocol, TypeVar
 
 import numpy.typing as npt
 
-from reference import grid
+from reference import checks, grid
 from reference.grid import Array, IntegerGrid, Role
 
 
@@ -96,7 +96,7 @@ class Method:
         if "activation" in self.bits:
             return "activation"
         if "signed_activation" not in self.bits:
-            raise grid.refuse("method", self.name, "one that quantizes activations")
+            raise checks.refuse("method", self.name, "one that quantizes activations")
         return "signed_activation"
 
     def learned(self, role: str, variant: str | None = None) -> set[str]:
@@ -123,15 +123,15 @@ class Method:
         """
         grid.check_role(role)
         if role not in self.bits:
-            raise grid.refuse("role", role, f"one of {', '.join(self.bits)} for {self.title}")
+            raise checks.refuse("role", role, f"one of {', '.join(self.bits)} for {self.title}")
         variant = self.variants[0] if variant is None else variant
         if variant not in self.variants:
-            raise grid.refuse("variant", variant, "one of " + ", ".join(self.variants))
+            raise checks.refuse("variant", variant, "one of " + ", ".join(self.variants))
         admitted = self.admitted(role, variant)
         grid.top_code(bits)
         if bits not in admitted:
             whose = f"{self.title}'s role {role}" + (f", variant {variant}" if self.undefined else "")
-            raise grid.refuse("bits", bits, f"a whole number from {min(admitted)} to {max(admitted)} for {whose}")
+            raise checks.refuse("bits", bits, f"a whole number from {min(admitted)} to {max(admitted)} for {whose}")
         return variant
 
     def admitted(self, role: str, variant: str | None = None) -> list[int]:
@@ -182,8 +182,8 @@ class Reference(Protocol[P]):
     """What the module of a method has: constants, and pure functions over arrays. This is the whole contract.
 
     Arrays are float32 or float64, and what is computed from one has its dtype; other numbers become float64, other
-    types are refused (`grid.as_float`). Inputs have any shape, and broadcast against parameters of shape (C, 1, ...).
-    Errors are ValueErrors, with name, value and what is admitted (`grid.refuse`). How the functions fit together is
+    types are refused (`checks.as_float`). Inputs have any shape, and broadcast against parameters of shape (C, 1, ...).
+    Errors are ValueErrors, with name, value and what is admitted (`checks.refuse`). How the functions fit together is
     tested by `reference.contract`.
 
     Two further functions are optional: those of `Observes` and `Penalizes`.

@@ -20,7 +20,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from reference import grid, integer
+from reference import checks, grid, integer
 from reference.grid import Array
 
 CodesOf: TypeAlias = Callable[[Array], npt.ArrayLike]
@@ -58,14 +58,14 @@ class Thresholds:
     def __post_init__(self) -> None:
         values, falling = np.asarray(self.values), np.asarray(self.falling)
         if values.dtype != np.int64 or values.ndim != 2 or not values.size:
-            raise grid.refuse("values", f"{values.dtype.name} {values.shape}", "int64 (O, top), without a 0")
+            raise checks.refuse("values", f"{values.dtype.name} {values.shape}", "int64 (O, top), without a 0")
         if falling.dtype != np.bool_ or falling.shape != values.shape[:1]:
-            raise grid.refuse("falling", f"{falling.dtype.name} {falling.shape}", f"bool ({len(values)},)")
+            raise checks.refuse("falling", f"{falling.dtype.name} {falling.shape}", f"bool ({len(values)},)")
         rising = np.where(falling[:, None], values[:, ::-1], values)
         unordered = (rising[:, 1:] < rising[:, :-1]).any(axis=1)
         if unordered.any():
             channel = int(np.flatnonzero(unordered)[0])
-            raise grid.refuse(f"thresholds of channel {channel}", values[channel].tolist(), "in order")
+            raise checks.refuse(f"thresholds of channel {channel}", values[channel].tolist(), "in order")
 
     @property
     def top(self) -> int:
@@ -91,9 +91,9 @@ class Thresholds:
         """
         sums = np.asarray(sums)
         if sums.dtype.kind not in "iu":
-            raise grid.refuse("sums", sums.dtype.name, "an array of integers")
+            raise checks.refuse("sums", sums.dtype.name, "an array of integers")
         if not -sums.ndim <= axis < sums.ndim or sums.shape[axis] != len(self.values):
-            raise grid.refuse("shape of sums", sums.shape, f"{len(self.values)} channels along axis {axis}")
+            raise checks.refuse("shape of sums", sums.shape, f"{len(self.values)} channels along axis {axis}")
         rows = np.moveaxis(sums, axis, 0).reshape(len(self.values), -1)
         found = np.empty(rows.shape, np.int64)
         for channel, (row, values) in enumerate(zip(rows, self.values, strict=True)):
@@ -147,11 +147,11 @@ class IntegerLayer:
         grid.top_code(self.bits[1])
         if self.codes.dtype != np.uint8 or self.codes.ndim != 4 or not self.codes.size:
             shape = f"{self.codes.dtype.name} {self.codes.shape}"
-            raise grid.refuse("codes", shape, "uint8 (O, C, kh, kw), without a 0")
+            raise checks.refuse("codes", shape, "uint8 (O, C, kh, kw), without a 0")
         if self.codes.max() > top:
-            raise grid.refuse("codes", int(self.codes.max()), f"from 0 to {top}")
+            raise checks.refuse("codes", int(self.codes.max()), f"from 0 to {top}")
         if self.thresholds is not None and len(self.thresholds.values) != len(self.codes):
-            raise grid.refuse("channels of the thresholds", len(self.thresholds.values), f"{len(self.codes)}")
+            raise checks.refuse("channels of the thresholds", len(self.thresholds.values), f"{len(self.codes)}")
 
     @property
     def weights(self) -> Array:
@@ -168,7 +168,7 @@ class IntegerLayer:
         """
         x, top = np.asarray(x), grid.top_code(self.bits[1])
         if x.dtype.kind in "iu" and x.size and not 0 <= int(x.min()) <= int(x.max()) <= top:
-            raise grid.refuse("codes of x", (int(x.min()), int(x.max())), f"from 0 to {top}")
+            raise checks.refuse("codes of x", (int(x.min()), int(x.max())), f"from 0 to {top}")
         sums = integer.convolve_numba(x, self.weights, stride=self.stride, padding=self.padding)
         return sums if self.thresholds is None else self.thresholds.codes(sums, axis=1)
 
@@ -198,9 +198,9 @@ def attainable(w: npt.ArrayLike, smallest: int, largest: int) -> tuple[Array, Ar
     """
     w = np.asarray(w)
     if w.dtype.kind not in "iu" or not w.ndim or not w.size:
-        raise grid.refuse("w", f"{w.dtype.name} {w.shape}", "integers (O, ...), without a 0")
+        raise checks.refuse("w", f"{w.dtype.name} {w.shape}", "integers (O, ...), without a 0")
     if smallest > largest:
-        raise grid.refuse("smallest", smallest, f"at most the largest, {largest}")
+        raise checks.refuse("smallest", smallest, f"at most the largest, {largest}")
     rows = w.astype(np.int64).reshape(len(w), -1)
     ends = np.stack([rows * min(smallest, 0), rows * max(largest, 0)])
     return np.asarray(ends.min(axis=0).sum(axis=1)), np.asarray(ends.max(axis=0).sum(axis=1))
@@ -237,15 +237,15 @@ def search(codes_of: CodesOf, lowest: npt.ArrayLike, highest: npt.ArrayLike, top
     """
     low, high = np.asarray(lowest), np.asarray(highest)
     if low.dtype.kind not in "iu" or high.dtype.kind not in "iu" or low.ndim != 1 or low.shape != high.shape:
-        raise grid.refuse("lowest and highest", f"{low.dtype.name} {low.shape}", "integers of one shape (O,)")
+        raise checks.refuse("lowest and highest", f"{low.dtype.name} {low.shape}", "integers of one shape (O,)")
     low, high = low.astype(np.int64), high.astype(np.int64)
     if not low.size or (low > high).any() or max(-int(low.min()), int(high.max())) > integer.LARGEST // 4:
-        raise grid.refuse("lowest and highest", (low.tolist(), high.tolist()), "ends of sums within 61 bits")
+        raise checks.refuse("lowest and highest", (low.tolist(), high.tolist()), "ends of sums within 61 bits")
 
     def at(sums: Array) -> Array:
         found = np.asarray(codes_of(sums))
         if found.shape != sums.shape or not ((found >= 0) & (found <= top) & (found == np.floor(found))).all():
-            raise grid.refuse("codes", found.tolist(), f"whole numbers from 0 to {top}, one for each sum")
+            raise checks.refuse("codes", found.tolist(), f"whole numbers from 0 to {top}, one for each sum")
         return found.astype(np.int64)
 
     ends = at(np.stack([low, high], axis=1))
@@ -277,4 +277,4 @@ def _check(found: Thresholds, at: Callable[[Array], Array], sums: Array) -> None
     if (want != got).any():
         channel, index = (int(i[0]) for i in np.nonzero(want != got))
         shown = f"code {want[channel, index]} at the sum {sums[channel, index]} of channel {channel}"
-        raise grid.refuse("codes", shown, f"monotone in the sum: {got[channel, index]} by the codes elsewhere")
+        raise checks.refuse("codes", shown, f"monotone in the sum: {got[channel, index]} by the codes elsewhere")

@@ -41,7 +41,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from reference import grid
+from reference import checks, grid
 from reference.grid import Array, IntegerGrid, Role
 from reference.registry import Method
 
@@ -98,9 +98,9 @@ class Params:
     def __post_init__(self) -> None:
         object.__setattr__(self, "variant", METHOD.check(self.bits, self.role, self.variant))
         for name in ("alpha", "sigma"):
-            object.__setattr__(self, name, grid.positive(name, getattr(self, name)))
-        object.__setattr__(self, "beta", grid.finite("beta", self.beta))
-        grid.check_scalar("temperature", self.temperature, *TEMPERATURE_RANGE)
+            object.__setattr__(self, name, checks.positive(name, getattr(self, name)))
+        object.__setattr__(self, "beta", checks.finite("beta", self.beta))
+        checks.check_scalar("temperature", self.temperature, *TEMPERATURE_RANGE)
 
     @property
     def integers(self) -> Array:
@@ -158,7 +158,7 @@ def probabilities(x: npt.ArrayLike, params: Params, *, fuzz: float = 0.0) -> Arr
     >>> probabilities([9.0], far, fuzz=1e-6).round(3).ravel(), probabilities([9.0], far).round(3).ravel()
     (array([0.25, 0.25, 0.25, 0.25]), array([0., 0., 0., 1.]))
     """
-    x = grid.as_float(x)
+    x = checks.as_float(x)
     logits = _logits(*_units(x, params), params.integers)
     top = logits.max(axis=0)
     e = np.exp(logits - top)
@@ -188,11 +188,11 @@ def forward(x: npt.ArrayLike, params: Params, *, training: bool, noise: npt.Arra
     >>> forward([0.2, 0.5, 0.9, 9.0], params, training=True).round(3)
     array([0.251, 0.528, 0.92 , 2.981])
     """
-    x = grid.as_float(x)
+    x = checks.as_float(x)
     noise = _check_noise(noise, x, params)
     if not training:
         if noise is not None:
-            raise grid.refuse("noise", "an array", "None in test mode, which is deterministic")
+            raise checks.refuse("noise", "an array", "None in test mode, which is deterministic")
         return _value(_rounded(x, params), params)
     z = _shares(x, params, noise)
     k = params.integers.astype(x.dtype).reshape(-1, *[1] * (z.ndim - 1))
@@ -202,12 +202,12 @@ def forward(x: npt.ArrayLike, params: Params, *, training: bool, noise: npt.Arra
 
 def codes(x: npt.ArrayLike, params: Params) -> Array:
     """Integers 0 ... 2^bits - 1 of test mode, int64. Raises ValueError on NaN."""
-    return grid.integers(_rounded(grid.as_float(x), params)) - lowest(params.bits, params.role)
+    return grid.integers(_rounded(checks.as_float(x), params)) - lowest(params.bits, params.role)
 
 
 def decode(q: npt.ArrayLike, params: Params) -> Array:
     """Values of codes: grid points."""
-    q = grid.as_float(q)
+    q = checks.as_float(q)
     return _value(q + q.dtype.type(lowest(params.bits, params.role)), params)
 
 
@@ -229,14 +229,14 @@ def integer_grid(params: Params) -> IntegerGrid | None:
 
 def threshold_distance(x: npt.ArrayLike, params: Params) -> Array:
     """Distance of (x - beta)/alpha from the nearest point halfway between two grid points, in levels."""
-    return grid.tie_distance(_clipped(grid.as_float(x), params))
+    return grid.tie_distance(_clipped(checks.as_float(x), params))
 
 
 def surrogate(
     x: npt.ArrayLike, params: Params, *, at: tuple[npt.ArrayLike, Params], noise: npt.ArrayLike | None = None
 ) -> Array:
     """What training differentiates, wherever it is: the relaxed sample, with the noise held fixed."""
-    x = grid.as_float(x)
+    x = checks.as_float(x)
     z = _shares(x, params, _check_noise(noise, x, params))
     k = params.integers.astype(x.dtype).reshape(-1, *[1] * (z.ndim - 1))
     return _value((z * k).sum(axis=0), params)
@@ -251,7 +251,7 @@ def vjp(
     >>> by_x.round(3), float(by_parameter["sigma"].round(3))
     (array([0.964]), 0.0)
     """
-    x = grid.as_float(x)
+    x = checks.as_float(x)
     grad = np.asarray(grad, x.dtype)
     z = _shares(x, params, _check_noise(noise, x, params))
     v, tau = _units(x, params)
@@ -300,9 +300,9 @@ def _check_noise(noise: npt.ArrayLike | None, x: Array, params: Params) -> Array
         return None
     noise, shape = np.asarray(noise, x.dtype), (2**params.bits, *x.shape)
     if noise.shape != shape:
-        raise grid.refuse("shape of noise", noise.shape, f"{shape}: a number for each grid point and element")
+        raise checks.refuse("shape of noise", noise.shape, f"{shape}: a number for each grid point and element")
     if not np.isfinite(noise).all():
-        raise grid.refuse("noise", "NaN or infinity", "finite numbers")
+        raise checks.refuse("noise", "NaN or infinity", "finite numbers")
     return noise
 
 

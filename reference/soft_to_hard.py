@@ -38,7 +38,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from reference import grid
+from reference import checks, grid
 from reference.grid import Array, Role
 from reference.qnet import kmeans
 from reference.registry import Method
@@ -66,8 +66,8 @@ def annealed_hardness(progress: float, *, start: float = SCHEDULE[0], end: float
     >>> annealed_hardness(0.5, end=100.0)
     10.0
     """
-    progress = grid.check_scalar("progress", progress, 0, 1)
-    start, end = (grid.check_scalar(n, v, 1e-6, 1e6) for n, v in (("start", start), ("end", end)))
+    progress = checks.check_scalar("progress", progress, 0, 1)
+    start, end = (checks.check_scalar(n, v, 1e-6, 1e6) for n, v in (("start", start), ("end", end)))
     return start * (end / start) ** progress
 
 
@@ -98,11 +98,11 @@ class Params:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "variant", METHOD.check(self.bits, self.role, self.variant))
-        centers = grid.finite("centers", self.centers)
+        centers = checks.finite("centers", self.centers)
         if centers.shape != (2**self.bits,):
-            raise grid.refuse("shape of centers", centers.shape, f"({2**self.bits},)")
+            raise checks.refuse("shape of centers", centers.shape, f"({2**self.bits},)")
         object.__setattr__(self, "centers", centers)
-        grid.check_scalar("sigma", self.sigma, *SIGMA_RANGE)
+        checks.check_scalar("sigma", self.sigma, *SIGMA_RANGE)
 
     @property
     def sorted(self) -> Array:
@@ -122,10 +122,10 @@ def init(x: npt.ArrayLike, bits: int, role: Role, *, variant: str = "paper") -> 
     Params(centers=array([0.73333333, 4.        ]), bits=1, role='activation', sigma=0.0937109..., variant='paper')
     """
     METHOD.check(bits, role, variant)
-    data = np.sort(grid.as_float(x).astype(np.float64).ravel())
+    data = np.sort(checks.as_float(x).astype(np.float64).ravel())
     spread = float(data[-1] - data[0]) if data.size and np.isfinite(data).all() else math.nan
     if not 0 < spread < math.inf:
-        raise grid.refuse("spread of x", spread, "positive and finite")
+        raise checks.refuse("spread of x", spread, "positive and finite")
     centers = kmeans(data, np.linspace(data[0], data[-1], 2**bits))
     return Params(centers, bits, role, SCHEDULE[0] / spacing(centers) ** 2, variant)
 
@@ -147,7 +147,7 @@ def assignments(x: npt.ArrayLike, params: Params) -> Array:
     array([[0.881, 0.5  ],
            [0.119, 0.5  ]])
     """
-    x = grid.as_float(x)
+    x = checks.as_float(x)
     return _assignments(x, _nearest(x, params), params)
 
 
@@ -160,25 +160,25 @@ def forward(x: npt.ArrayLike, params: Params, *, training: bool, noise: None = N
     >>> forward([-9.0, 0.0, 0.5, 0.6], params, training=False)
     array([0., 0., 0., 1.])
     """
-    grid.refuse_noise(noise, METHOD.title)
-    x = grid.as_float(x)
+    checks.refuse_noise(noise, METHOD.title)
+    x = checks.as_float(x)
     soft = training and params.variant in SOFT
     return grid.keep_nan(x, _soft(x, params) if soft else _nearest(x, params))
 
 
 def codes(x: npt.ArrayLike, params: Params) -> Array:
     """How many transition points are below `x`, int64, from 0. Raises ValueError on NaN."""
-    x = grid.as_float(x)
+    x = checks.as_float(x)
     if np.isnan(x).any():
-        raise grid.refuse("x", "NaN", "free of NaN (NaN has no code)")
+        raise checks.refuse("x", "NaN", "free of NaN (NaN has no code)")
     return _below(x, params)
 
 
 def decode(q: npt.ArrayLike, params: Params) -> Array:
     """Values of codes: centre q in ascending order. Raises ValueError if there is no such centre."""
-    q = grid.as_float(q)
+    q = checks.as_float(q)
     if not np.isin(q, np.arange(params.centers.size)).all():
-        raise grid.refuse("codes", q.tolist(), f"whole numbers from 0 to {params.centers.size - 1}")
+        raise checks.refuse("codes", q.tolist(), f"whole numbers from 0 to {params.centers.size - 1}")
     return params.sorted.astype(q.dtype)[q.astype(np.int64)]
 
 
@@ -203,13 +203,13 @@ def thresholds(params: Params, dtype: npt.DTypeLike = np.float64) -> Array:
 
 def threshold_distance(x: npt.ArrayLike, params: Params) -> Array:
     """Distance of `x` from the nearest transition point, in mean distances of neighbouring centres (or in 1)."""
-    x, unit = grid.as_float(x), spacing(params.centers) or 1.0
+    x, unit = checks.as_float(x), spacing(params.centers) or 1.0
     return np.asarray(functools.reduce(np.minimum, (np.abs(x - t) / unit for t in thresholds(params))))
 
 
 def surrogate(x: npt.ArrayLike, params: Params, *, at: tuple[npt.ArrayLike, Params]) -> Array:
     """What training differentiates, wherever it is: the soft quantizer."""
-    return _soft(grid.as_float(x), params)
+    return _soft(checks.as_float(x), params)
 
 
 def vjp(x: npt.ArrayLike, params: Params, grad: npt.ArrayLike) -> tuple[Array, dict[str, Array]]:
@@ -218,7 +218,7 @@ def vjp(x: npt.ArrayLike, params: Params, grad: npt.ArrayLike) -> tuple[Array, d
     >>> vjp([0.5], Params([0.0, 1.0], 1, "weight", sigma=2.0), [1.0])
     (array([1.]), {'centers': array([0., 0.])})
     """
-    x = grid.as_float(x)
+    x = checks.as_float(x)
     grad = np.asarray(grad, x.dtype)
     near = _nearest(x, params)
     phi = _assignments(x, near, params)
@@ -238,7 +238,7 @@ def gap(x: npt.ArrayLike, params: Params) -> float:
     >>> gap([0.0, 0.5], Params([0.0, 1.0], 1, "weight", sigma=2.0))  # doctest: +ELLIPSIS
     0.13210...
     """
-    x = grid.as_float(x)
+    x = checks.as_float(x)
     return float(np.mean((_soft(x, params) - _nearest(x, params)) ** 2))
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from reference import grid
+from reference import checks, grid
 from reference.grid import Array, IntegerGrid, Role
 from reference.registry import Method
 
@@ -61,8 +61,8 @@ def forward(x: npt.ArrayLike, params: Params, *, training: bool, noise: None = N
     >>> forward([-2.0, -0.5, 0.1], Params(-1.0, 1.0, bits=2, role="weight"), training=True)
     array([-1.        , -0.33333333,  0.33333333])
     """
-    grid.refuse_noise(noise, METHOD.title)
-    x = grid.as_float(x)
+    checks.refuse_noise(noise, METHOD.title)
+    x = checks.as_float(x)
     q = grid.ROUNDINGS[params.variant](grid.normalize(x, params.lower, params.upper, params.bits))
     return grid.decode(q, params.bits, params.role)
 
@@ -97,7 +97,7 @@ def slope(x: npt.ArrayLike) -> Array:
     >>> slope([0.2, 0.5])
     array([1., 1.])
     """
-    x = grid.as_float(x)
+    x = checks.as_float(x)
     return np.where(np.isnan(x), math.nan, x.dtype.type(1))
 
 
@@ -108,7 +108,7 @@ def threshold_distance(x: npt.ArrayLike, params: Params) -> Array:
 
 def surrogate(x: npt.ArrayLike, params: Params, *, at: tuple[npt.ArrayLike, Params]) -> Array:
     """What training differentiates at `at`: what rounding adds, and which values are clipped, is held fixed."""
-    x, (x0, params0) = grid.as_float(x), at
+    x, (x0, params0) = checks.as_float(x), at
     n = grid.top_code(params.bits)
     rest = codes(x0, params0) - grid.normalize(x0, params0.lower, params0.upper, params0.bits)
     q = grid.frozen_position(x, params.lower, params.upper, at) * n + rest
@@ -121,7 +121,7 @@ def vjp(x: npt.ArrayLike, params: Params, grad: npt.ArrayLike) -> tuple[Array, d
     >>> vjp([-2.0, 0.0], Params(-1.0, 1.0, bits=1, role="weight"), [1.0, 1.0])[0]
     array([0., 1.])
     """
-    x = grid.as_float(x)
+    x = checks.as_float(x)
     grad = np.asarray(grad, x.dtype)
     ones = slope(grid.position(x, params.lower, params.upper))
     return grid.clip_range_vjp(grad, x, params.lower, params.upper, ones, grid.output_scale(params.role))

@@ -14,7 +14,7 @@ from hypothesis import assume
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from reference import contract, daq, dsq, grid
+from reference import checks, contract, daq, dsq, grid
 from reference import inputs as input_points
 from reference.contract import cotangents as cotangents
 from reference.registry import Reference
@@ -74,7 +74,7 @@ def any_clip_ranges(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
     """l and u of any size, exact in float32, with a distance that float32 can hold and divide by."""
     ends = st.floats(-(2.0**126), 2.0**126, width=32)
     lower, upper = sorted([draw(ends), draw(ends)])
-    assume(upper - lower > 2 * grid.NARROWEST["float32"])
+    assume(upper - lower > 2 * checks.NARROWEST["float32"])
     return np.asarray(lower), np.asarray(upper)
 
 

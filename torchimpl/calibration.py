@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reference import grid
+from reference import checks
 from torchimpl.layers import QuantizedLayer
 from torchimpl.quantizers.base import Quantizer, calibrating, ranks
 
@@ -66,7 +66,7 @@ def calibrate(model: nn.Module, *inputs: Any, **keywords: Any) -> nn.Module:
         missing = [name for name, part in model.named_modules() if id(part) in own and not part.has_first_values]
         if missing:
             shapes = [tuple(x.shape) for x in (*inputs, *keywords.values()) if isinstance(x, Tensor)]
-            raise grid.refuse("batch", shapes, f"one that reaches {', '.join(missing)}")
+            raise checks.refuse("batch", shapes, f"one that reaches {', '.join(missing)}")
     except Exception as error:
         problem = error
     device = before[0][0].device if before else torch.device("cpu")

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize, prune
 from torch.overrides import TorchFunctionMode
 
-from reference import grid, registry
+from reference import checks, grid, registry
 from torchimpl.layers import QUANTIZED, Bits, QuantizedLayer, QuantLinear, channel_options, check_weights, pair
 from torchimpl.quantizers import build
 from torchimpl.quantizers.base import Quantizer, calibrating
@@ -75,15 +75,17 @@ def quantize_weight(
     [-1.0, 1.0]
     """
     if parametrize.is_parametrized(layer, name):
-        raise grid.refuse(name, "a parametrized one", "a plain parameter of the layer")
+        raise checks.refuse(name, "a parametrized one", "a plain parameter of the layer")
     weight = dict(layer.named_parameters(recurse=False)).get(name)
     if weight is None or weight.dim() == 0:
         known = ", ".join(key for key, _ in layer.named_parameters(recurse=False)) or "it has none"
-        raise grid.refuse("name", name, f"one of the layer's parameters: {known}")
+        raise checks.refuse("name", name, f"one of the layer's parameters: {known}")
     known_method = registry.method(method)
     own = channel_options(known_method, weight, channelwise)
     if own and getattr(layer, "transposed", False):
-        raise grid.refuse("channelwise", channelwise, "False for a transposed convolution: its first axis is the input")
+        raise checks.refuse(
+            "channelwise", channelwise, "False for a transposed convolution: its first axis is the input"
+        )
     quantizer = build(method, bits=bits, role="weight", **own, **options).to(weight.device)
     check_weights(weight, standardized=known_method.standardized)
     standardized = [Standardize()] if known_method.standardized else []
@@ -146,7 +148,7 @@ class Plan:
             If it was done already.
         """
         if any(isinstance(dict(self.module.named_modules())[row.name], QuantizedLayer) for row in self.quantized):
-            raise grid.refuse("plan", "one that was applied", "a new one: its layers are quantized")
+            raise checks.refuse("plan", "one that was applied", "a new one: its layers are quantized")
         for step in self._steps:
             step()
         for row in self.quantized:
@@ -204,7 +206,7 @@ def plan_model(
     kept_by_name = _select(keep, known, aliases, "keep")
     bits = pair("bits", bits)
     if input_role is not None and example is not None:
-        raise grid.refuse("input_role", input_role, "None, as `example` tells which inputs are signed")
+        raise checks.refuse("input_role", input_role, "None, as `example` tells which inputs are signed")
     _check_common(method, bits, input_role, options)
     settings: dict[str, dict[str, Any]] = {name: {"method": method, "bits": bits, **options} for name in known}
     said_of, own = {name: "" for name in known}, {name for name in known if name == ""}
@@ -230,7 +232,7 @@ def plan_model(
         types = ", ".join(f"{count} {kind}" for kind, count in sorted(seen.items()))
         listed = ", ".join(sorted(kept)) or "none"
         admitted = f"a network with layers to quantize (kept: {listed}; types seen: {types})"
-        raise grid.refuse("module", type(module).__name__, admitted)
+        raise checks.refuse("module", type(module).__name__, admitted)
     for name in chosen:
         settings[name].setdefault("input_role", _role(settings[name], input_role, found.signed.get(name)))
     _check_roles(chosen, settings)
@@ -406,10 +408,10 @@ def _select(
         elif callable(selector):
             one = {name for name in known if selector(name, known[name])}
         else:
-            raise grid.refuse(what, selector, "names, patterns, regular expressions or functions of name and module")
+            raise checks.refuse(what, selector, "names, patterns, regular expressions or functions of name and module")
         if not one:
             unknown = [s for s in selectors if isinstance(s, str) and not _select_any(s, known, aliases)] or selector
-            raise grid.refuse(what, unknown, "names of its layers: " + (", ".join(known) or "it has none"))
+            raise checks.refuse(what, unknown, "names of its layers: " + (", ".join(known) or "it has none"))
         found |= one
     return found
 
@@ -437,7 +439,7 @@ def _check_common(method: Any, bits: Bits, input_role: str | None, options: dict
     """Refuse what no layer could be built with, before it is said of one layer."""
     for_inputs = registry.method(pair("method", (method, method) if isinstance(method, str) else method)[1])
     if input_role is not None and input_role not in _admitted_roles(for_inputs, bits):
-        raise grid.refuse("input_role", input_role, f"{_either(for_inputs, bits)} for {for_inputs.title}")
+        raise checks.refuse("input_role", input_role, f"{_either(for_inputs, bits)} for {for_inputs.title}")
     QuantLinear(2, 2, method=method, bits=bits, **options)
 
 
@@ -469,7 +471,7 @@ def _check_roles(chosen: list[str], settings: dict[str, dict[str, Any]]) -> None
         for_inputs, admitted = next(iter(others.values()))
         kind = "of both signs (behind Hardtanh, say)" if admitted == [SIGNED] else "never negative (behind ReLU, say)"
         wanted = f"{kind}, or kept in full precision (keep=...): {for_inputs.title} knows no others"
-        raise grid.refuse("inputs of layers to quantize", list(others), wanted)
+        raise checks.refuse("inputs of layers to quantize", list(others), wanted)
 
 
 def _prepared(name: str, layer: nn.Module, settings: dict[str, Any], where: str) -> Callable[[], None]:
@@ -499,15 +501,15 @@ def _check_plain(name: str, layer: nn.Module) -> None:
         how = f"made by a hook ({', '.join(hooks) or 'of its owner'}): what removes that"
     elif "forward" in layer.__dict__:
         whose = f"forward of {name or 'the layer'}"
-        raise grid.refuse(whose, "one of this object's own", "its type's, or kept (keep=...)")
+        raise checks.refuse(whose, "one of this object's own", "its type's, or kept (keep=...)")
     else:
         if getattr(layer, "padding_mode", "zeros") != "zeros":
-            raise grid.refuse(f"padding_mode of {name}", layer.padding_mode, "zeros")
+            raise checks.refuse(f"padding_mode of {name}", layer.padding_mode, "zeros")
         return
     what, _, remedy = how.partition(": ")
     whose = "bias" if isinstance(layer._parameters.get("weight"), nn.Parameter) else "weight"
     admitted = f"a plain parameter ({remedy} makes it one), or kept (keep=...)"
-    raise grid.refuse(f"{whose} of {name or 'the layer'}", what, admitted)
+    raise checks.refuse(f"{whose} of {name or 'the layer'}", what, admitted)
 
 
 def _row(name: str, layer: nn.Module, settings: dict[str, Any]) -> Row:
@@ -620,7 +622,7 @@ def _use(module: nn.Module, layers: Mapping[str, nn.Module], example: Example) -
             hook.remove()
     unused = sorted(set(layers) - set(found.signed))
     if unused:
-        raise grid.refuse("example", _shape(example), f"a batch that uses every layer; unused: {unused}")
+        raise checks.refuse("example", _shape(example), f"a batch that uses every layer; unused: {unused}")
     parts = dict(module.named_modules())
     for (name, function), count in calls.items():
         if not isinstance(parts[name], (*QUANTIZED, QuantizedLayer)):

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from reference import exchange, grid
+from reference import checks, exchange, grid
 from reference.grid import Array
 from reference.requantization import IntegerLayer, Thresholds, attainable, search
 from torchimpl import checkpoints
@@ -111,10 +111,10 @@ def integer_layer(layer: QuantConv2d, found: Thresholds | None = None) -> Intege
     weights, inputs = layer.weight_quantizer, layer.input_quantizer
     if weights.table or inputs.table or (inputs.lowest, inputs.stride) != (0, 1):
         shown = f"{weights.table or 'even'} and {inputs.table or (inputs.lowest, inputs.stride)}"
-        raise grid.refuse("grids of weights and inputs", shown, "an even one, and 0, 1, 2, ...")
+        raise checks.refuse("grids of weights and inputs", shown, "an even one, and 0, 1, 2, ...")
     geometry = {"stride": layer.stride, "padding": layer.padding, "dilation": layer.dilation, "groups": layer.groups}
     if isinstance(layer.padding, str) or layer.dilation != (1, 1) or layer.groups != 1 or not _square(layer):
-        raise grid.refuse("convolution", geometry, "without dilation and groups, the same for rows and columns")
+        raise checks.refuse("convolution", geometry, "without dilation and groups, the same for rows and columns")
     codes = weights.codes(layer.raw_weight()).cpu().numpy().astype(np.uint8)
     bits, stride, padding = (weights.bits, inputs.bits), int(layer.stride[0]), int(layer.padding[0])
     return IntegerLayer(codes, weights.lowest, weights.stride, bits, stride, padding, thresholds=found)
@@ -172,21 +172,21 @@ def integer_block(block: BasicBlock) -> IntegerBlock:
 
 def _quantized(conv: nn.Conv2d) -> QuantConv2d:
     if not isinstance(conv, QuantConv2d):
-        raise grid.refuse("convolutions of the block", type(conv).__name__, "QuantConv2d")
+        raise checks.refuse("convolutions of the block", type(conv).__name__, "QuantConv2d")
     return conv
 
 
 def _check_ready(layer: QuantConv2d, norm: nn.Module | None, quantizer: Quantizer) -> None:
     """Refuse what has no integers, no first values, or is in training mode."""
     if not (layer.is_integral and layer.has_first_values):
-        raise grid.refuse("layer", str(layer), "one that computes with integers, with first values")
+        raise checks.refuse("layer", str(layer), "one that computes with integers, with first values")
     for q in (layer.weight_quantizer, layer.input_quantizer, quantizer):
         if not (isinstance(q, Quantizer) and q.has_first_values):
-            raise grid.refuse("quantizer", str(q), "one with first values")
+            raise checks.refuse("quantizer", str(q), "one with first values")
     if norm is not None and norm.training:
-        raise grid.refuse("norm", "in training mode", "in test mode: call eval() on the network")
+        raise checks.refuse("norm", "in training mode", "in test mode: call eval() on the network")
     if not (norm is None or isinstance(norm, nn.Identity) or getattr(norm, "running_var", None) is not None):
-        raise grid.refuse("norm", type(norm).__name__, "one with running statistics: others take the data's own")
+        raise checks.refuse("norm", type(norm).__name__, "one with running statistics: others take the data's own")
 
 
 def _ends(quantizer: Quantizer) -> tuple[int, int]:
@@ -237,7 +237,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         model = checkpoints.load(checkpoint, chosen.arch, method, checkpoints.parse_bits(chosen.bits))
         blocks = {name: module for name, module in model.named_modules() if isinstance(module, BasicBlock)}
         if chosen.block not in blocks:
-            raise grid.refuse("--block", chosen.block, f"one of {', '.join(blocks)}")
+            raise checks.refuse("--block", chosen.block, f"one of {', '.join(blocks)}")
         exchange.write(chosen.out, layers_of(model, chosen.block, _rows(chosen.size)))
     except OSError as error:
         print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
@@ -250,7 +250,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _rows(value: int) -> int:
     if value < 1:
-        raise grid.refuse("--size", value, "a whole number from 1")
+        raise checks.refuse("--size", value, "a whole number from 1")
     return value
 
 

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from reference import contract
-from reference.grid import Array, refuse
+from reference.checks import refuse
+from reference.grid import Array
 
 DTYPES = {name: getattr(torch, name) for name in contract.DTYPES}
 NAMES = {dtype: name for name, dtype in DTYPES.items()}

@@ -29,7 +29,7 @@ from typing import Any, ClassVar, TypeAlias
 import torch
 from torch import Tensor, fx, nn
 
-from reference import grid, registry
+from reference import checks, registry
 from torchimpl.operators import is_traced
 from torchimpl.quantizers import build, quantizer_class
 from torchimpl.quantizers.base import Quantizer, as_leaf, check_calibrating, is_calibrating, named, wide
@@ -41,7 +41,7 @@ Bits: TypeAlias = tuple[int | None, int | None]
 def pair(name: str, value: Any) -> tuple[Any, Any]:
     """Return what there is for weights and for inputs."""
     if not isinstance(value, tuple | list) or len(value) != 2:
-        raise grid.refuse(name, value, "a pair: for weights, and for inputs")
+        raise checks.refuse(name, value, "a pair: for weights, and for inputs")
     return value[0], value[1]
 
 
@@ -56,16 +56,16 @@ def channel_options(method: registry.Method, weight: Tensor, channelwise: bool |
     if not (method.channelwise if channelwise is None else channelwise):
         return {}
     if "shape" not in inspect.signature(quantizer_class(method.name)).parameters:
-        raise grid.refuse("channelwise", channelwise, f"False for {method.title}, which has one set a layer")
+        raise checks.refuse("channelwise", channelwise, f"False for {method.title}, which has one set a layer")
     return {"shape": (weight.shape[0], *[1] * (weight.dim() - 1))}
 
 
 def check_weights(weight: Tensor, *, standardized: bool) -> None:
     """Raise ValueError unless weights are finite and, where they are to be standardised, not all equal."""
     if not bool(weight.isfinite().all()):
-        raise grid.refuse("weights", "NaN or infinity among them", "finite")
+        raise checks.refuse("weights", "NaN or infinity among them", "finite")
     if standardized and not bool(weight.min() < weight.max()):
-        raise grid.refuse("standard deviation of the weights", 0.0, "positive: they are all equal, or none")
+        raise checks.refuse("standard deviation of the weights", 0.0, "positive: they are all equal, or none")
 
 
 class QuantizedLayer(nn.Module):
@@ -97,7 +97,9 @@ class QuantizedLayer(nn.Module):
         for_weights, for_inputs = (registry.method(name) for name in self.methods)
         for known, role, b in ((for_weights, "weight", bits[0]), (for_inputs, "activation", bits[1])):
             if b is not None and not any(r.endswith(role) for r in known.roles):
-                raise grid.refuse("method", method, f"a pair, one for each, as {known.title} does not quantize {role}s")
+                raise checks.refuse(
+                    "method", method, f"a pair, one for each, as {known.title} does not quantize {role}s"
+                )
         self.role_was_given = input_role is not None
         if input_role is None:
             input_role = "activation" if bits[1] is None else for_inputs.input_role
@@ -295,7 +297,7 @@ class QuantizedLayer(nn.Module):
         True
         """
         if not (self.is_integral and self._scale_ready):
-            raise grid.refuse("layer", str(self), "one that computes with integers, with first values")
+            raise checks.refuse("layer", str(self), "one that computes with integers, with first values")
         like = torch.empty(0, dtype=torch.float32, device=sums.device)
         w = self.raw_weight()
         out = self._scaled(sums, like, self.input_quantizer.unit(like), self.weight_quantizer.unit(w))
@@ -343,7 +345,7 @@ class QuantizedLayer(nn.Module):
             types = (kind, torch.float32, torch.float64)
             kinds = [t for t in types if self.largest_sum() <= _largest_exact(t)]
             if not kinds:
-                raise grid.refuse("largest sum of products", self.largest_sum(), "at most 2^53, which float64 holds")
+                raise checks.refuse("largest sum of products", self.largest_sum(), "at most 2^53, which float64 holds")
             kind = kinds[0]
         if x.is_cpu and not _has_onednn():
             kind = torch.float64
@@ -384,7 +386,7 @@ class QuantizedLayer(nn.Module):
         quantized, full = (float(self._linear_map(*both).abs().mean()) for both in ((x_q, w_q), (x, w)))
         if not (math.isfinite(quantized) and math.isfinite(full)):
             means = (quantized, full)
-            raise grid.refuse("mean magnitude of the first batch's outputs", means, "finite (is the batch empty?)")
+            raise checks.refuse("mean magnitude of the first batch's outputs", means, "finite (is the batch empty?)")
         if self.scale is not None and quantized > 0:  # all-zero codes carry no scale: keep 1
             self.scale.fill_(full / quantized)
         self.mark_scale_initialized()

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from reference import grid
+from reference import checks
 from torchimpl.conversion import Example, leave_parametrized
 from torchimpl.layers import QuantizedLayer
 from torchimpl.quantizers.base import Quantizer
@@ -78,7 +78,7 @@ def export_onnx(model: nn.Module, example: Example, path: str | Path, form: str 
     PosixPath('layer.onnx')
     """
     if form not in FORMS:
-        raise grid.refuse("form", form, f"one of {', '.join(FORMS)}")
+        raise checks.refuse("form", form, f"one of {', '.join(FORMS)}")
     missing = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
     if missing:
         raise ImportError(f"export_onnx needs {' and '.join(missing)}: pip install 'quantgap[onnx]'")
@@ -122,7 +122,7 @@ def for_export(model: nn.Module, form: str) -> nn.Module:
             part.forward = part.exported.forward  # type: ignore[method-assign]
             found += 1
     if not found:
-        raise grid.refuse("model", type(model).__name__, "one with quantized layers")
+        raise checks.refuse("model", type(model).__name__, "one with quantized layers")
     return plain
 
 
@@ -348,7 +348,7 @@ def _of_inputs(name: str, quantizer: nn.Module, form: str, *, integers: bool) ->
 
 def _uneven(name: str, quantizer: Quantizer) -> ValueError:
     shown = f"{type(quantizer).__name__}({quantizer.extra_repr()})"
-    return grid.refuse(
+    return checks.refuse(
         f"quantizer of {name or 'the layer'}",
         shown,
         "one with an even grid, for QuantizeLinear (form='operators' takes all)",

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reference import grid
+from reference import checks
 from reference.apot import ALPHA, ALPHA_IMAGENET
 from torchimpl.operators import operator
 from torchimpl.quantizers.base import Quantizer, as_float, check_positive, keep_nan, positive_or_nan, reduce_to
@@ -136,7 +136,7 @@ class APoT(Quantizer):
         """Values of codes. Raises ValueError if there is no such code."""
         q = as_float(codes, self.alpha)
         if not bool(torch.isin(q, torch.arange(len(self.levels), dtype=q.dtype, device=q.device)).all()):
-            raise grid.refuse("codes", q.tolist(), f"whole numbers from 0 to {len(self.levels) - 1}")
+            raise checks.refuse("codes", q.tolist(), f"whole numbers from 0 to {len(self.levels) - 1}")
         k = torch.tensor(self.levels, dtype=q.dtype, device=q.device)[q.long()]
         return k / self.steps[-1] * self.alpha.detach().to(q.dtype)
 

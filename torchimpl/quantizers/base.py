@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, fx, nn
 
-from reference import grid, registry
+from reference import checks, grid, registry
 from torchimpl.operators import Operator, is_traced
 
 
@@ -200,11 +200,11 @@ class Quantizer(nn.Module):
             If `x` holds NaN, or a parameter is out of range.
         """
         if bool(torch.isnan(x).any()):
-            raise grid.refuse("x", "NaN", "free of NaN (NaN has no code)")
+            raise checks.refuse("x", "NaN", "free of NaN (NaN has no code)")
         self.check_parameters(x)
         found = self.operator.integers(x, *self.arguments(x))
         if bool(found.isnan().any()):
-            raise grid.refuse("parameters", "out of range", f"positive and finite for x of {x.dtype}")
+            raise checks.refuse("parameters", "out of range", f"positive and finite for x of {x.dtype}")
         if self.table:
             return torch.searchsorted(torch.tensor(self.table, dtype=found.dtype, device=found.device), found)
         return ((found - self.lowest) / self.stride).to(torch.int64)
@@ -242,7 +242,7 @@ class Quantizer(nn.Module):
         ValueError
             If `progress` is not from 0 to 1.
         """
-        grid.check_scalar("progress", progress, 0, 1)
+        checks.check_scalar("progress", progress, 0, 1)
 
     # State
 
@@ -441,7 +441,7 @@ def is_noiseless() -> bool:
 def check_input(x: Tensor) -> None:
     """Raise ValueError unless `x` is of floating point."""
     if not x.is_floating_point():
-        raise grid.refuse("x", x.dtype, "a floating-point tensor")
+        raise checks.refuse("x", x.dtype, "a floating-point tensor")
 
 
 def wide(x: Tensor) -> torch.dtype:
@@ -457,13 +457,13 @@ def as_float(codes: Tensor, parameter: Tensor) -> Tensor:
 def check_positive(name: str, value: Tensor) -> None:
     """Raise ValueError unless all of a parameter is positive and finite."""
     if not bool(((value > 0) & (value < math.inf)).all()):
-        raise grid.refuse(name, value.tolist(), "positive and finite")
+        raise checks.refuse(name, value.tolist(), "positive and finite")
 
 
 def check_finite(name: str, value: Tensor) -> None:
     """Raise ValueError unless all of a parameter is finite."""
     if not bool(value.isfinite().all()):
-        raise grid.refuse(name, value.tolist(), "finite")
+        raise checks.refuse(name, value.tolist(), "finite")
 
 
 def positive_or_nan(value: Tensor, dtype: torch.dtype) -> Tensor:
@@ -496,7 +496,7 @@ def parameter_shape(shape: Sequence[int]) -> tuple[int, ...]:
     """Return the shape of parameters as a tuple; raises ValueError unless all its entries are whole numbers from 1."""
     found = tuple(shape)
     if not all(isinstance(size, int) and not isinstance(size, bool) and size >= 1 for size in found):
-        raise grid.refuse("shape", found, "() or (C, 1, ...), of whole numbers from 1")
+        raise checks.refuse("shape", found, "() or (C, 1, ...), of whole numbers from 1")
     return found
 
 
@@ -505,7 +505,7 @@ def check_shape(x: Tensor, shape: Sequence[int]) -> None:
     own = x.shape[x.dim() - len(shape) :] if x.dim() >= len(shape) else None
     if own is None or any(size not in (1, there) for size, there in zip(shape, own, strict=True)):
         admitted = f"(..., {', '.join('any' if size == 1 else str(size) for size in shape)})"
-        raise grid.refuse("shape of x", tuple(x.shape), f"{admitted}, for parameters of the shape {tuple(shape)}")
+        raise checks.refuse("shape of x", tuple(x.shape), f"{admitted}, for parameters of the shape {tuple(shape)}")
 
 
 def other_axes(x: Tensor, shape: Sequence[int]) -> list[int]:
@@ -532,5 +532,5 @@ def largest_magnitude(x: Tensor, shape: Sequence[int]) -> Tensor:
     axes = other_axes(x, shape)
     found = x.abs().amax(axes, keepdim=True) if x.numel() else x.new_zeros(())
     if not bool(((found > 0) & (found < math.inf)).all()):
-        raise grid.refuse("largest magnitude of the first batch", found.tolist(), "positive and finite")
+        raise checks.refuse("largest magnitude of the first batch", found.tolist(), "positive and finite")
     return found.reshape(tuple(shape))

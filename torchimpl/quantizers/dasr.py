@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from reference import daq, grid
+from reference import checks, daq
 from reference import dasr as names
 from torchimpl.operators import operator
 from torchimpl.quantizers.daq import assign_literally, normalize_literally
@@ -150,7 +150,7 @@ class DASR(UniformQuantizer):
 
     def set_beta(self, beta: float) -> None:
         """Set the temperature; raises ValueError unless it is from 0 to 1e8."""
-        self.beta.fill_(grid.check_scalar("beta", beta, *daq.BETA_RANGE))
+        self.beta.fill_(checks.check_scalar("beta", beta, *daq.BETA_RANGE))
 
     def set_progress(self, progress: float) -> None:
         """If built with `annealed`, set the temperature for a share of training: from 2 to 48, linearly.

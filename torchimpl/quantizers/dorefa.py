@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from reference import grid
+from reference import checks
 from torchimpl.operators import Operator, operator
 from torchimpl.quantizers.base import (
     Quantizer,
@@ -146,7 +146,7 @@ class DoReFa(Quantizer):
         if self.n > 1:
             return (2 * q - self.n) / self.n
         if x is None:
-            raise grid.refuse("x", x, "the weights that were quantized: levels at 1 bit are -E|w| and E|w|")
+            raise checks.refuse("x", x, "the weights that were quantized: levels at 1 bit are -E|w| and E|w|")
         return (2 * q - 1) * _mean_magnitude(x).to(q.dtype)
 
 

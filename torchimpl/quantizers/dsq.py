@@ -10,8 +10,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from reference import checks
 from reference import dsq as names
-from reference import grid
 from torchimpl.operators import operator
 from torchimpl.quantizers.base import as_float, reduce_to
 from torchimpl.quantizers.uniform import UniformQuantizer, clip_range, normalize, round_half_down
@@ -95,7 +95,7 @@ class DSQ(UniformQuantizer):
         least, high = (float(x.min()), float(x.max())) if x.numel() else (0.0, 0.0)
         low = 0.0 if self.role == "activation" else least
         if not (low < high and math.isfinite(least) and math.isfinite(high - low)):
-            raise grid.refuse("range of the first batch", (low, high), "of finite values that differ")
+            raise checks.refuse("range of the first batch", (low, high), "of finite values that differ")
         self.lower.fill_(low)
         self.upper.fill_(high)
         self.mark_initialized()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from reference import grid
+from reference import checks
 from reference.duq import INITIAL_SHARE, QUANTILE
 from torchimpl.operators import operator
 from torchimpl.quantizers.base import (
@@ -167,7 +167,7 @@ def upper_quantile(x: Tensor, shape: Sequence[int]) -> Tensor:
     positive = [row[row > 0] for row in rows]
     if not (bool(x.isfinite().all()) and all(row.numel() for row in positive)):
         found = "NaN or infinity" if x.numel() and not bool(x.isfinite().all()) else "no positive number"
-        raise grid.refuse("first batch", found, "finite, with a positive number" + " a channel" * (len(rows) > 1))
+        raise checks.refuse("first batch", found, "finite, with a positive number" + " a channel" * (len(rows) > 1))
     return torch.stack([row.sort().values[int(row.numel() * QUANTILE)] for row in positive]).double().reshape(shape)
 
 

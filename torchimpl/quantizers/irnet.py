@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from reference import grid
+from reference import checks
 from reference.irnet import T_MAX, T_MIN, T_RANGE
 from torchimpl.operators import operator
 from torchimpl.quantizers.base import (
@@ -110,7 +110,7 @@ class IRNet(Quantizer):
             check_shape(x, self.shape)
             y, _ = self._standardized(x.detach())
             if not (y.numel() and bool(y.isfinite().all())):
-                raise grid.refuse(
+                raise checks.refuse(
                     "weights of a channel", "too few, equal or infinite ones", "finite, and not all equal"
                 )
         self.mark_initialized()
@@ -123,8 +123,8 @@ class IRNet(Quantizer):
         ValueError
             If `progress` is not from 0 to 1, or an end is out of range.
         """
-        share = grid.check_scalar("progress", progress, 0, 1)
-        low, high = grid.check_scalar("t_min", t_min, *T_RANGE), grid.check_scalar("t_max", t_max, *T_RANGE)
+        share = checks.check_scalar("progress", progress, 0, 1)
+        low, high = checks.check_scalar("t_min", t_min, *T_RANGE), checks.check_scalar("t_max", t_max, *T_RANGE)
         self.t.fill_(math.exp((1 - share) * math.log(low) + share * math.log(high)))
 
     def quantize(self, x: Tensor) -> Tensor:
@@ -141,11 +141,11 @@ class IRNet(Quantizer):
     def codes(self, x: Tensor) -> Tensor:
         """Integer codes 0 and 1, int64. Raises ValueError if `x` holds NaN or weights have no statistics."""
         if bool(torch.isnan(x).any()):
-            raise grid.refuse("x", "NaN", "free of NaN (NaN has no code)")
+            raise checks.refuse("x", "NaN", "free of NaN (NaN has no code)")
         check_positive("t", self.t)
         signs = self.integers(x)
         if bool(signs.isnan().any()):
-            raise grid.refuse("weights of a channel", "infinite or equal ones", "finite, and not all equal")
+            raise checks.refuse("weights of a channel", "infinite or equal ones", "finite, and not all equal")
         return (signs > 0).to(torch.int64)
 
     def unit(self, x: Tensor) -> Tensor | float:
@@ -158,7 +158,7 @@ class IRNet(Quantizer):
         if self.role != "weight":
             return 2 * q - 1
         if x is None:
-            raise grid.refuse("x", None, "the weights that were quantized: they determine the levels")
+            raise checks.refuse("x", None, "the weights that were quantized: they determine the levels")
         return (2 * q - 1) * self._standardized(x.detach())[1].to(q.dtype)
 
     def _standardized(self, x: Tensor) -> tuple[Tensor, Tensor]:

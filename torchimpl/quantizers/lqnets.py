@@ -8,7 +8,7 @@ from collections import deque
 import torch
 from torch import Tensor
 
-from reference import grid
+from reference import checks
 from reference.lqnets import CUTOFF, MOMENTUM, QUARTILE, RIDGE
 from torchimpl.kernels import lqnets as loops
 from torchimpl.operators import operator
@@ -147,7 +147,7 @@ class LQNets(Quantizer):
     def _drawn_deviation(x: Tensor) -> float:
         """The deviation that weights are drawn with, by the kernel's size times the output channels: sqrt(2/n)."""
         if not x.numel():
-            raise grid.refuse("shape of x", tuple(x.shape), "without a 0 (there are no weights)")
+            raise checks.refuse("shape of x", tuple(x.shape), "without a 0 (there are no weights)")
         return math.sqrt(2 / (x.numel() // x.shape[1] if x.dim() > 1 else x.numel()))
 
     def _deviation(self, x: Tensor) -> Tensor:
@@ -156,7 +156,7 @@ class LQNets(Quantizer):
         spread = rows.shape[1] > 1 and bool((rows.amin(1) < rows.amax(1)).all())  # equal: the mean may be rounded
         deviation = rows.std(1) if spread else rows.new_zeros(self.channels)
         if not bool(((deviation > 0) & (deviation < math.inf)).all()):
-            raise grid.refuse("standard deviation of the weights", deviation.tolist(), "positive and finite")
+            raise checks.refuse("standard deviation of the weights", deviation.tolist(), "positive and finite")
         return deviation.reshape(self.shape)
 
     def quantize(self, x: Tensor) -> Tensor:
@@ -211,14 +211,14 @@ class LQNets(Quantizer):
     def check_parameters(self, x: Tensor) -> None:
         """Raise ValueError if a basis is not finite, or 0."""
         if not bool(self._usable(self.basis).all()):
-            raise grid.refuse("basis", self.basis.tolist(), "finite, with an element that is not 0")
+            raise checks.refuse("basis", self.basis.tolist(), "finite, with an element that is not 0")
 
     def decode(self, codes: Tensor, x: Tensor | None = None) -> Tensor:
         """Values of codes. Raises ValueError if there is no such level."""
         q = as_float(codes, self.basis)
         top = 2 ** len(self.basis) - 1
         if not bool(((q >= 0) & (q <= top)).all()):
-            raise grid.refuse("codes", q.tolist(), f"whole numbers from 0 to {top}")
+            raise checks.refuse("codes", q.tolist(), f"whole numbers from 0 to {top}")
         return pick(self._levels(q.dtype)[0], q.long())
 
     @staticmethod
@@ -243,7 +243,7 @@ class LQNets(Quantizer):
         """Raise ValueError unless the first axis of `x` has the channels."""
         if self.shape and (x.dim() != len(self.shape) or x.shape[0] != self.shape[0]):
             admitted = f"({self.shape[0]}, ...), with {len(self.shape)} axes, as the basis has"
-            raise grid.refuse("shape of x", tuple(x.shape), admitted)
+            raise checks.refuse("shape of x", tuple(x.shape), admitted)
 
     @torch.no_grad()
     def _fit(self, tally: Tensor, encoding: Tensor) -> None:

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from reference import grid
+from reference import checks
 from torchimpl.operators import operator
 from torchimpl.quantizers.base import (
     Quantizer,
@@ -119,7 +119,7 @@ class LSQ(Quantizer):
         """Set the step size to ``2 mean|x| / sqrt(Q_P)``. Raises ValueError if that is not positive and finite."""
         mean = x.abs().mean(other_axes(x, self.step.shape), keepdim=True) if x.numel() else x.new_zeros(())
         if not bool(((mean > 0) & (mean < math.inf)).all()):
-            raise grid.refuse("mean magnitude of the first batch", mean.tolist(), "positive and finite")
+            raise checks.refuse("mean magnitude of the first batch", mean.tolist(), "positive and finite")
         self.step.copy_(2 * mean.reshape(self.step.shape) / math.sqrt(self.high))
         self.mark_initialized()
 

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from reference import grid
+from reference import checks
 from reference.lsqplus import ENDS, ITERATIONS, NO_BETTER, THRESHOLDS
 from torchimpl.operators import operator
 from torchimpl.quantizers.base import (
@@ -112,7 +112,7 @@ class LSQPlus(Quantizer):
         x, axes = x.double(), other_axes(x, self.step.shape)
         low, high = (x.amin(axes, keepdim=True), x.amax(axes, keepdim=True)) if x.numel() else (x.sum(), x.sum())
         if not bool(((high > low) & (high - low < math.inf)).all()):
-            raise grid.refuse("range of the first batch", (low.tolist(), high.tolist()), "finite, with unequal ends")
+            raise checks.refuse("range of the first batch", (low.tolist(), high.tolist()), "finite, with unequal ends")
         if self.is_integral:
             mean, deviation = x.mean(axes, keepdim=True), x.std(axes, keepdim=True)
             whole = 2 ** (self.bits - 1) if self.variant == "paper" else 2**self.bits - 1

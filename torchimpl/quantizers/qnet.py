@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reference import grid
+from reference import checks
 from reference.qnet import CLAMP, LARGEST_TEMPERATURE, ROUNDS, SCHEDULE, TEMPERATURE, TEMPERATURE_RANGE, ZERO
 from torchimpl.operators import operator
 from torchimpl.quantizers.base import Quantizer, as_float, check_finite, check_positive, positive_or_nan, reduce_to
@@ -187,7 +187,7 @@ class QNet(Quantizer):
 
     def set_temperature(self, temperature: float) -> None:
         """Set the temperature; raises ValueError unless it is from 0.1 to 1e6."""
-        self.temperature.fill_(grid.check_scalar("temperature", temperature, *TEMPERATURE_RANGE))
+        self.temperature.fill_(checks.check_scalar("temperature", temperature, *TEMPERATURE_RANGE))
 
     def set_progress(self, progress: float, *, start: float = SCHEDULE[0], end: float = SCHEDULE[1]) -> None:
         """Set the temperature for a share of training, 0 to 1: linearly from `start` to `end`.
@@ -197,9 +197,9 @@ class QNet(Quantizer):
         ValueError
             If `progress` is not from 0 to 1, or an end is out of range.
         """
-        share = grid.check_scalar("progress", progress, 0, 1)
+        share = checks.check_scalar("progress", progress, 0, 1)
         ends = {"start": start, "end": end}
-        start, end = (grid.check_scalar(name, value, *TEMPERATURE_RANGE) for name, value in ends.items())
+        start, end = (checks.check_scalar(name, value, *TEMPERATURE_RANGE) for name, value in ends.items())
         self.set_temperature(start + (end - start) * share)
 
     @torch.no_grad()
@@ -214,7 +214,7 @@ class QNet(Quantizer):
         data = x.double().flatten()
         q = float(data.abs().max()) if data.numel() else 0.0
         if not 0 < q < math.inf:
-            raise grid.refuse("largest magnitude of the first batch", q, "positive and finite")
+            raise checks.refuse("largest magnitude of the first batch", q, "positive and finite")
         beta = 5 * max(self.targets) / (4 * q)
         self.alpha.fill_(1 / beta)
         self.beta.fill_(beta)
@@ -264,7 +264,7 @@ class QNet(Quantizer):
         if not self.table:
             return (self.lowest + self.stride * q) * alpha
         if not bool(torch.isin(q, torch.arange(len(self.table), dtype=q.dtype, device=q.device)).all()):
-            raise grid.refuse("codes", q.tolist(), f"whole numbers from 0 to {len(self.table) - 1}")
+            raise checks.refuse("codes", q.tolist(), f"whole numbers from 0 to {len(self.table) - 1}")
         return torch.tensor(self.table, dtype=q.dtype, device=q.device)[q.long()] * alpha
 
     def extra_repr(self) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reference import grid
+from reference import checks
 from reference.rq import FAR, FIRST_SIGMA, REACH, STEEPEST, TEMPERATURE, TEMPERATURE_RANGE
 from torchimpl.operators import operator
 from torchimpl.quantizers.base import (
@@ -157,7 +157,7 @@ class RQ(Quantizer):
         self, bits: int, role: str = "activation", *, variant: str | None = None, temperature: float = TEMPERATURE
     ) -> None:
         super().__init__(bits, role, variant=variant)
-        self.temperature = grid.check_scalar("temperature", temperature, *TEMPERATURE_RANGE)
+        self.temperature = checks.check_scalar("temperature", temperature, *TEMPERATURE_RANGE)
         self.lowest = 0 if self.role == "activation" else -(2 ** (self.bits - 1))
         self.highest = self.lowest + 2**self.bits - 1
         self.alpha = nn.Parameter(torch.tensor(1.0))
@@ -180,7 +180,7 @@ class RQ(Quantizer):
         equal = x.numel() < 2 or bool(x.min() == x.max())  # whose mean may be rounded
         deviation = 0.0 if equal else float(x.std())  # NaN where a value is, or infinite
         if not 0 < deviation < math.inf:
-            raise grid.refuse("standard deviation of the first batch", deviation, "positive and finite")
+            raise checks.refuse("standard deviation of the first batch", deviation, "positive and finite")
         alpha = REACH * deviation / max(-self.lowest, self.highest)
         self.alpha.fill_(alpha)
         self.sigma.fill_(alpha * FIRST_SIGMA)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reference import grid
+from reference import checks
 from reference.soft_to_hard import FAR, SCHEDULE, SOFT
 from torchimpl.operators import operator
 from torchimpl.quantizers.base import Quantizer, as_float, check_finite, keep_nan, reduce_to
@@ -105,7 +105,7 @@ class SoftToHard(Quantizer):
 
     def set_hardness(self, hardness: float) -> None:
         """Set the hardness; raises ValueError unless it is from 1e-6 to 1e6."""
-        self.hardness.fill_(grid.check_scalar("hardness", hardness, 1e-6, 1e6))
+        self.hardness.fill_(checks.check_scalar("hardness", hardness, 1e-6, 1e6))
 
     def set_progress(self, progress: float, *, start: float = SCHEDULE[0], end: float = SCHEDULE[1]) -> None:
         """Set the hardness for a share of training, 0 to 1: exponentially from `start` to `end`.
@@ -117,8 +117,8 @@ class SoftToHard(Quantizer):
         ValueError
             If `progress` is not from 0 to 1, or an end is out of range.
         """
-        share = grid.check_scalar("progress", progress, 0, 1)
-        start, end = (grid.check_scalar(n, v, 1e-6, 1e6) for n, v in (("start", start), ("end", end)))
+        share = checks.check_scalar("progress", progress, 0, 1)
+        start, end = (checks.check_scalar(n, v, 1e-6, 1e6) for n, v in (("start", start), ("end", end)))
         if self.variant in SOFT:
             self.set_hardness(start * (end / start) ** share)
 
@@ -139,7 +139,7 @@ class SoftToHard(Quantizer):
         data = x.double().flatten().sort().values
         spread = float(data[-1] - data[0]) if data.numel() and bool(data.isfinite().all()) else math.nan
         if not 0 < spread < math.inf:
-            raise grid.refuse("spread of the first batch", spread, "positive and finite")
+            raise checks.refuse("spread of the first batch", spread, "positive and finite")
         first = torch.linspace(float(data[0]), float(data[-1]), 2**self.bits, dtype=data.dtype, device=data.device)
         centers = kmeans(data, first)
         self.centers.copy_(centers)
@@ -158,7 +158,7 @@ class SoftToHard(Quantizer):
         """Values of codes: centres in ascending order. Raises ValueError if there is no such centre."""
         q = as_float(codes, self.centers)
         if not bool(torch.isin(q, torch.arange(len(self.centers), dtype=q.dtype, device=q.device)).all()):
-            raise grid.refuse("codes", q.tolist(), f"whole numbers from 0 to {len(self.centers) - 1}")
+            raise checks.refuse("codes", q.tolist(), f"whole numbers from 0 to {len(self.centers) - 1}")
         return self.centers.detach().to(q.dtype).sort().values[q.long()]
 
     def extra_repr(self) -> str:

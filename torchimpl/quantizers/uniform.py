@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from reference import grid
+from reference import checks
 from torchimpl.quantizers.base import Quantizer, as_float, positive_or_nan, reduce_to
 
 
@@ -63,7 +63,7 @@ class UniformQuantizer(Quantizer):
             equal = x.numel() < 2 or bool(x.min() == x.max())  # whose mean may be rounded
             deviation = 0.0 if equal else float(x.std())  # NaN where a value is, or infinite
             if not 0 < deviation < math.inf:
-                raise grid.refuse("standard deviation of the first batch", deviation, "positive and finite")
+                raise checks.refuse("standard deviation of the first batch", deviation, "positive and finite")
             self.upper.fill_(3 * deviation)
             if self.role == "signed_activation":
                 self.lower.fill_(-3 * deviation)
@@ -73,7 +73,7 @@ class UniformQuantizer(Quantizer):
         """Raise ValueError unless the clip range and its width are finite, and it is not empty."""
         lower, upper = self.lower.detach(), self.upper.detach()
         if not 0 < float(upper - lower) < math.inf:
-            raise grid.refuse("clip range (lower, upper)", (float(lower), float(upper)), "finite with lower < upper")
+            raise checks.refuse("clip range (lower, upper)", (float(lower), float(upper)), "finite with lower < upper")
 
     def unit(self, x: Tensor) -> Tensor | float:
         """Weights are odd multiples of 1/n, activations multiples (Eq. 2)."""

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from reference import grid
+from reference import checks
 from torchimpl.checkpoints import NORMALIZATIONS
 from torchimpl.data import cifar10, digits
 from torchimpl.data.cifar10 import Split
@@ -67,7 +67,7 @@ class Batches:
 
     def __init__(self, split: Split, recipe: Recipe, device: torch.device, rank: int = 0, ranks: int = 1) -> None:
         if recipe.batch % ranks:
-            raise grid.refuse("batch", recipe.batch, f"a multiple of the {ranks} ranks")
+            raise checks.refuse("batch", recipe.batch, f"a multiple of the {ranks} ranks")
         self.recipe, self.rank, self.ranks = recipe, rank, ranks
         self.used = len(split.labels) - len(split.labels) % recipe.batch % ranks
         pad = recipe.crop

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from reference import grid
+from reference import checks, grid
 from torchimpl.calibration import all_else_unchanged
 from torchimpl.layers import QuantConv2d, QuantizedLayer, QuantLinear
 from torchimpl.quantizers.base import Quantizer
@@ -138,7 +138,9 @@ def _layers_named(model: nn.Module, names: Collection[str]) -> dict[str, Any]:
     layers = _quantized_layers(model)
     for name in names:
         if name not in layers:
-            raise grid.refuse("name", name, f"a layer with quantized weights (there are {', '.join(layers) or 'none'})")
+            raise checks.refuse(
+                "name", name, f"a layer with quantized weights (there are {', '.join(layers) or 'none'})"
+            )
     return {name: layers[name] for name in names}
 
 

@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from reference import grid, registry
+from reference import checks, registry
 from torchimpl.checkpoints import NORMALIZATIONS
 from torchimpl.models import NETWORKS
 
@@ -99,15 +99,15 @@ class Recipe:
             ("flip", (False, True)),
         ):
             if getattr(self, name) not in admitted:
-                raise grid.refuse(name, getattr(self, name), f"one of {', '.join(map(str, admitted))}")
+                raise checks.refuse(name, getattr(self, name), f"one of {', '.join(map(str, admitted))}")
         if len(self.bits) != 2 or not all(b is None or (isinstance(b, int) and 1 <= b <= 8) for b in self.bits):
-            raise grid.refuse("bits", self.bits, "a pair of whole numbers from 1 to 8, or None for full precision")
+            raise checks.refuse("bits", self.bits, "a pair of whole numbers from 1 to 8, or None for full precision")
         if self.network not in NETWORKS and ":" not in self.network:
-            raise grid.refuse("network", self.network, f"one of {', '.join(NETWORKS)}, or package.module:function")
+            raise checks.refuse("network", self.network, f"one of {', '.join(NETWORKS)}, or package.module:function")
         for name, least in (("epochs", 1), ("batch", 2), ("crop", 0), ("seed", 0)):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or not least <= value < 2**31:
-                raise grid.refuse(name, value, f"a whole number from {least}")
+                raise checks.refuse(name, value, f"a whole number from {least}")
         for name, most in (
             ("rate", 1e3),
             ("momentum", 1.0),
@@ -115,7 +115,7 @@ class Recipe:
             ("quantizer_rate", 1e3),
             ("penalty", 1e3),
         ):
-            grid.check_scalar(name, getattr(self, name), 0, most)
+            checks.check_scalar(name, getattr(self, name), 0, most)
         if self.method is not None:
             registry.method(self.method)
 
@@ -143,11 +143,11 @@ def recipe(profile: str, **fields: Any) -> Recipe:
     """
     known = _file()
     if profile not in known["profiles"]:
-        raise grid.refuse("profile", profile, f"one of {', '.join(known['profiles'])}")
+        raise checks.refuse("profile", profile, f"one of {', '.join(known['profiles'])}")
     found = known["profiles"][profile] | known["methods"].get(fields.get("method"), {})
     names = [f.name for f in dataclasses.fields(Recipe)]
     for name in fields.keys() - set(names):
-        raise grid.refuse("field of a recipe", name, f"one of {', '.join(names)}")
+        raise checks.refuse("field of a recipe", name, f"one of {', '.join(names)}")
     return Recipe(**{**found, **fields, "profile": profile})
 
 

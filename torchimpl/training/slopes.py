@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reference import grid
+from reference import checks
 from torchimpl.layers import QuantizedLayer
 from torchimpl.models import NETWORKS
 from torchimpl.quantizers.base import Quantizer
@@ -63,10 +63,10 @@ def with_slopes(network: str, shape: str, factor: float, bits: int = 1) -> nn.Mo
     'DAQ'
     """
     if network not in NETWORKS:
-        raise grid.refuse("network", network, f"one of {', '.join(NETWORKS)}")
+        raise checks.refuse("network", network, f"one of {', '.join(NETWORKS)}")
     if shape not in SHAPES:
-        raise grid.refuse("shape", shape, f"one of {', '.join(SHAPES)}")
-    factor = grid.check_scalar("factor", factor, 1e-6, 1e6)
+        raise checks.refuse("shape", shape, f"one of {', '.join(SHAPES)}")
+    factor = checks.check_scalar("factor", factor, 1e-6, 1e6)
     method, variant = SHAPES[shape]
     options: dict[str, Any] = {"weight_options": {"variant": "half_down"}, "input_options": {"variant": variant}}
     model = NETWORKS[network](("ste", method), (bits, bits), **options)
@@ -101,7 +101,7 @@ def with_gain(network: str, method: str, gain: float, **options: Any) -> nn.Modu
     >>> type(model.layer1[0].conv1.weight_quantizer).__name__
     'DASR'
     """
-    gain = grid.check_scalar("gain", gain, 1e-6, 1e6)
+    gain = checks.check_scalar("gain", gain, 1e-6, 1e6)
     model = NETWORKS[network](method, (1, 1), **options)
     for part in model.modules():
         if isinstance(part, Quantizer):
