@@ -25,6 +25,7 @@ from tests.strategies import NIGHTLY
 from torchimpl import checkpoints, evaluation, timing
 from torchimpl.data import cifar10
 from torchimpl.models import resnet20
+from torchimpl.training import recipe
 
 
 @pytest.fixture(autouse=True)
@@ -112,14 +113,27 @@ def test_listings(option, capsys):
         status = stop.code
     out = capsys.readouterr().out
     assert status == 0
-    names = {"--list": SCRIPTS, "--list-methods": ("daq", "dsq", "ste"), "--help": ("Exit status", "checkpoint")}
+    names = {
+        "--list": SCRIPTS,
+        "--list-methods": ("daq", "dsq", "ste"),
+        "--help": ("Exit status", "checkpoint", *recipe.profiles(), ", ".join(FIGURES)),
+    }
     assert all(name in out for name in names[option])
+
+
+def test_help_and_printed_numbers_do_not_wait_for_torch():
+    code = "import sys, paper_tables.cli as c, paper_tables.claim; c.parser(); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=cells.ROOT, check=False).returncode == 0
 
 
 BAD = [
     (["--table", "8"], "table must be one of"),
     (["--table", "2", "--data", "/no/such/folder"], "--data /no/such/folder: no such folder"),
     (["--table", "2", "--checkpoints", "/no/such/folder"], "no such folder"),
+    (
+        ["--table", "2", "--profile", "long"],
+        "--profile must be one of smoke, embedded, cifar10-short, cifar10, got 'long'",
+    ),
     (["--table", "2", "--device", "gpu"], "--device gpu: "),
     (["--table", "2", "--device", "cuda:99"], "--device cuda:99: "),
     (["checkpoint", "--arch", "resnet20", "--weights", "x", "--claim", "101"], "--claim must be"),
