@@ -427,11 +427,16 @@ def test_compiles_without_a_graph_break(method):
         return [module(leaf) for module, leaf in zip(modules, leaves, strict=True)]
 
     outputs = []
-    for function, modules in ((run, eager), (torch.compile(run, fullgraph=True, backend="eager"), copy.deepcopy(eager))):
+    for function, modules in (
+        (run, eager),
+        (torch.compile(run, fullgraph=True, backend="eager"), copy.deepcopy(eager)),
+    ):
         leaves = [x.clone().requires_grad_() for x in inputs]
         values = function(modules, leaves)
         sum(value.square().sum() for value in values).backward()
-        outputs.append([(value.detach().numpy(), leaf.grad.numpy()) for value, leaf in zip(values, leaves, strict=True)])
+        outputs.append(
+            [(value.detach().numpy(), leaf.grad.numpy()) for value, leaf in zip(values, leaves, strict=True)]
+        )
     for module, want, got in zip(eager, *outputs, strict=True):
         check_same(f"compiled {module}", got[0], want[0])
         check_same(f"gradient of compiled {module}", got[1], want[1])
