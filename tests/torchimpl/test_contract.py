@@ -95,8 +95,8 @@ def test_properties(method, variant, data, dtype):
 @some_widths
 def test_what_does_not_depend_on_the_numbers(name, role, variant, widths):
     """In one type by turns."""
-    for bits, dtype in zip(widths, (np.float32, np.float64, np.float32), strict=False):
-        subject = of_module(initialized(name, bits, role, variant, sample(1, role)))
+    for bits, dtype in zip(widths, ("float32", "float64", "float32"), strict=False):
+        subject = of_module(initialized(name, bits, role, variant, sample(1, role))).at(dtype)
         drawn = {property_: "test_properties" for property_ in contract.PROPERTIES.keys() - ONCE.keys()}
         x = sample(2, role, (13,)).astype(dtype)
         contract.check_at(dataclasses.replace(subject, exempt={**subject.exempt, **drawn}), x)
