@@ -171,10 +171,9 @@ def test_parametrized_weights_and_plain_networks():
     assert calibrate(plain, torch.rand(2, 6)) is plain
 
 
-@every_method
+@pytest.mark.parametrize("method", ["daq", "lsq", *(name for name in PAIRS if name not in INTEGRAL)])
 def test_calibrated_networks_compile(method):
-    if method in set(INTEGRAL) - {"daq", "lsq"}:  # with a scale, and without
-        pytest.skip("test_integers compiles its layers")
+    """With a scale and without; and what layers of integers do not show, which test_integers compiles."""
     torch.compiler.reset()
     model = calibrate(network(method), IMAGES).eval()
     got = torch.compile(model, fullgraph=True, backend="eager")(IMAGES)

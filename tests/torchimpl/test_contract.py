@@ -94,7 +94,7 @@ def test_properties(method, variant, data, dtype):
 
 @some_widths
 def test_what_does_not_depend_on_the_numbers(name, role, variant, widths):
-    """In one type by turns."""
+    """In one type by turns; test_handover tries every property, in one more."""
     for bits, dtype in zip(widths, ("float32", "float64", "float32"), strict=False):
         subject = of_module(initialized(name, bits, role, variant, sample(1, role))).at(dtype)
         drawn = {property_: "test_properties" for property_ in contract.PROPERTIES.keys() - ONCE.keys()}
@@ -424,20 +424,15 @@ def test_compiles_without_a_graph_break(method):
     def run(modules, leaves):
         return [module(leaf) for module, leaf in zip(modules, leaves, strict=True)]
 
-    outputs = []
-    for function, modules in (
-        (run, eager),
-        (torch.compile(run, fullgraph=True, backend="eager"), copy.deepcopy(eager)),
-    ):
+    outputs, compiled = [], torch.compile(run, fullgraph=True, backend="eager")
+    for function, modules in ((run, eager), (compiled, copy.deepcopy(eager))):
         leaves = [x.clone().requires_grad_() for x in inputs]
         values = function(modules, leaves)
         sum(value.square().sum() for value in values).backward()
-        outputs.append(
-            [(value.detach().numpy(), leaf.grad.numpy()) for value, leaf in zip(values, leaves, strict=True)]
-        )
+        outputs.append([(value.detach(), leaf.grad) for value, leaf in zip(values, leaves, strict=True)])
     for module, want, got in zip(eager, *outputs, strict=True):
-        check_same(f"compiled {module}", got[0], want[0])
-        check_same(f"gradient of compiled {module}", got[1], want[1])
+        check_same(f"compiled {module}", got[0].numpy(), want[0].numpy())
+        check_same(f"gradient of compiled {module}", got[1].numpy(), want[1].numpy())
 
 
 # The first batch

@@ -28,7 +28,9 @@ from torchimpl.kernels import daq, dasr, dsq, irnet, native, ste
 from torchimpl.quantizers import quantizer_class
 
 ROOT = Path(__file__).parents[2]
-FAST = [name for name in REFERENCE if (ROOT / "torchimpl" / "kernels" / f"{name}.py").exists()]
+FAST = [
+    name for name in REFERENCE if (ROOT / "torchimpl" / "kernels" / f"{name}.py").exists()
+]  # the rest is torch alone
 some_widths = definitions(REFERENCE, (1, 2, 8))
 
 
