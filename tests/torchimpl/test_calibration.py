@@ -14,6 +14,7 @@ from torch.nn.utils import parametrize
 
 from tests.oracles import check_near, check_same
 from tests.torchimpl.modules import PAIRS, every_method, fit, input_role
+from tests.torchimpl.test_integers import INTEGRAL
 from torchimpl import calibrate, parameter_groups
 from torchimpl.conversion import quantize_model, quantize_weight
 from torchimpl.layers import QuantConv2d
@@ -170,8 +171,9 @@ def test_parametrized_weights_and_plain_networks():
     assert calibrate(plain, torch.rand(2, 6)) is plain
 
 
-@every_method
+@pytest.mark.parametrize("method", ["daq", "lsq", *(name for name in PAIRS if name not in INTEGRAL)])
 def test_calibrated_networks_compile(method):
+    """With a scale and without; and what layers of integers do not show, which test_integers compiles."""
     torch.compiler.reset()
     model = calibrate(network(method), IMAGES).eval()
     got = torch.compile(model, fullgraph=True, backend="eager")(IMAGES)

@@ -30,11 +30,11 @@ def network(make=resnet20, *arguments, **options):
     torch.manual_seed(0)
     model = make(*arguments, **options)
     with torch.no_grad():
-        model.train()(torch.rand(8, 3, 32, 32))
+        model.train()(torch.rand(8, 3, 16, 16))
     return model.eval()
 
 
-IMAGES = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+IMAGES = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
 PLAIN = network()
 PLAIN_STATE = PLAIN.state_dict()
 
@@ -217,8 +217,7 @@ def test_old_files_without_an_archive(tmp_path):
 
 
 @every_method
-@pytest.mark.parametrize("bits", [(2, 2), (1, None)])
-@pytest.mark.parametrize("arch", ["resnet20", "resnet20_released"])
+@pytest.mark.parametrize(("arch", "bits"), [("resnet20", (2, 2)), ("resnet20_released", (1, None))])
 def test_the_suites_own_networks(method, bits, arch, tmp_path):
     make = {"resnet20": resnet20, "resnet20_released": resnet20_released}[arch]
     known = registry.method(method)

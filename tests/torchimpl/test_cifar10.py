@@ -688,8 +688,8 @@ def test_real_data(real, tmp_path):
             (folder / f"{name}.bin").write_bytes(np.concatenate([y, x], axis=1).tobytes())
     for split in ["train", "test"]:
         got = cifar10.load(tmp_path, split)
-        np.testing.assert_array_equal(got.images, splits[split].images)
-        np.testing.assert_array_equal(got.labels, splits[split].labels)
+        assert np.array_equal(got.images, splits[split].images)
+        assert np.array_equal(got.labels, splits[split].labels)
         assert got.sha256 == splits[split].sha256
 
 

@@ -1,6 +1,7 @@
 """The contract, met by every quantizer module, and the module held to its reference: new methods need no change."""
 
 import copy
+import dataclasses
 import inspect
 import io
 import math
@@ -73,22 +74,32 @@ def away_from_ties(name, params, x):
 
 # The properties, and the reference
 
+ONCE = {  # properties of the code, whatever the numbers are
+    name: "held for every definition by test_what_does_not_depend_on_the_numbers"
+    for name in ("repeated calls", "input kept", "type", "shape", "0-d", "empty", "prints nothing")
+}
+
 
 @every_variant
 @given(data=st.data(), dtype=dtypes)
 def test_properties(method, variant, data, dtype):
+    """Those of numbers; and values, codes and gradients are the reference's."""
     module, x = data.draw(modules(method, variant, dtype))
-    contract.check_at(of_module(module), x)
-
-
-@every_variant
-@given(data=st.data(), dtype=dtypes)
-def test_values_codes_and_gradients_are_the_references(method, variant, data, dtype):
-    module, x = data.draw(modules(method, variant, dtype))
-    params = observed(method, module, x)
+    params, subject = observed(method, module, x), of_module(module)
     check_values_and_codes(method, module, params, x)
     check_values_in_training(method, module, params, x)
     check_gradients(method, module, x)
+    contract.check_at(dataclasses.replace(subject, exempt={**subject.exempt, **ONCE}), x)
+
+
+@some_widths
+def test_what_does_not_depend_on_the_numbers(name, role, variant, widths):
+    """In one type by turns; test_handover tries every property, in one more."""
+    for bits, dtype in zip(widths, ("float32", "float64", "float32"), strict=False):
+        subject = of_module(initialized(name, bits, role, variant, sample(1, role))).at(dtype)
+        drawn = {property_: "test_properties" for property_ in contract.PROPERTIES.keys() - ONCE.keys()}
+        x = sample(2, role, (13,)).astype(dtype)
+        contract.check_at(dataclasses.replace(subject, exempt={**subject.exempt, **drawn}), x)
 
 
 def check_values_and_codes(method, module, params, x):
@@ -169,14 +180,18 @@ CHANNELWISE = [
 ]
 
 
+def channelwise(name, bits, role, variant):
+    """A module with parameters for each of three channels, and what it was initialised from."""
+    x = tensor(sample(5, role).astype(np.float32))
+    x = x if role == "weight" else x.T.contiguous().reshape(7, 3, 1)  # channels first, or after the batch
+    module = quantizer_class(name)(bits, role, variant=variant, shape=(3, 1))
+    module.initialize(x)
+    return module, x
+
+
 @pytest.mark.parametrize(("name", "bits", "role", "variant"), CHANNELWISE)
 def test_a_channel_is_a_quantizer_of_its_own(name, bits, role, variant):
-    data = sample(5, role).astype(np.float32)
-    each = tensor(data) if role == "weight" else tensor(data.T.copy())  # channels first, or after the batch
-    x = each if role == "weight" else each.reshape(7, 3, 1)
-    shape = (3, 1)
-    module = quantizer_class(name)(bits, role, variant=variant, shape=shape)
-    module.initialize(x)
+    module, x = channelwise(name, bits, role, variant)
     channels = x if role == "weight" else x[..., 0].T.contiguous()
     leaf = x.clone().requires_grad_()
     module.eval()(leaf).square().sum().backward()
@@ -205,17 +220,9 @@ def test_a_channel_is_a_quantizer_of_its_own(name, bits, role, variant):
         )
     for other in (copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
         check_same("copy", other(x).detach().numpy(), module(x).detach().numpy())
-    fresh = quantizer_class(name)(bits, role, variant=variant, shape=shape)
+    fresh = quantizer_class(name)(bits, role, variant=variant, shape=(3, 1))
     fresh.load_state_dict(module.state_dict())
     check_same("state", fresh.eval()(x).detach().numpy(), module(x).detach().numpy())
-    torch.compiler.reset()
-    compiled = torch.compile(module, fullgraph=True, backend="eager")
-    check_same("compiled", compiled(x).detach().numpy(), module(x).detach().numpy())
-    with Operators() as found, torch.no_grad():
-        module(x)
-    for function, args in found.calls:
-        leaves = [v.detach().requires_grad_() if isinstance(v, torch.Tensor) else v for v in args]
-        torch.library.opcheck(function, tuple(leaves))
 
 
 @pytest.mark.parametrize(("name", "bits", "role", "variant"), CHANNELWISE)
@@ -375,39 +382,57 @@ class Operators(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-@every_variant
-def test_operators_are_registered_as_they_behave(method, variant):
-    for role in REFERENCE[method].METHOD.roles:
-        bits = max(b for b, r, v in REFERENCE[method].METHOD.defined() if (r, v) == (role, variant))
-        module = initialized(method, bits, role, variant, sample(1, role)).eval()
-        # What autograd makes of an operator does not depend on the type of its elements, which "faketensor" looks at.
-        checks = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")
-        for x, last in ((torch.randn(4, 3).T, 4), (torch.randn(5, dtype=torch.float64), 4 if NIGHTLY else 3)):
+def widest(method):
+    """A module of each role and variant, of most bits, and inputs for it; with parameters a channel, too."""
+    x = torch.linspace(-2, 2, 18).reshape(3, 6)
+    rows = REFERENCE[method].METHOD.defined()
+    for role, variant in dict.fromkeys((r, v) for _, r, v in rows):
+        bits = max(b for b, r, v in rows if (r, v) == (role, variant))
+        yield initialized(method, bits, role, variant, sample(1, role)), (x, x.mT, x.double())
+        if (method, bits, role, variant) in CHANNELWISE:
+            module, own = channelwise(method, bits, role, variant)
+            yield module, (own,)
+
+
+@every_method
+def test_operators_are_registered_as_they_behave(method):
+    """Tracing sees no numbers: an operator is traced once for each kind of arguments."""
+    traced = set()
+    for module, inputs in widest(method):
+        for x in inputs:
             with Operators() as found, torch.no_grad():
-                module(x)
+                module.eval()(x)
             assert found.calls, f"{module} uses no operator of the suite"
             for function, args in found.calls:
                 leaves = [v.detach().requires_grad_() if isinstance(v, torch.Tensor) else v for v in args]
-                torch.library.opcheck(function, tuple(leaves), test_utils=checks[:last])
+                checks = ["test_schema", "test_autograd_registration", "test_faketensor"]
+                kinds = (function, *(v.dim() if isinstance(v, torch.Tensor) else type(v) for v in args))
+                if kinds not in traced or NIGHTLY:
+                    checks.append("test_aot_dispatch_dynamic")
+                    traced.add(kinds)
+                torch.library.opcheck(function, tuple(leaves), test_utils=checks)
 
 
-@every_variant
-def test_compiles_without_a_graph_break(method, variant):
-    for role in REFERENCE[method].METHOD.roles:
-        torch.compiler.reset()
-        bits = max(b for b, r, v in REFERENCE[method].METHOD.defined() if (r, v) == (role, variant))
-        module = initialized(method, bits, role, variant, sample(1, role))
-        for training in (True, False):
-            eager, compiled = (copy.deepcopy(module).train(training) for _ in range(2))
-            leaves = [torch.linspace(-2, 2, 18).reshape(3, 6).requires_grad_() for _ in range(2)]
-            outputs = []
-            for run, leaf in zip(
-                (eager, torch.compile(compiled, fullgraph=True, backend="eager")), leaves, strict=True
-            ):
-                outputs.append(run(leaf))
-                outputs[-1].square().sum().backward()
-            check_same(f"compiled {module}", outputs[1].detach().numpy(), outputs[0].detach().numpy())
-            check_same(f"gradient of compiled {module}", leaves[1].grad.numpy(), leaves[0].grad.numpy())
+@every_method
+def test_compiles_without_a_graph_break(method):
+    """All of a method's in one graph: compiling one after the other would take several times as long."""
+    torch.compiler.reset()
+    found = list(widest(method))
+    eager = [copy.deepcopy(module).train(training) for module, _ in found for training in (True, False)]
+    inputs = [given[0] for _, given in found for _ in (True, False)]
+
+    def run(modules, leaves):
+        return [module(leaf) for module, leaf in zip(modules, leaves, strict=True)]
+
+    outputs, compiled = [], torch.compile(run, fullgraph=True, backend="eager")
+    for function, modules in ((run, eager), (compiled, copy.deepcopy(eager))):
+        leaves = [x.clone().requires_grad_() for x in inputs]
+        values = function(modules, leaves)
+        sum(value.square().sum() for value in values).backward()
+        outputs.append([(value.detach(), leaf.grad) for value, leaf in zip(values, leaves, strict=True)])
+    for module, want, got in zip(eager, *outputs, strict=True):
+        check_same(f"compiled {module}", got[0].numpy(), want[0].numpy())
+        check_same(f"gradient of compiled {module}", got[1].numpy(), want[1].numpy())
 
 
 # The first batch

@@ -211,7 +211,7 @@ def test_blocks_of_the_released_network(name, cifar10_root, checkpoint_root):
     """From the checkpoint that DAQ's authors released, on test images."""
     checkpoint = checkpoints.read(checkpoint_root / "cifar10_W1A1.pth")
     model = checkpoints.load(checkpoint, "resnet20_released", "daq", (1, 1))
-    images = cifar10.load(cifar10_root, "test").images[:64]
+    images = cifar10.load(cifar10_root, "test").images[:8]
     block, x = block_and_input(model, name, evaluation.normalize(images, *checkpoints.NORMALIZATIONS["imagenet"]))
     deployed = check_block(block, x)
     assert set(np.unique(deployed.first.weights)) == {-1, 1}

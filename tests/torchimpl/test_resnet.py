@@ -197,7 +197,7 @@ def test_sizes_within():
 def test_quantized_networks_train_and_test(method, name):
     torch.manual_seed(0)
     model = ARCHITECTURES[name](PAIRS[method], fit(method, (1, 1)), input_role=input_role(method))
-    x = torch.rand(3, 3, 16, 16)
+    x = torch.rand(3, 3, 8, 8)
     model.train()(x).square().sum().backward()
     for name, value in model.named_parameters():
         assert value.grad is not None, name
