@@ -89,6 +89,13 @@ def test_the_portable_path_gives_the_same(name, role, variant, widths, training)
             check_near(f"{module}: parameter", g.numpy(), w.numpy(), relative * (1200 + np.abs(w.numpy())))
 
 
+def test_infinite_gradients_of_both_signs_add_up_to_nan():
+    """Silently: numpy would warn, of a sum that is what it should be."""
+    x, grad = torch.full((2, kernels.ROW), 0.1), torch.zeros(2, kernels.ROW)
+    grad[:, 0] = torch.tensor([math.inf, -math.inf])
+    assert run(module_for("ste", 1, "weight", None), x, grad)[-1].isnan()
+
+
 # bfloat16
 
 

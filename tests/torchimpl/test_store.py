@@ -5,6 +5,7 @@ import errno
 import multiprocessing
 import os
 import pickle
+import warnings
 
 import pytest
 import torch
@@ -46,6 +47,14 @@ def test_what_has_diverged_is_not_trained_again(tmp_path):
     ended, _ = run(made, tmp_path)
     assert ended.diverged
     assert run(made, tmp_path, progress=never)[0].diverged == ended.diverged
+
+
+def test_what_diverges_says_so_once(tmp_path):
+    """And not with a warning of every layer whose parameters are NaN then."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ended, _ = run(small("plain", "dsq", options={"bits": (1, 1)}, rate=1e3, quantizer_rate=1e3), tmp_path)
+    assert ended.diverged
 
 
 def test_another_recipe_or_key_has_another_file(tmp_path):

@@ -155,7 +155,8 @@ def launch(loop: Loop, arrays: Sequence[Array], numbers: Sequence[Any], sums: in
         task.ctypes(data.ctypes.data)
     else:
         _in_parallel(task.address, data.ctypes.data, threads, 0)
-    return by_row.sum(axis=0)
+    with np.errstate(invalid="ignore"):  # the sum of infinities of both signs is NaN, as it should be
+        return by_row.sum(axis=0)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import re
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -107,10 +108,12 @@ def run(
         def keep(now: State) -> None:
             write(path, key, now)
 
-        ended = trainer.train(
-            recipe, training, test, start=weights, state=state, device=device, keep=keep, progress=progress,
-            pause=timing.wait_for_quiet,
-        )  # fmt: skip
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*its values are NaN")  # of every layer: the state says it once
+            ended = trainer.train(
+                recipe, training, test, start=weights, state=state, device=device, keep=keep, progress=progress,
+                pause=timing.wait_for_quiet,
+            )  # fmt: skip
         return ended, path
 
 
