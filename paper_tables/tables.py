@@ -39,7 +39,7 @@ SCRIPTS = {
     "equations": "paper_tables.equations",
     "released": "paper_tables.released",
     "arithmetic": "paper_tables.audit.arithmetic",
-    "significance": "paper_tables.audit.disagreement",
+    "significance": "paper_tables.audit.significance",
     "claims": "paper_tables.audit.claims",
     "code": "paper_tables.audit.code",
     "divergence": "paper_tables.audit.divergence",

@@ -246,7 +246,7 @@ def _compared(
 
 
 def places_of(table: str, arms: Iterable[str], profile: str) -> dict[str, Place]:
-    """Return where the arms of a table stand, a column for each profile."""
+    """Return where the arms of one of the suite's own tables stand, in the column of a profile."""
     return {arm: Place("DAQ", table, arm, LABELS[profile]) for arm in arms}
 
 

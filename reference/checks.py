@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-NARROWEST = {"float32": 1e-30, "float64": 1e-300}  # clip range
+NARROWEST = {"float32": 1e-30, "float64": 1e-300}  # clip range, or number to divide by
 
 
 def refuse(name: str, value: object, admitted: str) -> ValueError:

@@ -25,12 +25,14 @@ from decimal import Decimal
 from scipy.optimize import brentq
 from scipy.stats import binom, norm
 
-from paper_tables import verdicts
+from paper_tables import reported, verdicts
 from paper_tables.cells import Cell
+from paper_tables.jobs import Job
 from paper_tables.reported import Printed, ReportedTable, printed_decimals
-from paper_tables.tables import Table
+from paper_tables.tables import Measured, Options, Table
 
 TITLE = "Significance of the printed comparisons"
+NEEDS = "nothing; the disagreement of released networks needs --checkpoints and --data, as for Table 5"
 TABLES = ("2", "3", "4", "5")
 LEVEL = 0.05
 INTRO = (
@@ -383,3 +385,24 @@ def _paired(found: Sequence[Cell], measured: Sequence[Cell]) -> tuple[str, ...]:
         f"images (one is right where the other is wrong). If each two networks compared did so, {counts[1]} to "
         f"{counts[0]} of the {len(wins)} wins would be more than chance in a paired test, each alone.",
     )
+
+
+def jobs(options: Options) -> list[Job]:
+    """Return a job for each pair of released networks."""
+    from paper_tables.audit import discordance  # and torch, for which `quantgap claim` need not wait
+
+    return discordance.jobs(options)
+
+
+def run(options: Options, measured: Measured) -> Table:
+    """Judge every comparison of Tables 2 to 5."""
+    from paper_tables.audit import discordance
+
+    tables = reported.tables()
+    return audit([tables[name] for name in TABLES], discordance.measured_cells(options, measured))
+
+
+if __name__ == "__main__":
+    from paper_tables.cli import main_for
+
+    raise SystemExit(main_for("significance"))

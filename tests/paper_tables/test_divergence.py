@@ -32,8 +32,8 @@ def differences(row):
 
 
 def test_every_alternative_differs_somewhere(rows):
-    alike = [row for row, cells in rows.items() if not any(cell.measured for cell in cells.values())]
-    assert all(any(difference.size for difference in differences(row).values()) for row in alike)
+    with_two_bits = {row for row, cells in rows.items() if any(cell.measured for cell in cells.values())}
+    assert all(any(found.size for found in differences(row).values()) for row in rows.keys() - with_two_bits)
     assert all(tuple(cells) == COLUMNS for cells in rows.values())
 
 
@@ -64,6 +64,16 @@ WITNESSES = {
 @pytest.mark.parametrize(("row", "column"), WITNESSES)
 def test_known_witnesses(row, column):
     assert differences(row)[column].size == pytest.approx(WITNESSES[row, column])
+
+
+@pytest.mark.parametrize("row", ["STE, half_up", "DoReFa-Net: 1-bit scale is the maximum"])
+def test_cells_are_the_differences(rows, row, monkeypatch):
+    monkeypatch.setattr(divergence, "MOST_BITS", 2)
+    found = differences.__wrapped__(row)
+    assert {column: cell.measured for column, cell in rows[row].items()} == {c: d.size for c, d in found.items()}
+    assert rows[row][LEVELS if "DoReFa" in row else FORWARD].measured == pytest.approx(
+        WITNESSES[row, LEVELS if "DoReFa" in row else FORWARD]
+    )
 
 
 def test_the_released_kernel_changes_gradients_alone():

@@ -47,3 +47,15 @@ def test_check_tells_what_is_admitted():
         lsq.check(2, "weight", "Paper")
     assert (1, "weight", "paper") not in lsq.defined()
     assert (8, "activation", "lsq-net") in lsq.defined()
+
+
+# What the paper says; where it is silent, what runs: the code that its authors, or most of its users, have.
+DEFAULTS = {
+    "apot": "paper", "daq": "paper", "dasr": "kernel", "dorefa": "released", "dsq": "hard", "duq": "released",
+    "irnet": "released", "lqnets": "released", "lsq": "paper", "lsqplus": "paper", "pact": "paper", "qil": "paper",
+    "qnet": "paper", "rq": "paper", "soft_to_hard": "paper", "ste": "half_even",
+}  # fmt: skip
+
+
+def test_defaults():
+    assert {name: method.variants[0] for name, method in registry.methods().items()} == DEFAULTS

@@ -173,7 +173,7 @@ def test_parametrized_weights_and_plain_networks():
 
 @pytest.mark.parametrize("method", ["daq", "lsq", *(name for name in PAIRS if name not in INTEGRAL)])
 def test_calibrated_networks_compile(method):
-    """With a scale and without; and what layers of integers do not show, which test_integers compiles."""
+    """DAQ's, with a scale for the output, and LSQ's, without; and those that test_integers does not compile."""
     torch.compiler.reset()
     model = calibrate(network(method), IMAGES).eval()
     got = torch.compile(model, fullgraph=True, backend="eager")(IMAGES)

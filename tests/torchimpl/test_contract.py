@@ -75,7 +75,7 @@ def away_from_ties(name, params, x):
 # The properties, and the reference
 
 ONCE = {  # properties of the code, whatever the numbers are
-    name: "held for every definition by test_what_does_not_depend_on_the_numbers"
+    name: "held by test_what_does_not_depend_on_the_numbers"
     for name in ("repeated calls", "input kept", "type", "shape", "0-d", "empty", "prints nothing")
 }
 
@@ -394,9 +394,16 @@ def widest(method):
             yield module, (own,)
 
 
+def kind(argument):
+    """What an operator may branch on while it is traced."""
+    if isinstance(argument, torch.Tensor):
+        return argument.dim(), argument.dtype
+    return argument if isinstance(argument, str | bool) else type(argument)
+
+
 @every_method
 def test_operators_are_registered_as_they_behave(method):
-    """Tracing sees no numbers: an operator is traced once for each kind of arguments."""
+    """Tracing sees no numbers of tensors: an operator is traced once for each kind of arguments."""
     traced = set()
     for module, inputs in widest(method):
         for x in inputs:
@@ -406,7 +413,7 @@ def test_operators_are_registered_as_they_behave(method):
             for function, args in found.calls:
                 leaves = [v.detach().requires_grad_() if isinstance(v, torch.Tensor) else v for v in args]
                 checks = ["test_schema", "test_autograd_registration", "test_faketensor"]
-                kinds = (function, *(v.dim() if isinstance(v, torch.Tensor) else type(v) for v in args))
+                kinds = (function, *map(kind, args))
                 if kinds not in traced or NIGHTLY:
                     checks.append("test_aot_dispatch_dynamic")
                     traced.add(kinds)

@@ -1,13 +1,13 @@
 """The disagreement of released networks, of measurements made up for it."""
 
-from paper_tables.audit import disagreement
+from paper_tables.audit import discordance, significance
 from paper_tables.cells import Cell
 from paper_tables.tables import Options
 
 
 def disagreements(*counts, verdict=None):
     made = {}
-    for job, count in zip(disagreement.jobs(Options()), counts, strict=True):
+    for job, count in zip(significance.jobs(Options()), counts, strict=True):
         detail = {"first alone": count / 4, "second alone": 3 * count / 4}
         made[job.place] = Cell(
             **job.place._asdict(), unit=job.unit, measured=count, images=10_000, detail=detail, value_verdict=verdict
@@ -16,7 +16,7 @@ def disagreements(*counts, verdict=None):
 
 
 def test_the_disagreement_stands_beside_the_tipping_ones():
-    table = disagreement.run(Options(), disagreements(1000.0, 700.0, 220.0))
+    table = significance.run(Options(), disagreements(1000.0, 700.0, 220.0))
     (sentence,) = (sentence for sentence in table.findings if "disagree" in sentence)
     assert "on 2.2 to 10.0 % of CIFAR-10's" in sentence
     wins = [cell for cell in table.cells if cell.claim_verdict and cell.measured > 0]
@@ -32,7 +32,7 @@ def test_the_disagreement_stands_beside_the_tipping_ones():
 
 def test_a_disagreement_that_is_stale_or_not_run_says_nothing():
     for verdict in ("stale", "not run"):
-        table = disagreement.run(Options(), disagreements(1000.0, 700.0, 220.0, verdict=verdict))
+        table = significance.run(Options(), disagreements(1000.0, 700.0, 220.0, verdict=verdict))
         assert not any("disagree" in sentence for sentence in table.findings)
 
 
@@ -44,9 +44,9 @@ def test_what_the_job_counts(tmp_path, monkeypatch):
         "cifar10_fp.pth": [True] * 300 + [False] * 100,
         "cifar10_W1A1.pth": [False] * 20 + [True] * 310 + [False] * 70,
     }
-    monkeypatch.setattr(disagreement.cifar10, "load", lambda folder, split: Images)
-    monkeypatch.setattr(disagreement.checkpoints, "read", lambda path, sha256: path.name)
-    monkeypatch.setattr(disagreement.checkpoints, "load", lambda name, arch, method, bits: (name, arch, method, bits))
+    monkeypatch.setattr(discordance.cifar10, "load", lambda folder, split: Images)
+    monkeypatch.setattr(discordance.checkpoints, "read", lambda path, sha256: path.name)
+    monkeypatch.setattr(discordance.checkpoints, "load", lambda name, arch, method, bits: (name, arch, method, bits))
     asked = []
 
     def answer(model, images, labels, *, mean, std, progress):
@@ -54,8 +54,8 @@ def test_what_the_job_counts(tmp_path, monkeypatch):
         progress(400)
         return right[model[0]]
 
-    monkeypatch.setattr(disagreement.disagreement, "right", answer)
-    job = disagreement.jobs(Options(data=tmp_path, checkpoints=tmp_path))[0]
+    monkeypatch.setattr(discordance.disagreement, "right", answer)
+    job = significance.jobs(Options(data=tmp_path, checkpoints=tmp_path))[0]
     parts = []
     found = job.run(parts.append)
     assert (found.measured, found.images) == (50, 400)
@@ -65,4 +65,4 @@ def test_what_the_job_counts(tmp_path, monkeypatch):
         ("cifar10_fp.pth", "resnet20_released", None, (None, None)),
         ("cifar10_W1A1.pth", "resnet20_released", "daq", (1, 1)),
     ]
-    assert asked[0][2:] == disagreement.checkpoints.NORMALIZATIONS["imagenet"]
+    assert asked[0][2:] == discordance.checkpoints.NORMALIZATIONS["imagenet"]

@@ -1,4 +1,4 @@
-"""The table "significance": the printed comparisons judged, and on how many images released networks disagree."""
+"""On how many test images exactly one of two released networks is right: the discordant pairs of McNemar's test."""
 
 from __future__ import annotations
 
@@ -9,16 +9,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from paper_tables import keys, reported, table5
-from paper_tables.audit import significance
+from paper_tables import keys, table5
 from paper_tables.cells import Cell, Place
 from paper_tables.jobs import Job
-from paper_tables.tables import InputError, Measured, Options, Table
+from paper_tables.tables import InputError, Measured, Options
 from torchimpl import checkpoints, disagreement
 from torchimpl.data import cifar10
 
-TITLE = significance.TITLE
-NEEDS = "nothing; the disagreement of released networks needs --checkpoints and --data, as for Table 5"
 COMMAND = "python -m paper_tables --table significance --data DIR --checkpoints DIR"
 PAIRS = tuple(itertools.combinations(table5.RELEASED, 2))
 
@@ -87,15 +84,3 @@ def measured_cells(options: Options, measured: Measured) -> list[Cell]:
             cell = dataclasses.replace(cell, reason=reason)
         found.append(cell)
     return found
-
-
-def run(options: Options, measured: Measured) -> Table:
-    """Judge every comparison of Tables 2 to 5."""
-    tables = reported.tables()
-    return significance.audit([tables[name] for name in significance.TABLES], measured_cells(options, measured))
-
-
-if __name__ == "__main__":
-    from paper_tables.cli import main_for
-
-    raise SystemExit(main_for("significance"))
