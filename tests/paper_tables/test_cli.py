@@ -54,7 +54,8 @@ NOTHING_TRAINED = ["--profile", "cifar10"]  # as there are no data
 
 
 @pytest.mark.usefixtures("_no_times")
-def test_every_printed_number_gets_a_cell_and_a_reason(tmp_path, capsys):
+def test_every_printed_number_gets_a_cell_and_a_reason(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(cells, "RESULTS", tmp_path / "results")  # recorded runs have rows of their own
     assert cli.main(["--table", "2", "3", "4", "5", "6", "7", "--out", str(tmp_path), *NOTHING_TRAINED]) == 0
     found = [cells.read(path, Cell) for path in (tmp_path / "cells").rglob("*.json")]
     for name, table in reported.tables().items():
