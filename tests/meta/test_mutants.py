@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import os
+import re
 import tomllib
 from collections.abc import Iterator
 from functools import cache
@@ -65,6 +66,14 @@ def test_places_are_found_whatever_the_formatting(name):
     mutant = MUTANTS[name]
     one, other = (ast.dump(ast.parse(planted(mutant, source))) for source in formats(mutant["file"]))
     assert one == other
+
+
+def test_the_tests_that_are_named_are_there():
+    """Also those of mistakes that are planted nightly only."""
+    for name in sorted({name for mutant in MUTANTS.values() for name in mutant["tests"]}):
+        file, *parts = name.split("::")
+        source = (ROOT / file).read_text()
+        assert all(re.search(rf"^ *(def|class) {part.split('[')[0]}\b", source, re.M) for part in parts), name
 
 
 @pytest.mark.parametrize("name", PLANTED)

@@ -124,3 +124,14 @@ def block_and_input(model, name, images):
         model(images)
     handle.remove()
     return block, seen[0]
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Have torch use so many threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

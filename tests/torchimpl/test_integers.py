@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from reference import integer, registry
 from tests.oracles import check_near, check_same
-from tests.torchimpl.modules import PAIRS, REFERENCE, VARIANTS, every_method, every_variant, fit, input_role
+from tests.torchimpl.modules import PAIRS, REFERENCE, VARIANTS, every_method, every_variant, fit, input_role, threads
 from torchimpl.contract import reference_params
 from torchimpl.layers import QuantConv2d, QuantLinear
 from torchimpl.quantizers import build, quantizer_class
@@ -149,12 +149,8 @@ def test_nothing_changes_the_bits(method, bits):
             check_same(f"{layer}: without oneDNN", layer(x).numpy(), want.numpy())
             with torch.backends.nnpack.flags(enabled=False):
                 check_same(f"{layer}: torch's own loops", layer(x).numpy(), want.numpy())
-        before = torch.get_num_threads()
-        try:
-            torch.set_num_threads(3)
+        with threads(3):
             check_same(f"{layer}: three threads", layer(x).numpy(), want.numpy())
-        finally:
-            torch.set_num_threads(before)
     check_same(f"{layer}: with gradients", layer(x).detach().numpy(), want.numpy())
 
 

@@ -22,7 +22,7 @@ from hypothesis.extra import numpy as hnp
 from reference import daq as reference_daq
 from tests.oracles import check_near, check_same
 from tests.strategies import NIGHTLY, definitions, sample
-from tests.torchimpl.modules import REFERENCE, without_loops
+from tests.torchimpl.modules import REFERENCE, threads, without_loops
 from torchimpl import kernels
 from torchimpl.kernels import daq, dasr, dsq, irnet, native, ste
 from torchimpl.quantizers import quantizer_class
@@ -45,16 +45,6 @@ def run(module, x, grad):
     parameters = list(module.parameters())
     out = module(leaf)
     return out.detach(), *torch.autograd.grad(out, [leaf, *parameters], grad)
-
-
-@contextlib.contextmanager
-def threads(count):
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 # Against torch's own operations

@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as hnp
 
 from reference import grid
 from tests.oracles import check_near, check_same
-from tests.torchimpl.modules import layouts
+from tests.torchimpl.modules import layouts, threads
 from torchimpl.quantizers import build
 from torchimpl.statistics import ROW, ordered_sum, standardize
 
@@ -41,12 +41,8 @@ def test_layout_and_threads_do_not_change_a_bit(seed, shape):
     want = ordered_sum(w).numpy()
     for name, view in layouts(w).items():
         check_same(f"{name}, {shape}", ordered_sum(view).numpy(), want)
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(3)
+    with threads(3):
         check_same(f"three threads, {shape}", ordered_sum(w).numpy(), want)
-    finally:
-        torch.set_num_threads(before)
 
 
 @given(st.integers(0, 2**31), WEIGHTS.filter(lambda shape: math.prod(shape) > 1))
@@ -65,15 +61,12 @@ def test_threads_and_layout_change_no_bit(shape, dtype):
     layouts = [x, x.flip(0).flip(0)]
     if len(shape) == 4:
         layouts.append(x.contiguous(memory_format=torch.channels_last))
-    before, found = torch.get_num_threads(), []
-    try:
-        for threads in (1, 2, 3):
-            torch.set_num_threads(threads)
+    found = []
+    for count in (1, 2, 3):
+        with threads(count):
             for view in layouts:
                 first = standardize(view).double()[(0,) * len(shape)]
                 found.append(torch.stack([ordered_sum(view), first]).numpy())
-    finally:
-        torch.set_num_threads(before)
     for other in found[1:]:
         check_same(f"{shape}", other, found[0])
     check_near("sum", found[0][0], math.fsum(x.flatten().tolist()), 1e-6 * float(x.abs().sum()))
@@ -86,13 +79,10 @@ def test_quantized_weights_depend_on_neither(method, channelwise):
     w = torch.randn(64, 600, 3, 3, generator=torch.Generator().manual_seed(0))
     options = {"shape": (64, 1, 1, 1)} if channelwise else {}
     module = build(method, bits=1, role="weight", **options).eval()
-    before, found = torch.get_num_threads(), []
-    try:
-        for threads in (1, 2, 3):
-            torch.set_num_threads(threads)
+    found = []
+    for count in (1, 2, 3):
+        with threads(count):
             found += [module(view).detach().numpy() for view in (w, w.contiguous(memory_format=torch.channels_last))]
-    finally:
-        torch.set_num_threads(before)
     for other in found[1:]:
         check_same(method, np.ascontiguousarray(other), np.ascontiguousarray(found[0]))
 
