@@ -250,20 +250,22 @@ def _figure_4() -> float:
     return worst([daq_theory.distance_at_temperature(beta, sigma=1.0) for beta in (4.0, 6.0)], found)
 
 
-def _gradients(gamma: float, sigma: float, variant: daq.Variant) -> Iterator[tuple[float, float, float, float]]:
-    """For single inputs inside and outside a clip range: x, and the gradients for x, l and u."""
-    params = daq.Params(np.asarray(LOWER), np.asarray(UPPER), 2, "weight", gamma, sigma, variant)
-    for value in np.linspace(-2, 2, 401):
-        grad_x, grads = daq.vjp(np.array([value]), params, np.array([1.0]))
-        yield float(value), float(grad_x[0]), float(grads["lower"]), float(grads["upper"])
+def _gradients(gamma: float, sigma: float, variant: daq.Variant) -> tuple[Array, Array, Array, Array]:
+    """For inputs inside and outside a clip range that is each one's own: x, and the gradients for x, l and u."""
+    x = np.linspace(-2, 2, 401)
+    params = daq.Params(np.full_like(x, LOWER), np.full_like(x, UPPER), 2, "weight", gamma, sigma, variant)
+    grad_x, grads = daq.vjp(x, params, np.ones_like(x))
+    return x, grad_x, grads["lower"], grads["upper"]
 
 
 def _sum_rule(gamma: float, sigma: float, variant: daq.Variant) -> float:
-    return max(abs(dx + dl + du) for _, dx, dl, du in _gradients(gamma, sigma, variant))
+    _, dx, dl, du = _gradients(gamma, sigma, variant)
+    return worst(dx + dl + du, 0)
 
 
 def _weighted_sum_rule(gamma: float, sigma: float, variant: daq.Variant) -> float:
-    return max(abs(x * dx + LOWER * dl + UPPER * du) for x, dx, dl, du in _gradients(gamma, sigma, variant))
+    x, dx, dl, du = _gradients(gamma, sigma, variant)
+    return worst(x * dx + LOWER * dl + UPPER * du, 0)
 
 
 def _fixed_temperature() -> Iterator[Statement]:

@@ -21,6 +21,7 @@ from reference.contract import cotangents as cotangents
 from reference.registry import Reference
 
 NIGHTLY = os.environ.get("HYPOTHESIS_PROFILE") == "nightly"  # more of the same, where hypothesis does not draw it
+ALL_MISTAKES = os.environ.get("QUANTGAP_MISTAKES") == "all"  # are planted; otherwise a few
 
 dtypes = st.sampled_from([np.float32, np.float64])
 bit_widths = st.integers(1, 8)

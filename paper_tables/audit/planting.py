@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 Code = ast.stmt | ast.expr | ast.keyword  # what has a place
 DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
@@ -98,16 +98,18 @@ def _walk(node: ast.AST, *, inner: bool) -> Iterator[ast.AST]:
 
 
 def _expressions(nodes: list[ast.AST], wanted: ast.expr) -> list[Span]:
-    return [span(node, node) for node in nodes if isinstance(node, ast.expr) and _same(node, wanted)]
+    same = _same_as(wanted)
+    return [span(node, node) for node in nodes if isinstance(node, ast.expr) and same(node)]
 
 
 def _statements(nodes: list[ast.AST], wanted: list[ast.stmt]) -> Iterator[Span]:
     """Yield where `wanted` stands in a block, one statement after the other."""
+    same = [_same_as(statement) for statement in wanted]
     blocks = [value for node in nodes for _, value in ast.iter_fields(node) if isinstance(value, list)]
     for block in blocks:
         for start in range(len(block) - len(wanted) + 1):
             found = block[start : start + len(wanted)]
-            if all(map(_same, found, wanted)):
+            if all(each(node) for each, node in zip(same, found, strict=True)):
                 yield span(found[0], found[-1])
 
 
@@ -115,13 +117,16 @@ def _arguments(nodes: list[ast.AST], wanted: list[ast.stmt]) -> Iterator[Span]:
     """Yield the arguments ``name=value`` of calls, if `wanted` is an assignment that reads like one."""
     match wanted:
         case [ast.Assign(targets=[ast.Name(id=name)], value=value)]:
+            same = _same_as(value)
             for node in nodes:
-                if isinstance(node, ast.keyword) and node.arg == name and _same(node.value, value):
+                if isinstance(node, ast.keyword) and node.arg == name and same(node.value):
                     yield span(node, node)
 
 
-def _same(one: ast.AST, other: ast.AST) -> bool:
-    return type(one) is type(other) and ast.dump(one) == ast.dump(other)
+def _same_as(wanted: ast.AST) -> Callable[[ast.AST], bool]:
+    """What tells whether code is the same as `wanted`."""
+    dump = ast.dump(wanted)
+    return lambda node: type(node) is type(wanted) and ast.dump(node) == dump
 
 
 def span(first: Code, last: Code) -> Span:

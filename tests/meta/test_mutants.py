@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-import os
 import re
 import tomllib
 from collections.abc import Iterator
@@ -20,14 +19,14 @@ import pytest
 from paper_tables.audit import divergence
 from paper_tables.audit.planting import plant
 from tests.meta.copies import ROOT, Copy
+from tests.strategies import ALL_MISTAKES
 
 MUTANTS = {m["name"]: m for m in tomllib.loads(Path(__file__).with_name("mutants.toml").read_text())["mutant"]} | {
     f"{m.title}: {m.name}": {"name": m.name, "file": f"reference/{m.method}.py", **dataclasses.asdict(m)}
     for m in divergence.mistakes()
 }
 FIRST = {mutant["file"]: name for name, mutant in reversed(MUTANTS.items())}
-ALL = os.environ.get("QUANTGAP_MISTAKES") == "all"
-PLANTED = MUTANTS if ALL else FIRST.values()
+PLANTED = MUTANTS if ALL_MISTAKES else FIRST.values()
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +41,7 @@ def caught_by(copy) -> Iterator[set[str]]:
     """The tests that caught a mistake; where all mistakes are planted, each of them must then pass without one."""
     tests: set[str] = set()
     yield tests
-    status, output = copy.run(sorted(tests)) if ALL and tests else (0, "")
+    status, output = copy.run(sorted(tests)) if ALL_MISTAKES and tests else (0, "")
     assert status == 0, f"what caught a mistake fails without any, too:\n{output[-5000:]}"
 
 

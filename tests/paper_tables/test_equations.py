@@ -61,7 +61,7 @@ def test_an_accuracy_is_shown_as_it_is_judged_by():
 @pytest.mark.parametrize("sigma", equations.SIGMAS)
 def test_gradients_of_the_sum_rules_are_those_of_the_formula(sigma):
     """At two bits: the slope of two levels of [-1, 1] a cell within the clip range, and beyond it only the bounds'."""
-    found = list(equations._gradients(2.0, sigma, "paper"))
+    found = list(zip(*equations._gradients(2.0, sigma, "paper"), strict=True))
     assert [x for x, *_ in found] == pytest.approx([k / 100 for k in range(-200, 201)])
     low, high = equations.LOWER, equations.UPPER
     for x, dx, dl, du in found:

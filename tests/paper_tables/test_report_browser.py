@@ -12,6 +12,7 @@ from paper_tables.tables import Options
 
 INSTALL = "apt-get install chromium chromium-driver, and pip install selenium"
 webdriver = pytest.importorskip("selenium.webdriver", reason=f"no selenium; to run these tests: {INSTALL}")
+WebDriverWait = pytest.importorskip("selenium.webdriver.support.wait").WebDriverWait
 THEMES = ("light", "dark")
 WIDTHS = (390, 1440)
 BOTH = [*itertools.product(WIDTHS, THEMES)]
@@ -61,6 +62,8 @@ def view(browser, address):
         for log in ("browser", "performance"):
             browser.get_log(log)
         browser.get(address + at)
+        loaded = "return document.readyState === 'complete' && document.URL"
+        WebDriverWait(browser, 60).until(lambda b: b.execute_script(loaded) == address + at)  # `get` may return before
         return browser
 
     yield show
