@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from paper_tables import keys, runs, trained
-from paper_tables.cells import Cell, Measurement, Place
+from paper_tables.cells import Cell, Detail, Measurement, Place
 from paper_tables.jobs import Job
 from paper_tables.table5 import RELEASED
 from paper_tables.tables import InputError, Measured, Options, Table
@@ -153,7 +153,7 @@ def _arm(
     """Train an arm at each rate with each seed; from the full-precision networks that the tables train."""
     with runs.input_errors(folder):
         training, test = batches.splits(made.images, data)
-        accuracies = np.empty((len(RATES), seeds))
+        accuracies, seconds = np.empty((len(RATES), seeds)), 0.0
         for i, rate in enumerate(RATES):
             for seed in range(seeds):
                 first = runs.FULL_PRECISION.recipe(made.profile, "FP", seed)
@@ -162,7 +162,9 @@ def _arm(
                     return store.run(first, folder, training, test, key_of=_key, device=device)[0].model
 
                 own = dataclasses.replace(made, rate=rate, seed=seed)
-                state, _ = store.run(own, folder, training, test, start=start, key_of=_key, device=device)
+                key_of = partial(_key, first=first)
+                state, _ = store.run(own, folder, training, test, start=start, key_of=key_of, device=device)
+                seconds += state.seconds
                 accuracies[i, seed] = 100 * state.correct[-1] / len(test.labels)
                 progress((i * seeds + seed + 1) / accuracies.size)
     means = accuracies.mean(1)
@@ -173,6 +175,7 @@ def _arm(
         "images": len(test.labels),
         "selection": "last",
         "protocol": f"{made.epochs} epochs from the full-precision network of the same seed, best of the rates",
+        "seconds": round(seconds, 3),
         "detail": {
             "best rate": RATES[int(means.argmax())],
             "rates": RATES,
@@ -185,18 +188,16 @@ def _arm(
     }
 
 
-def _rehearse(made: Recipe, data: Path | None, found: Measurement) -> str:
-    """Rehearse an arm that was recorded with other sources, at its best rate; say why it still stands, or nothing."""
-    if "rehearsal" not in found.detail:
-        return ""
+def _rehearse(made: Recipe, data: Path | None, found: Measurement) -> Mapping[str, Detail]:
+    """Rehearse an arm at its best rate: see `jobs.Job.rehearse`."""
     own = dataclasses.replace(made, rate=float(found.detail["best rate"]))  # type: ignore[arg-type]
-    return runs.stands(found, runs.rehearsal(own, *batches.splits(made.images, data)))
+    return runs.rehearse(own, partial(batches.splits, made.images, data), found)
 
 
-def _key(made: Recipe) -> str:
+def _key(made: Recipe, first: Recipe | None = None) -> str:
     modules = ["torchimpl.training.trainer", "torchimpl.training.slopes"]
     modules += [module for method in ("ste", "daq") for module in keys.method_modules(method)]
-    return keys.key(modules, recipe=made.as_json())
+    return keys.key(modules, recipe=made.as_json(), first=first and first.as_json())
 
 
 def run(options: Options, measured: Measured) -> Table:

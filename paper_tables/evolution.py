@@ -58,7 +58,7 @@ def jobs(options: Options) -> list[Job]:
             Job(
                 _place(arm),
                 "percent",
-                keys.key(modules, runs=[one.as_json() for one in made], start=runs.key_of(_first(made[0]))),
+                keys.key(modules, runs=[one.as_json() for one in made], start=runs.configuration(_first(made[0]))),
                 "python -m paper_tables --table evolution --tune",
                 partial(_measure, made, options.out / "evolution", options.device),
                 ("tune",),

@@ -14,8 +14,8 @@ from typing import Any
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from paper_tables import cells, executors
-from paper_tables.cells import Cell, Measurement, Place
+from paper_tables import cells, executors, keys
+from paper_tables.cells import Cell, Detail, Measurement, Place
 from paper_tables.executors import Task
 from paper_tables.tables import InputError, Measured, Options, Table, console, writing
 from torchimpl import files
@@ -55,7 +55,8 @@ class Job:
     parallel : bool
         Whether others may run beside it; one that is timed, or uses all cores, is alone.
     rehearse : callable or None
-        ``rehearse(found)`` says why a measurement with another key still stands, or returns an empty string.
+        ``rehearse(found)`` tells whether a measurement that was made with other sources, but the same configuration,
+        still stands: it returns what that adds to its detail, "vouched" with the reason among it, else nothing.
     """
 
     place: Place
@@ -66,29 +67,29 @@ class Job:
     needs: tuple[str, ...] = ()
     profile: str | None = None
     parallel: bool = False
-    rehearse: Callable[[Measurement], str] | None = None
+    rehearse: Callable[[Measurement], Mapping[str, Detail]] | None = None
 
     def run(self, progress: Callable[[float], None]) -> Measurement:
         """Measure, and add when, where and with what."""
         progress(0.0)
         start = time.perf_counter()
         found = self.measure(progress)
+        taken = {"seconds": round(time.perf_counter() - start, 3)}  # unless what measures knows better
         return Measurement(
             **self.place._asdict(),
-            **found,
+            **(taken | dict(found)),
             unit=self.unit,
             key=self.key,
-            seconds=round(time.perf_counter() - start, 3),
             hardware=cells.hardware(),
             versions=cells.versions(),
         )
 
     def vouch(self, found: Measurement, progress: Callable[[float], None]) -> Measurement | None:
-        """Return a measurement that was made with another key as one with this key, if a rehearsal says it stands."""
+        """Return a measurement that was made with other sources as one with this key, if a rehearsal lets it stand."""
         assert self.rehearse is not None
         progress(0.0)
-        why = self.rehearse(found)
-        return dataclasses.replace(found, key=self.key, detail={**found.detail, "vouched": why}) if why else None
+        added = self.rehearse(found)
+        return dataclasses.replace(found, key=self.key, detail={**found.detail, **added}) if added else None
 
     def matches(self, found: Measurement | None) -> bool:
         """Whether what was found is a measurement of this very job: the same number, by the same key."""
@@ -124,10 +125,11 @@ def run(jobs: Iterable[Job], options: Options) -> Measured:
         if _asked_for(job, options) and (options.again or not job.matches(found[place]))
     ]
     doubtful = [
-        (job, found[place])
+        (job, old)
         for place, job in wanted.items()
-        if job.rehearse and found[place] and not job.matches(found[place])
-        if not missing(job, options) and not options.again
+        if job.rehearse and (old := found[place]) and not job.matches(old)
+        if keys.same_configuration(old.key, job.key)
+        if not {*missing(job, options)} - {"tune"} and not options.again  # a rehearsal takes seconds
     ]
     for table in {place.table for place in wanted}:
         files.sweep(options.out / "measured" / table)
@@ -150,7 +152,7 @@ def run(jobs: Iterable[Job], options: Options) -> Measured:
             kept.add(place)
         return kept
 
-    stand = keep({job.place: partial(job.vouch, old) for job, old in doubtful if old}, "rehearsed")
+    stand = keep({job.place: partial(job.vouch, old) for job, old in doubtful}, "rehearsed")
     measured = keep({job.place: job.run for job in waiting if job.place not in stand}, "measured")
     return {place: shown(job, found[place], recorded=place not in measured) for place, job in wanted.items()}
 

@@ -1,4 +1,4 @@
-"""What a recorded number rests on, as a hash: the meaning of the sources that shape it, configuration, and data."""
+"""What a recorded number rests on, as hashes: the meaning of the sources that shape it, and configuration with data."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from typing import Any
 from paper_tables import cells
 
 PACKAGES = ("reference", "torchimpl", "arm")
+HASHED = 32  # digits of each hash
 ACCURACY = ("torchimpl.checkpoints", "torchimpl.evaluation", "torchimpl.data.cifar10")  # of a checkpoint on CIFAR-10
 
 
 def key(roots: Iterable[str], **configuration: Any) -> str:
-    """Hash everything that shapes a number.
+    """Hash everything that shapes a number: ``SOURCES-CONFIGURATION``, two hashes.
 
     That is: what the modules `roots` of ``reference``, ``torchimpl`` and ``arm`` mean, with everything of these
     packages that they import at their top level, and `configuration` (settings, digests of data), which must be JSON.
@@ -47,11 +48,21 @@ def key(roots: Iterable[str], **configuration: Any) -> str:
             package = name if path.name == "__init__.py" else name.rpartition(".")[0]
             found[name], imported = _read(path.read_bytes(), package)
             waiting.extend((*imported, package))  # a package is imported before its modules
-    digest = hashlib.sha256()
-    for name, meaning in sorted(found.items()):
-        digest.update(f"{name} {meaning}\n".encode())
-    digest.update(json.dumps(configuration, sort_keys=True).encode())
-    return digest.hexdigest()
+    sources = "".join(f"{name} {meaning}\n" for name, meaning in sorted(found.items()))
+    parts = (sources, json.dumps(configuration, sort_keys=True))
+    return "-".join(hashlib.sha256(part.encode()).hexdigest()[:HASHED] for part in parts)
+
+
+def same_configuration(one: str | None, other: str | None) -> bool:
+    """Whether two keys differ in their sources at most.
+
+    >>> same_configuration(key(["reference.daq"], bits=1), key(["reference.dsq"], bits=1))
+    True
+    >>> same_configuration(key(["reference.daq"], bits=1), key(["reference.daq"], bits=2))
+    False
+    """
+    parts = [(key or "").partition("-")[2] for key in (one, other)]
+    return parts[0] == parts[1] != ""
 
 
 def method_modules(name: str | None) -> tuple[str, ...]:

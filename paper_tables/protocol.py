@@ -55,7 +55,8 @@ def run(options: Options, measured: Measured) -> Table:
             alone = sum(found.means[arm] for arm in CHANGES)
             said.append(
                 f"{trained.LABELS[profile]}: against the paper's protocol, {listed} points (95 % interval: "
-                f"+/-{found.half:.1f} each); the four changes alone would add up to {alone:+.1f}."
+                f"+/-{found.half:.1f} each, for {len(found.means)} comparisons +/-{found.half_of_all:.1f}); the four "
+                f"changes alone would add up to {alone:+.1f}."
             )
     columns = tuple(trained.LABELS[profile] for profile in SEEDS)
     return Table("protocol", TITLE, INTRO, tuple(shown), findings=tuple(said), columns=columns)

@@ -1,9 +1,11 @@
 """What training runs say: accuracies with intervals beside the printed ones, and orderings that may be chance or not.
 
-Runs of one protocol and bit-width share one standard deviation, pooled over their contenders: three runs alone say
-little of theirs. An ordering compares two contenders seed by seed, since a seed gives both the same first weights and
-the same images in the same order. The orderings of a table are a family, named in its script before anything was
-measured; Holm's procedure keeps the chance of one false verdict among them at 5 %.
+Runs of one protocol and bit-width share one standard deviation, pooled over a table's contenders: three runs alone say
+little of theirs. Those that ended early or hardly learned scatter otherwise, and stay out of it. An ordering compares
+two contenders seed by seed, since a seed gives both the same first weights and the same images in the same order. The
+orderings of a table are a family, named in its script before anything was measured; Holm's procedure keeps the chance
+of one false verdict among all of them, those not run included, at 5 %. Of a contender below the floor of its profile no
+ordering says anything.
 """
 
 from __future__ import annotations
@@ -26,12 +28,17 @@ from paper_tables.tables import Measured, Options, printed_text
 from torchimpl.training.recipe import Recipe
 
 LEVEL = 0.05
+POWER = 0.8  # with which as many seeds as are named would tell
+LEARNED = 20.0  # percent, twice what ten classes give by chance: what is below says nothing of the others' scatter
 PRECISE = 0.5  # points: half an interval that is wider than this cannot reproduce a printed number
 DEGREES = 10  # of freedom that a pooled deviation must have
 FULL = "cifar10"  # the papers' protocol
 SEEDS = 3  # fewest runs a verdict on a number takes
 MOST_SEEDS = 1000
-FLOORS = {"embedded": {"FP": 95.0, "1/32": 95.0, "2/2": 95.0, "1/1": 90.0}}  # accuracies; below, training went wrong
+FLOORS = {  # accuracies; below, training went wrong
+    "embedded": {"FP": 95.0, "1/32": 95.0, "2/2": 95.0, "1/1": 90.0},
+    "cifar10-short": dict.fromkeys(("FP", "1/32", "2/2", "1/1"), 50.0),
+}
 LABELS = {
     "smoke": "digits, 1 epoch",
     "embedded": "digits, 10 epochs",
@@ -65,6 +72,17 @@ class Entry(NamedTuple):
         """Return what each run gives, by seed."""
         cells = runs.found(measured, self.contender, self.width, profile, range(seeds))
         return {cell.seeds[0]: _value(cell, self.measure) for cell in cells if cell.seeds}
+
+    def learned(self, measured: Measured, profile: str, seeds: int) -> bool:
+        """Whether all runs went to their end, and have learned something."""
+        cells = runs.found(measured, self.contender, self.width, profile, range(seeds))
+        return not any(cell.detail["diverged"] or (cell.measured or 0.0) < LEARNED for cell in cells)
+
+    def floor(self, measured: Measured, profile: str, seeds: int) -> float | None:
+        """Return the floor that the mean accuracy is below; None if it is below none, or there is none."""
+        floor = FLOORS.get(profile, {}).get(self.width) if self.contender in runs.MAIN else None
+        values = list(self._replace(measure="last").values(measured, profile, seeds).values())
+        return floor if floor and values and float(np.mean(values)) < floor else None
 
 
 def _value(cell: Cell, measure: str) -> float:
@@ -134,7 +152,10 @@ def judge(last: Sequence[float], best: Sequence[float], spread: Pooled, printed:
     """
     count = len(last)
     if count < SEEDS or spread.degrees < DEGREES:
-        return None, f"no verdict with {count} runs and {spread.degrees} degrees of freedom of the deviation"
+        return None, (
+            f"no verdict with {count} runs and {spread.degrees} degrees of freedom of the deviation: it takes {SEEDS} "
+            f"and {DEGREES}"
+        )
     half_unit = float(Decimal(1).scaleb(-printed_decimals(printed)) / 2)
     half = half_width(spread, count, of_one_run=True) + half_unit
     off = {name: abs(float(np.mean(some)) - float(printed)) for name, some in (("last", last), ("best", best))}
@@ -166,16 +187,23 @@ def compare(family: Sequence[Ordering], measured: Measured, profile: str, seeds:
     """Judge a family of orderings by the runs of a profile; those without runs of both sides are left out."""
     differences: dict[Ordering, dict[int, float]] = {}
     groups: dict[tuple[str, str], dict[Entry, dict[int, float]]] = {}
+    below: dict[Ordering, str] = {}
     for ordering in family:
-        more, less = (entry.values(measured, profile, seeds) for entry in (ordering.more, ordering.less))
+        sides = {entry: entry.values(measured, profile, seeds) for entry in (ordering.more, ordering.less)}
+        more, less = sides.values()
         if both := sorted(more.keys() & less.keys()):
             differences[ordering] = {seed: more[seed] - less[seed] for seed in both}
-            groups.setdefault(_group(ordering), {}).update({ordering.more: more, ordering.less: less})
+            scatter = {entry: some for entry, some in sides.items() if entry.learned(measured, profile, seeds)}
+            groups.setdefault(_group(ordering), {}).update(scatter)
+            floors = {entry: entry.floor(measured, profile, seeds) for entry in sides}
+            below[ordering] = "; ".join(
+                f"{entry.contender.name} is below the floor of {floor:g} %" for entry, floor in floors.items() if floor
+            )
     spreads = {group: spread_of_differences(list(runs_of.values())) for group, runs_of in groups.items()}
     chances = {o: chance(list(by_seed.values()), spreads[_group(o)]) for o, by_seed in differences.items()}
-    adjusted = dict(zip(chances, verdicts.holm(list(chances.values())), strict=True))
+    adjusted = dict(zip(family, verdicts.holm([chances.get(o, 1.0) for o in family]), strict=True))
     return [
-        _compared(o, by_seed, spreads[_group(o)], chances[o], adjusted[o], len(differences))
+        _compared(o, by_seed, spreads[_group(o)], chances[o], adjusted[o], len(family), below[o])
         for o, by_seed in differences.items()
     ]
 
@@ -223,7 +251,13 @@ def chance(values: Sequence[float], spread: Pooled) -> float:
 
 
 def _compared(
-    ordering: Ordering, by_seed: Mapping[int, float], spread: Pooled, p: float, adjusted: float, count: int
+    ordering: Ordering,
+    by_seed: Mapping[int, float],
+    spread: Pooled,
+    p: float,
+    adjusted: float,
+    count: int,
+    below: str = "",
 ) -> Compared:
     values = list(by_seed.values())
     mean = float(np.mean(values))
@@ -237,11 +271,12 @@ def _compared(
         f"{runs_of}, deviation of a difference {spread.deviation:.2f} points ({spread.degrees} degrees of freedom), "
         f"p = {p:.2g}, among {count} comparisons {adjusted:.2g}"
     )
-    if verdict == "undecided" and mean:
-        quantile = float(stats.norm.ppf(1 - LEVEL / (2 * count)))
-        reason += (
-            f"; about {max(len(values) + 1, math.ceil((quantile * spread.deviation / mean) ** 2))} seeds would tell"
-        )
+    if below:
+        verdict, reason = "undecided", f"{reason}; {below}, of which nothing else is to be concluded"
+    elif verdict == "undecided" and mean:
+        quantile = float(stats.norm.ppf(1 - LEVEL / (2 * count)) + stats.norm.ppf(POWER))
+        takes = max(len(values) + 1, math.ceil((quantile * spread.deviation / mean) ** 2))
+        reason += f"; about {takes} seeds would tell, were this the true difference ({100 * POWER:.0f} % power)"
     return Compared(ordering, mean, (mean - half, mean + half), verdict, reason, seeds)
 
 
@@ -283,7 +318,8 @@ def gains(arms: Mapping[str, Cell], base: str) -> Gains | None:
     seeds = len(values[base])
     if seeds < 2:
         return None
-    spread = spread_of_differences([dict(enumerate(some)) for some in values.values()])
+    alive = [some for some in values.values() if some.mean() > values[base].mean() / 2]  # others scatter otherwise
+    spread = spread_of_differences([dict(enumerate(some)) for some in alive])
     means = {arm: float((some - values[base]).mean()) for arm, some in values.items() if arm != base}
     quantile = float(stats.t.ppf(1 - LEVEL / (2 * len(means)), spread.degrees))
     return Gains(means, half_width(spread, seeds), quantile * spread.deviation / math.sqrt(seeds))
@@ -305,13 +341,14 @@ def _accuracies(
 ) -> list[Cell]:
     by_width: dict[tuple[str, str], list[list[float]]] = {}
     for entry in entries:
-        values = list(entry.values(measured, profile, options.seeds).values())
-        by_width.setdefault((entry.width, entry.measure), []).append(values)
+        if entry.learned(measured, profile, options.seeds):
+            values = list(entry.values(measured, profile, options.seeds).values())
+            by_width.setdefault((entry.width, entry.measure), []).append(values)
     found = []
     for entry in entries:
         runs_found = runs.found(measured, entry.contender, entry.width, profile, range(options.seeds))
         if runs_found:
-            spread = pooled(by_width[entry.width, entry.measure])
+            spread = pooled(by_width.get((entry.width, entry.measure), []))
             found.append(_accuracy_cell(table, entry, profile, runs_found, spread))
     return found
 
@@ -386,7 +423,7 @@ def _ordering_cell(table: ReportedTable, one: Compared, profile: str) -> Cell:
         runs=len(one.seeds),
         seeds=one.seeds,
         claim_verdict=one.verdict,
-        reason=one.reason,
+        reason=one.reason + (f"; of the claims {', '.join(one.ordering.claims)}" if one.ordering.claims else ""),
         protocol=LABELS[profile],
     )
 
@@ -420,13 +457,13 @@ def findings(entries: Sequence[Entry], options: Options, measured: Measured) -> 
 def _floors(entries: Sequence[Entry], profile: str, options: Options, measured: Measured) -> list[str]:
     """Say which contenders, trained by rounding, are below the accuracy that a profile's training is to reach."""
     below, some = [], False
-    for width, floor in FLOORS.get(profile, {}).items():
-        for entry in dict.fromkeys((e.contender, e.width) for e in entries if e.contender in runs.MAIN):
-            values = list(Entry(*entry, "").values(measured, profile, options.seeds).values())
-            if entry[1] == width and values:
+    for width in FLOORS.get(profile, {}):
+        for entry in dict.fromkeys(e._replace(column="", measure="last", printed_row="") for e in entries):
+            values = list(entry.values(measured, profile, options.seeds).values())
+            if entry.width == width and values and entry.contender in runs.MAIN:
                 some = True
-                mean = float(np.mean(values))
-                below += [f"{entry[0].name}, {width} ({mean:.1f})"] * (mean < floor)
+                if entry.floor(measured, profile, options.seeds):
+                    below.append(f"{entry.contender.name}, {width} ({np.mean(values):.1f})")
     floors = ", ".join(f"{width} {floor:g} %" for width, floor in FLOORS.get(profile, {}).items())
     found = f"below are {', '.join(below)}, of which nothing else is to be concluded" if below else "none is below"
     return [f"What training on {LABELS[profile]} is to reach: {floors}; {found}."] if some else []

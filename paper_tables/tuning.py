@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from paper_tables import keys, runs, verdicts
-from paper_tables.cells import Measurement
+from paper_tables.cells import Detail, Measurement
 from paper_tables.jobs import Job
 from paper_tables.runs import MAIN
 from paper_tables.tables import Measured, Options, Table
@@ -116,18 +116,21 @@ def _sought(
         training = Split(training.images[:images], training.labels[:images], training.sha256)
 
     tried: dict[Pair, float] = {}
+    seconds: list[float] = []
 
     def attempt(pair: Pair) -> float:
         if pair not in tried:
             own = dataclasses.replace(made, rate=pair[0], quantizer_rate=pair[1])
             path_key = partial(_key, first=first, images=images)
             state, _ = store.run(own, folder, training, held_out, start=start, key_of=path_key, device=device)
+            seconds.append(state.seconds)
             tried[pair] = 100 * state.correct[-1] / len(held_out.labels)
             progress(min(len(tried) / 9, 0.99))
         return tried[pair]
 
     learned = parameter_groups(trainer.build(made))[1]["params"]
     best = search(attempt, RATES, QUANTIZER_RATES if learned else (0.0,))
+    made = dataclasses.replace(made, rate=best[0], quantizer_rate=best[1])
     correct = round(tried[best] * len(held_out.labels) / 100)
     pairs = sorted(tried)
     return {
@@ -137,25 +140,24 @@ def _sought(
         "seeds": (SEED,),
         "images": len(held_out.labels),
         "selection": "last",
-        "protocol": f"{runs.protocol(made)}; at most {images} training images; tested on images held out",
+        "protocol": f"{runs.protocol(made)}; {len(training.labels)} training images; tested on images held out",
+        "seconds": round(sum(seconds), 3),
         "detail": {
             "rate": best[0],
             "quantizer_rate": best[1],
             "rates": tuple(pair[0] for pair in pairs),
             "quantizer_rates": tuple(pair[1] for pair in pairs),
             "accuracies": tuple(tried[pair] for pair in pairs),
-            **runs.rehearsal(dataclasses.replace(made, rate=best[0], quantizer_rate=best[1]), training, held_out),
+            **runs.rehearsal(made, training, held_out),
         },
     }
 
 
-def _rehearse(made: Recipe, data: Path | None, found: Measurement) -> str:
-    """Rehearse the best attempt that was recorded with other sources; return why it still stands, or nothing."""
-    if "rehearsal" not in found.detail:
-        return ""
-    training, held_out = batches.splits(made.images, data, held_out=True)
+def _rehearse(made: Recipe, data: Path | None, found: Measurement) -> Mapping[str, Detail]:
+    """Rehearse the best attempt: see `jobs.Job.rehearse`."""
     rates: dict[str, Any] = {name: float(found.detail[name]) for name in ("rate", "quantizer_rate")}  # type: ignore[arg-type]
-    return runs.stands(found, runs.rehearsal(dataclasses.replace(made, **rates), training, held_out))
+    splits = partial(batches.splits, made.images, data, held_out=True)
+    return runs.rehearse(dataclasses.replace(made, **rates), splits, found)
 
 
 def _key(made: Recipe, **more: Any) -> str:

@@ -79,18 +79,18 @@ def test_an_arm_stands_if_its_rehearsal_at_the_best_rate_has_the_same_bits(monke
 
     def rehearsal(made, training, test):
         asked.append(made.rate)
-        return {"rehearsal": "bits", "rehearsal loss": 1.0, "rehearsal correct": 5.0}
+        return {"rehearsal": "bits", "rehearsal loss": 1.0, "rehearsal correct": 5.0, "rehearsal first loss": 2.0}
 
     monkeypatch.setattr(depth.runs, "rehearsal", rehearsal)
     job = next(job for job in depth.jobs(Options()) if job.profile == "embedded")
-    detail = {"best rate": 0.03, "rehearsal": "bits"}
+    detail = {"best rate": 0.03, "rehearsal": "bits", "threads": 1.0}
     found = Measurement(**job.place._asdict(), unit="percent", measured=90.0, detail=detail)
-    assert "the same bits" in job.rehearse(found)
+    assert "the same bits" in job.rehearse(found)["vouched"]
     assert asked == [0.03]
-    assert job.rehearse(dataclasses.replace(found, detail={"best rate": 0.03})) == ""
+    assert job.rehearse(dataclasses.replace(found, detail={"best rate": 0.03})) == {}
     other = {**detail, "rehearsal": "others"}
     same_machine = dict(hardware=cells.hardware(), versions=cells.versions())
-    assert job.rehearse(dataclasses.replace(found, detail=other, **same_machine)) == ""
+    assert job.rehearse(dataclasses.replace(found, detail=other, **same_machine)) == {}
 
 
 def test_at_the_last_quantized_layer_nothing_has_compounded(cifar10_root, checkpoint_root):

@@ -68,23 +68,25 @@ def test_a_length_is_all_that_differs():
 def test_seeds_are_trained_and_averaged(monkeypatch, tmp_path):
     class State:
         correct = (10, 20)
+        seconds = 2.0
 
     class Split:
         labels = range(40)
 
     asked = []
     monkeypatch.setattr(runs.batches, "splits", lambda images, data, held_out: asked.append(held_out) or (Split, Split))
-    monkeypatch.setattr(runs, "rehearsal", lambda made, training, test: {"rehearsal": "bits"})
+    monkeypatch.setattr(runs, "rehearsal", lambda made, training, test: {"rehearsal": "bits", "threads": 1.0})
     monkeypatch.setattr(runs, "train", lambda made, folder, *rest: asked.append((made.epochs, made.seed)) or State)
     job = next(job for job in schedule.jobs(Options(out=tmp_path)) if job.place.column == "digits, 30 epochs")
     found = job.run(lambda part: None)
     assert asked == [False, (30, 0), (30, 1), (30, 2)]
     assert (found.measured, found.detail["accuracies"], found.seeds) == (50.0, (50.0, 50.0, 50.0), (0, 1, 2))
-    assert "the same bits" in job.rehearse(found)
+    assert found.seconds == 6.0
+    assert "the same bits" in job.rehearse(found)["vouched"]
     held_out = next(job for job in constants.jobs(Options(out=tmp_path)))
     assert held_out.run(lambda part: None).measured == 50.0
     assert asked[-4:] == [True, (10, 0), (10, 1), (10, 2)]
-    assert "the same bits" in held_out.rehearse(found)
+    assert "the same bits" in held_out.rehearse(found)["vouched"]
     next(job for job in constants.jobs(Options(out=tmp_path)) if job.profile == "cifar10-short").run(lambda part: None)
     assert asked[-2:] == [True, (6, 0)]  # a single seed, as it takes long
 
@@ -136,7 +138,11 @@ def test_what_the_protocols_changes_add():
     table = protocol.run(OPTIONS, found)
     (said,) = table.findings
     assert "kernel +1.0, rate 0.1 -2.0, the released network +0.0, ImageNet's normalisation +3.0, all four" in said
-    assert "code +4.0 points (95 % interval: +/-0.0 each); the four changes alone would add up to +2.0." in said
+    assert (
+        "code +4.0 points (95 % interval: +/-0.0 each, for 5 comparisons +/-0.0); the four changes alone would add up "
+        "to +2.0."
+        in said
+    )
     assert next(iter(table.cells)).reason == "by seed: 90.00, 91.00, 92.00"
     found[protocol.jobs(OPTIONS)[0].place] = Cell(
         **protocol.jobs(OPTIONS)[0].place._asdict(), unit="percent", value_verdict="not run"

@@ -3,12 +3,13 @@
 import dataclasses
 import errno
 import json
+import math
 
 import pytest
 import torch
 
 from paper_tables import cells, cli, jobs, runs, tuning
-from paper_tables.cells import Cell, Measurement
+from paper_tables.cells import Cell, Measurement, Place
 from paper_tables.tables import InputError, Options
 from tests.torchimpl import networks
 from torchimpl import timing
@@ -191,17 +192,21 @@ def test_without_cifar10_its_runs_ask_for_it(tmp_path, monkeypatch):
 # When a recorded run stands
 
 
+REHEARSAL = trainer.Rehearsal("bits", 1.5, 7, 2.5, 3.5)
+
+
 @pytest.fixture
 def rehearsed(monkeypatch, few):
     """How often a rehearsal was made, which gives "bits"."""
     found = []
-    monkeypatch.setattr(runs.trainer, "rehearsal", lambda made, *both: found.append(made) or ("bits", 1.5, 7))
+    monkeypatch.setattr(runs.trainer, "rehearsal", lambda made, *both: found.append(made) or REHEARSAL)
     return found
 
 
-def record(folder, wanted, key="of other sources", **detail):
+def record(folder, wanted, key=None, **detail):
     made = wanted.measure.args[0]
-    found = {"recipe": json.dumps(made.as_json(), sort_keys=True), "rehearsal": "bits", "diverged": "", **detail}
+    key = key or "other sources-" + wanted.key.partition("-")[2]
+    found = {"rehearsal": "bits", "threads": 1.0, "diverged": "", **detail}
     found = {name: value for name, value in found.items() if value is not None}
     given = {"measured": 80.0, "seeds": (made.seed,), "images": 10_000, "detail": found}
     cells.write(folder, [Measurement(**wanted.place._asdict(), unit="percent", key=key, **given)])
@@ -250,24 +255,22 @@ def test_a_run_of_other_sources_stands_if_its_rehearsal_has_the_same_bits(
 
 @pytest.mark.parametrize(
     "detail",
-    [{"rehearsal": "other bits"}, {"rehearsal": None}, {"recipe": "{}"}],
-    ids=["bits", "none", "another recipe"],
+    [{"rehearsal": "other bits"}, {"rehearsal": None}, {"key": "of another format"}, {"key": "a-0"}],
+    ids=["bits", "none", "no configuration", "another configuration"],
 )
 def test_a_run_of_other_sources_is_stale_or_trained_again_otherwise(detail, wanted, results, rehearsed, tmp_path):
     record(results, wanted, **detail)
     cell, trained = shown(wanted, Options(data=tmp_path, out=tmp_path, profile="embedded"))
     assert (cell.measured, cell.value_verdict, trained) == (80.0, "stale", False)
     assert runs.found({wanted.place: cell}, CONTENDER, "1/1", "cifar10-short", range(3)) == []
-    assert len(rehearsed) == (detail.get("rehearsal") is not None)  # made only where there is something to compare
+    assert len(rehearsed) == (detail.get("rehearsal") is not None)  # only where there is something to compare
     cell, trained = shown(wanted, Options(data=tmp_path, out=tmp_path, profile="cifar10-short"))
     assert (cell.measured, cell.value_verdict, trained) == (1.0, None, True)
 
 
 def test_a_rehearsal_is_made_with_as_many_threads_as_the_run(wanted, results, few, monkeypatch, tmp_path):
     threads, before = [], torch.get_num_threads()
-    monkeypatch.setattr(
-        runs.trainer, "rehearsal", lambda *_: threads.append(torch.get_num_threads()) or ("bits", 1.5, 7)
-    )
+    monkeypatch.setattr(runs.trainer, "rehearsal", lambda *_: threads.append(torch.get_num_threads()) or REHEARSAL)
     record(results, wanted, threads=3.0)
     cell, _ = shown(wanted, Options(data=tmp_path, out=tmp_path, profile="embedded"))
     assert (threads, torch.get_num_threads(), cell.value_verdict) == ([3], before, None)
@@ -276,10 +279,11 @@ def test_a_rehearsal_is_made_with_as_many_threads_as_the_run(wanted, results, fe
 @pytest.mark.usefixtures("few")
 def test_a_rehearsal_that_diverges_can_be_written(monkeypatch, tmp_path):
     made_up_state(monkeypatch)
-    monkeypatch.setattr(runs.trainer, "rehearsal", lambda *_: ("bits", float("nan"), 0))
-    found = job(Options(profile="cifar10", data=tmp_path, out=tmp_path), profile="cifar10").run(lambda share: None)
+    monkeypatch.setattr(runs.trainer, "rehearsal", lambda *_: REHEARSAL._replace(loss=math.nan, gradient=math.inf))
+    wanted = job(Options(profile="cifar10", data=tmp_path, out=tmp_path), profile="cifar10")
+    found = wanted.run(lambda share: None)
     cells.write(tmp_path, [found])
-    assert runs._rehearse(CONTENDER.recipe("cifar10", "1/1", 0), None, found)
+    assert wanted.rehearse(found)["vouched"]
 
 
 def test_without_data_a_run_of_other_sources_is_stale(wanted, results, rehearsed, tmp_path):
@@ -291,12 +295,15 @@ def test_without_data_a_run_of_other_sources_is_stale(wanted, results, rehearsed
 
 def test_what_long_runs_leave_lets_them_be_rehearsed(rehearsed, monkeypatch, tmp_path):
     made_up_state(monkeypatch)
-    found = job(Options(profile="cifar10", data=tmp_path, out=tmp_path), profile="cifar10").run(lambda share: None)
+    wanted = job(Options(profile="cifar10", data=tmp_path, out=tmp_path), profile="cifar10")
+    found = wanted.run(lambda share: None)
     assert found.detail["rehearsal"] == "bits"
-    assert (found.detail["rehearsal loss"], found.detail["rehearsal correct"]) == (1.5, 7.0)
-    made = rehearsed[0]
-    assert runs._rehearse(made, None, found)
-    assert not runs._rehearse(dataclasses.replace(made, seed=5), None, found)
+    names = ("loss", "correct", "first loss", "gradient")
+    assert tuple(found.detail[f"rehearsal {name}"] for name in names) == REHEARSAL[1:]
+    assert len(rehearsed) == 1
+    added = wanted.rehearse(found)
+    assert {name: added[name] for name in added if name != "vouched"}.items() <= found.detail.items()
+    assert wanted.rehearse(dataclasses.replace(found, detail={**found.detail, "rehearsal": "others"})) == {}
 
 
 def test_runs_are_found_by_seed_without_those_that_are_missing():
@@ -338,22 +345,58 @@ def test_the_command_line_trains_all_that_tables_and_the_figure_show(tmp_path, m
 HERE = {"hardware": {"processor": "this"}, "versions": {"torch": "1"}}
 
 
+ELSEWHERE = {**HERE, "hardware": {"processor": "another"}}
+NEWER = {**HERE, "versions": {"torch": "2"}}
+
+
 @pytest.mark.parametrize(
-    ("there", "loss", "correct", "stands"),
+    ("there", "now", "stands"),
     [
-        (HERE, 1.5, 100.0, False),  # the bits should be the same
-        ({**HERE, "hardware": {"processor": "another"}}, 1.5, 100.0, True),
-        ({**HERE, "versions": {"torch": "2"}}, 1.5 + 0.019, 100.0 - 40, True),
-        ({**HERE, "versions": {"torch": "2"}}, 1.5 - 0.021, 100.0, False),
-        ({**HERE, "versions": {"torch": "2"}}, 1.5, 100.0 + 41, False),
+        (HERE, {}, False),  # the bits should be the same
+        (ELSEWHERE, {}, True),
+        (NEWER, {}, True),
+        (NEWER, {"loss": 1.549, "correct": 41.0, "first loss": 2.514, "gradient": 4.54}, True),
+        (NEWER, {"loss": 1.449}, False),
+        (NEWER, {"correct": 161.0}, False),
+        (NEWER, {"first loss": 2.484}, False),
+        (NEWER, {"gradient": 4.56}, False),
+        (NEWER, {"gradient": 2.44}, False),
     ],
 )
-def test_elsewhere_a_rehearsal_may_differ_within_the_bounds(there, loss, correct, stands, monkeypatch):
+def test_elsewhere_a_rehearsal_may_differ_within_the_bounds(there, now, stands, monkeypatch):
     monkeypatch.setattr(cells, "hardware", lambda: HERE["hardware"])
     monkeypatch.setattr(cells, "versions", lambda: HERE["versions"])
-    detail = {"rehearsal": "bits", "rehearsal loss": 1.5, "rehearsal correct": 100.0}
+    numbers = {"loss": 1.5, "correct": 100.0, "first loss": 2.5, "gradient": 3.5}
+    detail = {"rehearsal": "bits", **{f"rehearsal {name}": value for name, value in numbers.items()}}
     found = Measurement(paper="P", table="t", row="r", column="c", unit="percent", detail=detail, **there)
-    now = {"rehearsal": "other bits", "rehearsal loss": loss, "rehearsal correct": correct}
-    assert bool(runs.stands(found, now)) is stands
-    assert runs.stands(found, detail)
-    assert not runs.stands(dataclasses.replace(found, detail={}), now)
+    given = {**detail, "rehearsal": "other bits", **{f"rehearsal {name}": value for name, value in now.items()}}
+    added = runs.stands(found, given)
+    assert bool(added) is stands
+    assert added.keys() == ({"vouched"} if stands else set())  # what was recorded there is what is compared with
+    assert "the same bits" in runs.stands(found, detail)["vouched"]
+    before = {name: detail[name] for name in ("rehearsal", "rehearsal loss", "rehearsal correct")}
+    assert not runs.stands(dataclasses.replace(found, detail=before), given)  # it lacks what there is to compare
+
+
+def test_a_job_of_more_seeds_or_another_length_is_not_what_was_recorded(results, rehearsed, tmp_path):
+    """Their rehearsals are the same: an epoch of one seed."""
+    made = [CONTENDER.recipe("embedded", "1/1", seed) for seed in range(3)]
+    place, options = Place("DAQ", "t", "r", "c"), Options(out=tmp_path, quiet=True)
+    wanted = runs.job_of_seeds(place, made, options)
+    detail = {"rehearsal": "bits", "threads": 1.0}
+    key = "other sources-" + wanted.key.partition("-")[2]
+    given = {"unit": "percent", "measured": 80.0, "detail": detail, "key": key}
+    cells.write(results, [Measurement(**place._asdict(), **given)])
+    others = [made[:1], [dataclasses.replace(one, epochs=400) for one in made]]
+    for some in others:
+        assert jobs.run([runs.job_of_seeds(place, some, options)], options)[place].value_verdict == "stale"
+    held_out = runs.job_of_seeds(place, made, options, held_out=True)
+    assert jobs.run([held_out], options)[place].value_verdict == "stale"
+    rates = {"rate": 0.5, "quantizer_rate": 0.0}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runs, "tuned_rates", lambda name, profile: rates if name == "full precision" else {})
+        other_start = runs.job_of_seeds(place, made, options)
+    assert jobs.run([other_start], options)[place].value_verdict == "stale"
+    assert rehearsed == []
+    assert jobs.run([wanted], options)[place].value_verdict is None  # though it is not asked for with --tune
+    assert len(rehearsed) == 1

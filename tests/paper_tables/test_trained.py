@@ -280,6 +280,55 @@ def test_a_larger_family_takes_stronger_evidence():
     assert {one.verdict for one in found} == {"undecided"}
 
 
+def test_orderings_without_runs_are_of_the_family():
+    """What is judged first does not change when the others come."""
+    values = {A: [61.0, 71.0, 61.0], B: [60.0 - 0.3, 70.0, 60.0 + 0.3]}
+    family = [
+        AB,
+        *(Ordering(f"b over {i}", entry(B), entry(runs.Contender(f"{i}", "ste", ("1/1",)))) for i in range(9)),
+    ]
+    (alone,) = trained.compare([AB], measured(values), "embedded", 3)
+    (early,) = trained.compare(family, measured(values), "embedded", 3)
+    p = float(re.search(r"p = ([\d.e-]+),", early.reason).group(1))
+    assert (alone.verdict, early.verdict) == ("holds", "undecided")
+    assert f"among 10 comparisons {10 * p:.2g}" in early.reason
+
+
+def test_so_many_seeds_would_tell_in_four_of_five_cases():
+    """By the normal approximation, were the difference the one that was found."""
+    values = {A: [62.0, 70.0, 61.5], B: [60.0, 70.0, 60.0]}
+    (one,) = trained.compare([AB], measured(values), "embedded", 3)
+    takes = int(re.search(r"about (\d+) seeds would tell", one.reason).group(1))
+    deviation = statistics.stdev([2.0, 0.0, 1.5])
+
+    def power(seeds):
+        return special.ndtr(one.difference / deviation * math.sqrt(seeds) - special.ndtri(0.975))
+
+    assert power(takes - 1) < 0.8 <= power(takes)
+
+
+def test_nothing_is_concluded_of_a_contender_below_the_floor():
+    ours = Entry(runs.DAQ, "1/1", "1/1")
+    others = [Entry(one, "1/1", "1/1") for one in (runs.DSQ, runs.STE, runs.DAQ_RELEASED)]
+    family = [Ordering(f"over {other.contender.name}", ours, other) for other in others]
+    values = {runs.DAQ: 95.0, runs.DSQ: 70.0, runs.STE: 92.0, runs.DAQ_RELEASED: 70.0}
+    found = measured({one: [value + wobble(seed) for seed in range(3)] for one, value in values.items()})
+    found = {one.ordering.row: one for one in trained.compare(family, found, "embedded", 3)}
+    assert (found["over DSQ"].verdict, found["over STE"].verdict) == ("undecided", "holds")
+    assert found["over DSQ"].reason.endswith("DSQ is below the floor of 90 %, of which nothing else is to be concluded")
+    assert "floor" not in found["over STE"].reason
+
+
+def test_who_hardly_learned_or_ended_early_does_not_tell_the_others_scatter():
+    values = {A: [60.0, 61.5, 62.0], B: [50.0, 51.0, 52.5], C: [10.0, 10.0, 10.0]}
+    plain = trained.compare([AB], measured({A: values[A], B: values[B]}), "embedded", 3)[0]
+    dead = trained.compare([AB, AC], measured(values), "embedded", 3)[0]
+    assert dead.interval == pytest.approx(plain.interval)
+    early = measured({**values, C: [55.0, 40.0, 70.0]})
+    early |= made_up.by_place([made_up.run(C, "1/1", "embedded", 1, 40.0, detail={"diverged": "the loss is nan"})])
+    assert trained.compare([AB, AC], early, "embedded", 3)[0].interval == pytest.approx(plain.interval)
+
+
 def test_stale_runs_are_left_out_and_diverged_ones_are_results():
     found = measured({A: [60.0, 61.0, 62.0], B: [50.0, 51.0, 52.0]})
     place = runs.place(B, "1/1", "embedded", 1)
@@ -483,11 +532,12 @@ def test_floors_are_stated_and_who_is_below_is_named():
     cells = all_runs(table7, "embedded", lambda c, w, s: 90.0)
     (said,) = [line for line in table("7", cells, profile="embedded").findings if "is to reach" in line]
     assert said.endswith("1/1 90 %; none is below.")
-    found = table("7", all_runs(table7, "cifar10-short", lambda c, w, s: 20.0), profile="cifar10-short")
+    found = table("7", all_runs(table7, "cifar10", lambda c, w, s: 20.0), profile="cifar10")
     assert not any("is to reach" in line for line in found.findings)
 
 
-def test_an_interval_of_accuracies_ends_at_100():
+def test_an_interval_of_accuracies_ends_at_100(monkeypatch):
+    monkeypatch.setattr(trained, "LEARNED", 0.0)
     cells = all_runs(table5, "embedded", lambda c, w, s: (99.99, 0.01)[w == "1/1"] + wobble(s) / 3)
     found = [cell for cell in trained_rows(table("5", cells, profile="embedded"), "embedded") if not cell.claim_verdict]
     assert all(0 <= cell.ci95[0] < cell.measured < cell.ci95[1] <= 100 for cell in found)

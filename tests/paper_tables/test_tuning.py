@@ -145,17 +145,17 @@ def test_the_best_attempt_is_rehearsed_where_one_was_recorded(asked, monkeypatch
 
     def rehearsal(recipe, training, test):
         made.append((recipe.rate, recipe.quantizer_rate, len(training.labels), len(test.labels)))
-        return {"rehearsal": "bits", "rehearsal loss": 1.0, "rehearsal correct": 1.0}
+        return {"rehearsal": "bits", "threads": 1.0}
 
     monkeypatch.setattr(tuning.runs, "rehearsal", rehearsal)
     search = job("DAQ")
     found = search.run(lambda share: None)
-    assert "the same bits" in search.rehearse(found)
+    assert "the same bits" in search.rehearse(found)["vouched"]
     assert made == [(0.03, 0.01, 300, 40)] * 2
     others = dataclasses.replace(found, detail={**found.detail, "rehearsal": "others"})
-    assert search.rehearse(others) == ""
+    assert search.rehearse(others) == {}
     without = {name: value for name, value in found.detail.items() if name != "rehearsal"}
-    assert search.rehearse(dataclasses.replace(found, detail=without)) == ""
+    assert search.rehearse(dataclasses.replace(found, detail=without)) == {}
     assert len(made) == 3
 
 

@@ -72,8 +72,9 @@ def run(made: Recipe, folder: Path, reports: Any = None) -> str:
 
 
 def fingerprint(state: trainer.State) -> str:
-    """Digest all of a state."""
-    return trainer.digest({field.name: getattr(state, field.name) for field in dataclasses.fields(state)})
+    """Digest all of a state but the time that it took."""
+    names = {field.name for field in dataclasses.fields(state)} - {"seconds"}
+    return trainer.digest({name: getattr(state, name) for name in names})
 
 
 def of_two_ranks(rank: int, recipes: list[Recipe], folder: Path) -> None:

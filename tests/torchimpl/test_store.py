@@ -39,7 +39,7 @@ def test_what_has_ended_is_read_and_not_trained_again(tmp_path):
     again, same = run(made, tmp_path, progress=never, start=lambda: pytest.fail("asked for"))
     assert same == path
     assert networks.fingerprint(again) == networks.fingerprint(ended)
-    assert networks.fingerprint(store.read(path, store.identify(made))) == networks.fingerprint(ended)
+    assert networks.fingerprint(store.read(path, store.here(store.identify(made)))) == networks.fingerprint(ended)
 
 
 def test_what_has_diverged_is_not_trained_again(tmp_path):
@@ -64,6 +64,29 @@ def test_another_recipe_or_key_has_another_file(tmp_path):
     paths.add(store.path_of(tmp_path, made, "another key"))
     assert len(paths) == 5
     assert store.identify(made) == store.identify(dataclasses.replace(made, profile="embedded"))
+
+
+def test_what_fixes_the_bits_beside_the_recipe_has_a_file_of_its_own(tmp_path, monkeypatch):
+    made, threads = small(), torch.get_num_threads()
+    _, path = run(made, tmp_path)
+    torch.set_num_threads(threads + 1)
+    try:
+        assert run(made, tmp_path)[1] != path
+    finally:
+        torch.set_num_threads(threads)
+    monkeypatch.setattr(torch, "__version__", "another")
+    assert run(made, tmp_path)[1] != path
+    assert store.here("key", "cuda:1") == store.here("key", "cuda:0") != store.here("key", "cpu")
+
+
+def test_the_time_of_all_epochs_is_added_up(tmp_path):
+    run(small(epochs=2), tmp_path)
+    (path,) = tmp_path.glob("*.pt")
+    before = store.read(path, store.here(store.identify(small(epochs=2))))
+    before.epochs, before.seconds = 1, 1000.0  # as if it had been killed, after an epoch that took long
+    store.write(path, store.here(store.identify(small(epochs=2))), before)
+    ended, _ = run(small(epochs=2), tmp_path)
+    assert 1000 < ended.seconds < 1500
 
 
 def test_the_start_is_asked_for_when_a_run_begins_and_not_when_it_goes_on(tmp_path):
@@ -158,7 +181,7 @@ def test_a_full_disk_leaves_the_last_epoch_and_the_run_goes_on_from_there(tmp_pa
             run(made, tmp_path)
     (path,) = tmp_path.glob("*.pt")
     assert not list(tmp_path.glob(".*.tmp"))
-    assert store.read(path, store.identify(made)).epochs == 2
+    assert store.read(path, store.here(store.identify(made))).epochs == 2
     shares = []
     ended, _ = run(made, tmp_path, progress=shares.append)
     assert min(shares) == 0.5

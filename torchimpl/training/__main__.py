@@ -16,9 +16,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from torchimpl.checkpoints import CheckpointError, parse_bits
-from torchimpl.data.cifar10 import DataError
+from torchimpl.data.cifar10 import DataError, Split
 from torchimpl.models import needs_signs
-from torchimpl.training import batches, store
+from torchimpl.training import batches, store, trainer
 from torchimpl.training.recipe import Recipe, profiles, recipe
 
 EPILOG = """\
@@ -44,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
     )
     result.add_argument("--profile", choices=profiles(), default="embedded", help="default: embedded, on digits")
     result.add_argument("--method", help="of the quantizers (python -m paper_tables --list-methods); default: none")
-    result.add_argument("--bits", metavar="W/A", default="1/1", help="of weights and activations (default: 1/1)")
+    result.add_argument("--bits", metavar="W/A", help="of weights and activations (default: 1/1)")
     result.add_argument(
         "--option", metavar="NAME=VALUE", action="append", default=[], help="of the quantizers; may be repeated"
     )
@@ -68,9 +68,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     given = parser().parse_args(arguments)
     try:
+        if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+            raise ValueError("under torchrun call torchimpl.training.trainer.train in a program of your own")
         store.check_device(given.device)
-        made = _recipe(given)
-        run(made, given)
+        run(_recipe(given), given)
     except (ValueError, DataError, CheckpointError, ImportError, AttributeError) as error:
         return _refuse(str(error))
     except OSError as error:
@@ -91,9 +92,13 @@ def _recipe(given: argparse.Namespace) -> Recipe:
         if getattr(given, name) is not None:
             fields[name] = getattr(given, name)
     if given.method is not None:
-        bits = parse_bits(given.bits)
+        if ":" in (given.network or ""):
+            raise ValueError(f"--method {given.method}: {given.network} makes its own; --option tells it more")
+        bits = parse_bits(given.bits or "1/1")
         fields = {"activation": "hardtanh" if needs_signs(given.method, bits) else "relu", **fields}
         fields |= {"method": given.method, "bits": bits}
+    elif given.bits or (given.option and ":" not in (given.network or "")):
+        raise ValueError(f"{'--bits' if given.bits else '--option'} is of quantizers: it needs --method")
     return recipe(given.profile, **fields)
 
 
@@ -116,10 +121,13 @@ def run(made: Recipe, given: argparse.Namespace) -> None:
     """Train, and print what came of each epoch."""
     data = given.data or os.environ.get("QUANTGAP_DATA")
     training, test = batches.splits(made.images, Path(data) if data else None)
+    _try(made, training)
     folder = Path(given.out)
 
     def ended(wanted: Recipe, start: Recipe | None) -> Mapping[str, Any]:
-        words = "full precision" if wanted.method is None else f"{wanted.method} {given.bits}"
+        words = wanted.network if ":" in wanted.network else "full precision"
+        if wanted.method is not None:
+            words = f"{wanted.method} {given.bits or '1/1'}"
         with _bar(given.quiet) as bar:
             task = bar.add_task(words, total=1.0)
 
@@ -150,6 +158,15 @@ def run(made: Recipe, given: argparse.Namespace) -> None:
             recipe(made.profile), network=made.network, activation=made.activation, seed=made.seed
         )
     ended(made, first)
+
+
+def _try(made: Recipe, training: Split) -> None:
+    """Refuse a network that cannot be made, or that does not take the images."""
+    named = f"--network {made.network}" if made.method is None else f"--method {made.method} in {made.network}"
+    try:
+        trainer.first_step(dataclasses.replace(made, batch=2), training)
+    except (TypeError, RuntimeError, AttributeError) as error:
+        raise ValueError(f"{named} cannot be trained: {str(error).splitlines()[0]}") from error
 
 
 def _bar(quiet: bool) -> Progress:

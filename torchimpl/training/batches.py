@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -43,11 +44,22 @@ def splits(images: str, data: Path | None, *, held_out: bool = False) -> tuple[S
     return tuple(Split(train.images[chosen], train.labels[chosen], train.sha256) for chosen in (rest, test))  # type: ignore[return-value]
 
 
-class Batches:
-    """The training images of one rank, in a new order each epoch, cropped and mirrored at random.
+class Loader(Protocol):
+    """Where batches come from, in memory or not.
 
-    What a batch holds depends on the seed, the epoch and its place in it, and on nothing before: a run that is resumed
-    goes on with the same batches. Images for a loader that reads from a disk need the same two methods.
+    What a batch holds depends on the seed, the epoch's number and its place in it, and on nothing before: a run that is
+    resumed goes on with the same batches.
+    """
+
+    def __len__(self) -> int:
+        """Steps an epoch."""
+
+    def epoch(self, number: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield an epoch's batches: normalised images (N, C, H, W), float32, channels last, and labels (N,)."""
+
+
+class Batches:
+    """The training images of one rank, in memory, in a new order each epoch, cropped and mirrored at random.
 
     Parameters
     ----------

@@ -21,13 +21,18 @@ from torchimpl.training import trainer
 from torchimpl.training.recipe import Recipe
 from torchimpl.training.trainer import State
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 def identify(recipe: Recipe, start: Recipe | None = None) -> str:
-    """Return a hash of a recipe, of that of its start, and of torch's version; `paper_tables` adds the sources."""
-    text = json.dumps([recipe.as_json(), start and start.as_json(), torch.__version__], sort_keys=True)
+    """Return a hash of a recipe and of that of its start; `paper_tables` adds the sources."""
+    text = json.dumps([recipe.as_json(), start and start.as_json()], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def here(key: str, device: str = "cpu") -> str:
+    """Return a run's key with what else fixes its bits: torch's version, the threads, the kind of device."""
+    return f"{key} torch {torch.__version__}, {torch.get_num_threads()} threads, {device.partition(':')[0]}"
 
 
 def check_device(name: str) -> str:
@@ -51,7 +56,7 @@ def path_of(folder: Path, recipe: Recipe, key: str) -> Path:
     bits = "-".join("32" if b is None else str(b) for b in recipe.bits)
     words = f"{recipe.profile} {recipe.method or recipe.activation} {bits} {options} seed {recipe.seed}"
     slug = re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-")
-    return folder / f"{slug[:80]}.{key[:12]}.pt"
+    return folder / f"{slug[:80]}.{hashlib.sha256(key.encode()).hexdigest()[:12]}.pt"
 
 
 def run(
@@ -79,7 +84,7 @@ def run(
         Returns the state of the full-precision network to start from; called only if the run has not begun. By
         default weights are new.
     key_of : callable
-        Names what a run rests on; a file with another key is another run's.
+        Names what a run rests on, but for what `here` adds; a file with another key is another run's.
     device : str
     progress : callable
         Is told the share of the run that is done.
@@ -96,7 +101,7 @@ def run(
     OSError
         If it cannot be written.
     """
-    key = key_of(recipe) + ("" if device == "cpu" else f" {device.partition(':')[0]}")
+    key = here(key_of(recipe), device)
     path = path_of(folder, recipe, key)
     with files.locked(path.with_suffix(".lock")):
         files.sweep(folder)

@@ -13,9 +13,10 @@ import dataclasses
 import hashlib
 import importlib
 import math
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +31,7 @@ from torchimpl.layers import QuantizedLayer
 from torchimpl.models import NETWORKS
 from torchimpl.optimization import parameter_groups
 from torchimpl.quantizers.base import SETTINGS, Quantizer, ranks
-from torchimpl.training.batches import Batches
+from torchimpl.training.batches import Batches, Loader
 from torchimpl.training.recipe import Recipe
 
 FUNCTIONS = {"relu": F.relu, "hardtanh": F.hardtanh}
@@ -54,6 +55,8 @@ class State:
         Test images that were right after each epoch, and those without an answer (a logit was NaN or infinite).
     diverged : str
         Why the run ended early, else empty.
+    seconds : float
+        That the epochs took, together.
     """
 
     epochs: int = 0
@@ -63,6 +66,7 @@ class State:
     correct: list[int] = field(default_factory=list)
     undefined: list[int] = field(default_factory=list)
     diverged: str = ""
+    seconds: float = 0.0
 
 
 def build(recipe: Recipe, start: Mapping[str, Tensor] | None = None) -> nn.Module:
@@ -77,7 +81,7 @@ def build(recipe: Recipe, start: Mapping[str, Tensor] | None = None) -> nn.Modul
     Raises
     ------
     ValueError
-        If `start` is of another network.
+        If `start` is of another network, or the recipe's network has no such activation.
 
     Examples
     --------
@@ -88,9 +92,11 @@ def build(recipe: Recipe, start: Mapping[str, Tensor] | None = None) -> nn.Modul
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         if recipe.network in NETWORKS:
-            own: dict[str, Any] = (
-                {} if recipe.network == "resnet20_released" else {"activation": FUNCTIONS[recipe.activation]}
-            )
+            own: dict[str, Any] = {"activation": FUNCTIONS[recipe.activation]}
+            if recipe.network == "resnet20_released":
+                if recipe.activation != "relu":
+                    raise ValueError(f"activation must be relu in resnet20_released, got {recipe.activation!r}")
+                own = {}
             model: nn.Module = NETWORKS[recipe.network](recipe.method, recipe.bits, **own, **recipe.options)
         else:
             module, _, function = recipe.network.partition(":")
@@ -124,7 +130,7 @@ def optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
 
 def train(
     recipe: Recipe,
-    training: Split,
+    training: Split | Loader,
     test: Split,
     *,
     start: Mapping[str, Tensor] | None = None,
@@ -140,7 +146,9 @@ def train(
     Parameters
     ----------
     recipe : Recipe
-    training, test : Split
+    training : Split or Loader
+        Images in memory; those that are not come from a loader, each rank's own part of every batch.
+    test : Split
     start : mapping of str to Tensor, optional
         State of a full-precision network to start from; by default weights are new.
     state : State, optional
@@ -163,7 +171,7 @@ def train(
     device = torch.device(device)
     state = State() if state is None else state
     rank = torch.distributed.get_rank() if ranks() > 1 else 0
-    batches = Batches(training, recipe, device, rank, ranks())
+    batches = Batches(training, recipe, device, rank, ranks()) if isinstance(training, Split) else training
     model = channels_last(build(recipe, start).to(device))
     if state.model:
         model.load_state_dict(state.model)
@@ -175,6 +183,7 @@ def train(
     whole = DistributedDataParallel(model) if ranks() > 1 else model
     steps = recipe.epochs * len(batches)
     while state.epochs < recipe.epochs and not state.diverged:
+        begun = time.perf_counter()
         torch.manual_seed(recipe.seed * 100_003 + state.epochs)  # for networks that draw numbers themselves
         model.train()
         losses = []
@@ -191,6 +200,7 @@ def train(
             at = next((i for i, each in enumerate(losses) if not bool(each.isfinite())), len(losses) - 1)
             state.diverged = f"the loss is {float(losses[at]):g} at step {at + 1} of epoch {state.epochs + 1}"
         state.epochs += 1
+        state.seconds += time.perf_counter() - begun
         state.loss.append(loss)
         state.correct.append(correct)
         state.undefined.append(undefined)
@@ -288,26 +298,53 @@ REHEARSED = 20  # steps
 REHEARSED_IMAGES = 512
 
 
-def rehearsal(recipe: Recipe, training: Split, test: Split) -> tuple[str, float, int]:
-    """Make a run's first steps, from new weights, with the whole schedule compressed into them.
+class Rehearsal(NamedTuple):
+    """What came of a rehearsal.
 
-    It takes seconds, goes through all the code that the run goes through, and tells whether that still computes the
-    same.
-
-    Returns
-    -------
+    Attributes
+    ----------
     digest : str
         sha256 of all parameters, statistics and states of optimizers at the end.
     loss : float
         Mean over the steps.
     correct : int
         Of the first 512 test images.
+    first_loss : float
+        Of the first batch, before any step, in float32, where rounding moves it least.
+    gradient : float
+        Norm of that loss's gradient for the network's parameters; that for the quantizers' is mostly rounding.
+    """
+
+    digest: str
+    loss: float
+    correct: int
+    first_loss: float
+    gradient: float
+
+
+def rehearsal(recipe: Recipe, training: Split, test: Split) -> Rehearsal:
+    """Make a run's first steps, from new weights, with the whole schedule compressed into one epoch of 20 steps.
+
+    It takes seconds, and tells whether what computes a step, an epoch and the accuracy still computes the same; not
+    what the recipe says beside, such as the number of epochs and the start.
     """
     short = dataclasses.replace(recipe, epochs=1)
     count = REHEARSED * recipe.batch
     few = Split(training.images[:count], training.labels[:count], training.sha256)
     state = train(short, few, Split(test.images[:REHEARSED_IMAGES], test.labels[:REHEARSED_IMAGES], test.sha256))
-    return digest([state.model, state.optimizers]), state.loss[-1], state.correct[-1]
+    first_loss, gradient = first_step(dataclasses.replace(short, precision="float32"), few)
+    return Rehearsal(digest([state.model, state.optimizers]), state.loss[-1], state.correct[-1], first_loss, gradient)
+
+
+def first_step(recipe: Recipe, training: Split) -> tuple[float, float]:
+    """Return the loss of a run's first batch, from new weights, and the norm of its gradient for the network."""
+    images, labels = next(Batches(training, recipe, torch.device("cpu")).epoch(0))
+    model = channels_last(build(recipe))
+    calibrate(model, images)
+    set_progress(model.train(), 0.0)
+    loss = step(model, model, [], recipe, images, labels)
+    grads = [p.grad for p in parameter_groups(model)[0]["params"] if p.grad is not None]
+    return float(loss), math.sqrt(sum(float((grad.double() ** 2).sum()) for grad in grads))
 
 
 def digest(content: Any) -> str:
