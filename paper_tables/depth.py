@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -34,12 +34,13 @@ INTRO = (
     "Networks at 1/1 that differ in the slopes of their activations only: weights are straight-through, clip ranges "
     "and scales are frozen, forward passes, start and batches are the same. A slope is flat, or DAQ's hyperbolic "
     "cotangent, multiplied so that its mean or its root mean square over a cell is the level. Shown is the best mean "
-    "accuracy over a grid of rates, the same for all."
+    "accuracy over a grid of rates, the same for all, and chosen on the test images: it flatters all alike, and is for "
+    "comparing arms only."
 )
 SIGMA = daq.SIGMA["activation"]
 VARIANTS: tuple[daq.Variant, ...] = ("paper", "released")
 IMAGES = 256
-RATES = (0.003, 0.01, 0.03, 0.1, 0.3)
+RATES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 PROFILES = {"embedded": (10, 3), "cifar10-short": (3, 1)}  # epochs and seeds
 STATES = {"before fine-tuning": "FP", "released network": "1/1"}
 
@@ -219,29 +220,53 @@ def _shown(cell: Cell) -> Cell:
     return dataclasses.replace(cell, reason=f"mean accuracy by rate: {by_rate}")
 
 
+class Pair(NamedTuple):
+    """Two arms that differ in one thing only: in shape at one level, or in level at one shape."""
+
+    differs: str
+    one: str
+    other: str
+
+
+def pairs() -> list[Pair]:
+    """Return every pair of arms that says what shape or level does: the family of the comparisons."""
+    found = []
+    for variant in VARIANTS:
+        flat, shape = "flat, level 1", f"coth, {variant}"
+        own = [name for name in arms() if name.startswith("flat") and variant in name]
+        scaled = [f"{shape}, mean 1", f"{shape}, root mean square 1"]
+        found += [Pair("shape", f"{shape}, as it is", level) for level in own]
+        found += [Pair("shape", name, flat) for name in scaled]
+        found += [Pair("level", level, flat) for level in own]
+        found += [Pair("level", f"{shape}, as it is", name) for name in scaled]
+    return found
+
+
 def _findings(found: list[Cell]) -> list[str]:
-    """Set each shape beside flat slopes of its own level, by the deviation over seeds."""
+    """Say what shape does at equal level, and level at equal shape, each arm at its best rate, by seed."""
     said = []
-    by_place = {(cell.row, cell.column): cell for cell in found if cell.measured is not None and cell.unit != "ratio"}
     for column in dict.fromkeys(cell.column for cell in found if cell.unit == "percent"):
-        here = {row: cell for (row, at), cell in by_place.items() if at == column}
-        if len(here) < len(arms()) or any((cell.runs or 0) < 2 for cell in here.values()):
+        here = {cell.row: cell for cell in found if cell.column == column and cell.measured is not None}
+        if here.keys() < arms().keys() or any((cell.runs or 0) < 2 for cell in here.values()):
             continue
         best = {row: np.asarray(cell.detail["at the best rate"]) for row, cell in here.items()}
-        spread = trained.pooled([list(values) for values in best.values()])
-        half = trained.half_width(spread, 3) * 2**0.5
-        for variant in VARIANTS:
-            own = best[f"coth, {variant}, as it is"].mean()
-            same = {
-                row.split(" (")[0].removeprefix("flat, "): own - values.mean()
-                for row, values in best.items()
-                if row.startswith("flat") and (variant in row or row == "flat, level 1")
+        spread = trained.spread_of_differences([dict(enumerate(values)) for values in best.values()])
+        half = trained.half_width(spread, min(map(len, best.values())), comparisons=len(pairs()))
+        words = []
+        for differs, given in (("shape", "level"), ("level", "shape")):
+            means = {
+                pair: float((best[pair.one] - best[pair.other]).mean()) for pair in pairs() if pair.differs == differs
             }
-            words = "; ".join(f"{name}: {difference:+.1f}" for name, difference in same.items())
-            said.append(
-                f"{column}, {variant} kernel: points over flat slopes, each at its best rate (a difference beyond "
-                f"{half:.1f} is hardly chance): {words}."
+            beyond = [f"{pair.one} over {pair.other} ({mean:+.1f})" for pair, mean in means.items() if abs(mean) > half]
+            words.append(
+                f"{differs} at equal {given} is worth {min(means.values()):+.1f} to {max(means.values()):+.1f} points, "
+                + (f"beyond chance in {'; '.join(beyond)}" if beyond else "none of it beyond chance")
             )
+        edge = [row for row, cell in here.items() if cell.detail["best rate"] in (RATES[0], RATES[-1])]
+        said.append(
+            f"{column}: {'; '.join(words)} (95 % interval, for {len(pairs())} comparisons, each arm at its best rate: "
+            f"+/-{half:.1f}). The best rate lies at an end of the grid in {len(edge)} of {len(here)} arms."
+        )
     return said
 
 

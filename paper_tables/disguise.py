@@ -25,7 +25,8 @@ INTRO = (
     "straight-through weights M(w) at the rate times alpha. For DAQ, M and alpha are closed forms. A ResNet-8 at 1/1 "
     "on digits, plain gradient descent, all but the weights frozen; the same batches for all. Distances are root mean "
     "squares over weights, in their deviations, after equal rate times steps: what the theorem neglects must shrink "
-    "with the rate, until single codes differ, after which runs part as those do that begin 1e-6 beside each other."
+    "with the rate, as long as no code differs. A code that falls otherwise is beyond the theorem: a single one moves "
+    "all gradients. Beside it, a run begun 1e-6 away (chaos), and how far the weights moved."
 )
 STEPS = 10  # at the first of the rates
 OTHERS_RATE = 0.02

@@ -26,10 +26,11 @@ SEEDS = 3
 LEARNED, FIXED, STE = ARMS = ("DSQ", "DSQ, fixed l and u", "STE")
 INTRO = (
     "2/2-bit networks on digits, from the same full-precision networks and with the same rates: DSQ as published "
-    "(hard outputs, alpha, l and u learned), with l and u as the first batch sets them, and the straight-through "
-    "estimator. By epoch: alpha, which tells the soft quantizer's shape (towards 0 the rounding, towards 1 the "
-    "identity; 0.2 at first); its mean distance from the hard one (the largest is half a level for any alpha, at a "
-    "transition point, where it is steepest); the error of quantized weights; and the training loss."
+    "(hard outputs, alpha, l and u learned; its loss drives alpha down, how strongly was not at hand: here by 0.0001 "
+    "alpha^2), with l and u as the first batch sets them, and the straight-through estimator. By epoch: alpha, which "
+    "tells the soft quantizer's shape (towards 0 the rounding, towards 1 the identity; 0.2 at first); its mean "
+    "distance from the hard one (the largest is half a level for any alpha, at a transition point, where it is "
+    "steepest); the error of quantized weights; and the training loss."
 )
 
 

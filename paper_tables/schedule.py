@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
-from paper_tables import runs, trained
+from paper_tables import runs, trained, verdicts
 from paper_tables.cells import Place
 from paper_tables.jobs import Job
 from paper_tables.tables import Measured, Options, Table
@@ -16,7 +17,7 @@ TITLE = "Accuracy against the length of the schedule"
 NEEDS = "--tune (it takes long), and --data (CIFAR-10) but for training on digits"
 CONTENDERS = (runs.DAQ, runs.DAQ_RELEASED, runs.STE, runs.IRNET)  # IR-Net: the best rival that Table 5 prints at 1/1
 EPOCHS = (3, 10, 30)
-SEEDS = {"embedded": 3, "cifar10-short": 1}
+SEEDS = {"embedded": dict.fromkeys(EPOCHS, 3), "cifar10-short": {3: 3, 10: 3, 30: 1}}  # by profile and length
 IMAGES = {"embedded": "digits", "cifar10-short": "CIFAR-10"}
 INTRO = (
     "1/1-bit networks trained for 3, 10 and 30 epochs, each from the full-precision network of the same seed, with the "
@@ -27,28 +28,29 @@ INTRO = (
 
 def jobs(options: Options) -> list[Job]:
     """Return a job for each contender, length and profile."""
-    found = []
-    for profile, seeds in SEEDS.items():
-        for contender in CONTENDERS:
-            for epochs in EPOCHS:
-                place = Place("DAQ", "schedule", contender.name, f"{IMAGES[profile]}, {epochs} epochs")
-                made = [_recipe(contender, profile, epochs, seed) for seed in range(seeds)]
-                found.append(runs.job_of_seeds(place, made, options))
-    return found
+    return [
+        runs.job_of_seeds(_place(contender, profile, epochs), _recipes(contender, profile, epochs, seeds), options)
+        for profile, by_length in SEEDS.items()
+        for contender in CONTENDERS
+        for epochs, seeds in by_length.items()
+    ]
 
 
-def _recipe(contender: runs.Contender, profile: str, epochs: int, seed: int) -> Recipe:
-    return dataclasses.replace(contender.recipe(profile, "1/1", seed), epochs=epochs)
+def _place(contender: runs.Contender, profile: str, epochs: int) -> Place:
+    return Place("DAQ", "schedule", contender.name, f"{IMAGES[profile]}, {epochs} epochs")
+
+
+def _recipes(contender: runs.Contender, profile: str, epochs: int, seeds: int) -> list[Recipe]:
+    return [dataclasses.replace(contender.recipe(profile, "1/1", seed), epochs=epochs) for seed in range(seeds)]
 
 
 def accuracies(options: Options, measured: Measured) -> dict[str, dict[runs.Contender, dict[int, tuple[float, ...]]]]:
     """Return what seeds gave, by profile, contender and epochs."""
     found: dict[str, dict[runs.Contender, dict[int, tuple[float, ...]]]] = {}
-    for profile in SEEDS:
+    for profile, by_length in SEEDS.items():
         for contender in CONTENDERS:
-            for epochs in EPOCHS:
-                place = Place("DAQ", "schedule", contender.name, f"{IMAGES[profile]}, {epochs} epochs")
-                cell = measured.get(place)
+            for epochs in by_length:
+                cell = measured.get(_place(contender, profile, epochs))
                 if cell is not None and cell.measured is not None and cell.value_verdict != "stale":
                     values = cell.detail["accuracies"]
                     assert isinstance(values, tuple)
@@ -67,20 +69,33 @@ def _findings(options: Options, measured: Measured) -> list[str]:
     """Say how far DAQ is ahead of each other by length, where there are several seeds, and what of it may be chance."""
     said = []
     for profile, by_contender in accuracies(options, measured).items():
-        whole = {c: values for c, values in by_contender.items() if len(values) == len(EPOCHS)}
-        if len(whole) < len(CONTENDERS) or SEEDS[profile] < 2:
+        lengths = [epochs for epochs, seeds in SEEDS[profile].items() if seeds > 1]
+        if any(epochs not in by_contender.get(one, {}) for one in CONTENDERS for epochs in lengths):
             continue
+        differences: dict[runs.Contender, dict[int, Any]] = {}
+        chances: dict[tuple[runs.Contender, int], float] = {}
+        intervals: dict[runs.Contender, float] = {}
         for other in CONTENDERS[1:]:
-            differences = [
-                np.subtract(whole[runs.DAQ][epochs], whole[other][epochs]) for epochs in EPOCHS
-            ]  # paired by seed
-            spread = trained.pooled([list(some) for some in differences])
-            half = trained.half_width(spread, SEEDS[profile])
-            listed = ", ".join(f"{some.mean():+.1f}" for some in differences)
+            by_length = {
+                epochs: np.subtract(by_contender[runs.DAQ][epochs], by_contender[other][epochs]) for epochs in lengths
+            }  # paired by seed
+            spread = trained.pooled([list(some) for some in by_length.values()])
+            intervals[other] = trained.half_width(spread, len(by_length[lengths[0]]))
+            differences[other] = by_length
+            chances |= {(other, epochs): trained.chance(list(some), spread) for epochs, some in by_length.items()}
+        adjusted = dict(zip(chances, verdicts.holm(list(chances.values())), strict=True))
+        for other, by_length in differences.items():
+            listed = ", ".join(f"{some.mean():+.1f}" for some in by_length.values())
             said.append(
-                f"{IMAGES[profile]}: DAQ less {other.name} after {', '.join(map(str, EPOCHS))} epochs: {listed} points "
-                f"(95 % interval: +/-{half:.1f} each)."
+                f"{IMAGES[profile]}: DAQ less {other.name} after {', '.join(map(str, lengths))} epochs: {listed} "
+                f"points (95 % interval: +/-{intervals[other]:.1f} each)."
             )
+        beyond = [f"{o.name} at {epochs} epochs" for (o, epochs), p in adjusted.items() if p <= trained.LEVEL]
+        said.append(
+            f"{IMAGES[profile]}: of these {len(adjusted)} differences "
+            + (f"those from {', '.join(beyond)} are" if beyond else "none is")
+            + f" beyond chance (least p = {min(adjusted.values()):.2g}, adjusted)."
+        )
     return said
 
 

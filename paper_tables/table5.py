@@ -52,8 +52,9 @@ INTRO = (
     "epoch, where their schedules end, and of the full-precision one nothing tells which epoch it is. A file that "
     "differs from what is printed refutes nothing, since the number may be of another run. Below them what the suite "
     "trains: each method from the same full-precision network, with the same schedule and seeds, and rates from one "
-    "grid (table tuning). IR-Net takes signs, so that its 1/1 network has Hardtanh in place of ReLU and a start of "
-    "its own: it is not like for like."
+    "grid (table tuning), sought at one bit-width for all of a method's. IR-Net takes signs, so that its 1/1 network "
+    "has Hardtanh in place of ReLU and a start of its own, trained with the rates of the ReLU's: it is not like for "
+    "like."
 )
 PROTOCOL = "released checkpoint, released network, ImageNet mean and deviation, rounding, all 10,000 test images"
 PRINTED_ROWS = {

@@ -128,15 +128,16 @@ def pooled(groups: Iterable[Sequence[float]]) -> Pooled:
     return Pooled(math.sqrt(squares / degrees) if degrees else math.nan, degrees)
 
 
-def half_width(spread: Pooled, count: int, *, of_one_run: bool = False) -> float:
-    """Half the 95 % interval of a mean of `count` runs; or of what one more run would give.
+def half_width(spread: Pooled, count: int, *, of_one_run: bool = False, comparisons: int = 1) -> float:
+    """Half the 95 % interval of a mean of `count` runs, or of what one more run would give; of so many at once.
 
     >>> round(half_width(Pooled(1.0, 10), 4), 3)
     1.114
     """
     if not spread.degrees:
         return math.inf
-    return float(stats.t.ppf(1 - LEVEL / 2, spread.degrees)) * spread.deviation * math.sqrt(of_one_run + 1 / count)
+    quantile = float(stats.t.ppf(1 - LEVEL / (2 * comparisons), spread.degrees))
+    return quantile * spread.deviation * math.sqrt(of_one_run + 1 / count)
 
 
 def judge(last: Sequence[float], best: Sequence[float], spread: Pooled, printed: Decimal) -> tuple[str | None, str]:
@@ -321,8 +322,7 @@ def gains(arms: Mapping[str, Cell], base: str) -> Gains | None:
     alive = [some for some in values.values() if some.mean() > values[base].mean() / 2]  # others scatter otherwise
     spread = spread_of_differences([dict(enumerate(some)) for some in alive])
     means = {arm: float((some - values[base]).mean()) for arm, some in values.items() if arm != base}
-    quantile = float(stats.t.ppf(1 - LEVEL / (2 * len(means)), spread.degrees))
-    return Gains(means, half_width(spread, seeds), quantile * spread.deviation / math.sqrt(seeds))
+    return Gains(means, half_width(spread, seeds), half_width(spread, seeds, comparisons=len(means)))
 
 
 def cells(

@@ -9,6 +9,7 @@ import pytest
 from paper_tables import cells, depth
 from paper_tables.cells import Cell, Measurement
 from paper_tables.tables import Options
+from reference import daq_theory
 
 
 def test_only_the_arms_on_cifar10_need_images():
@@ -47,18 +48,45 @@ def made_up(values):
         if job.profile != "embedded":
             continue
         some = tuple(values(job.place.row))
-        detail = {"at the best rate": some, "means": (float(np.mean(some)),) * len(depth.RATES)}
+        detail = {"at the best rate": some, "means": (float(np.mean(some)),) * len(depth.RATES), "best rate": 3.0}
         place = job.place._asdict()
         found.append(Cell(**place, unit="percent", measured=float(np.mean(some)), runs=len(some), detail=detail))
     return found
 
 
-def test_each_shape_is_set_beside_flat_slopes_of_its_own_levels():
-    found = made_up(lambda row: [90.0, 91.0, 92.0] if row.startswith("coth, paper, as") else [88.0, 89.0, 90.0])
-    (paper, released) = depth._findings(found)
-    assert "paper kernel" in paper
-    assert paper.count("+2.0") == 3
-    assert released.count("+0.0") == 3
+def test_pairs_differ_in_shape_or_in_level_alone():
+    level = {}
+    for name, (shape, factor) in depth.arms().items():
+        for kind, of in (("mean", daq_theory.mean_slope), ("square", daq_theory.root_mean_square_slope)):
+            own = 1.0 if shape == "flat" else of(sigma=depth.SIGMA, variant=shape.removeprefix("coth, "))
+            level[name, kind] = own * factor
+    assert len(depth.pairs()) == 16
+    for differs, one, other in depth.pairs():
+        same_shape = depth.arms()[one][0] == depth.arms()[other][0]
+        same_level = [level[one, kind] == pytest.approx(level[other, kind]) for kind in ("mean", "square")]
+        assert (differs == "level") == same_shape
+        assert any(same_level) == (differs == "shape")
+
+
+def test_what_shape_and_level_do_is_said_with_the_interval_of_all_comparisons():
+    wave = ([0.3, -0.3, 0.0], [0.0, 0.1, -0.1])
+
+    def values(row):
+        up = 5.0 * row.startswith("coth, paper, as")
+        return [90.0 + seed + up + wave[row.startswith("flat")][seed] for seed in range(3)]
+
+    (said,) = depth._findings(made_up(values))
+    shape, level = said.split("; level at equal shape")
+    assert (
+        "shape at equal level is worth +0.0 to +5.0 points, beyond chance in coth, paper, as it is over flat" in shape
+    )
+    assert shape.count("(+5.0)") == 2
+    assert level.count("(+5.0)") == 2
+    assert "in 11 of 11 arms" in said
+    (said,) = depth._findings(
+        made_up(lambda row: [90.0 + seed + wave[row.startswith("flat")][seed] for seed in range(3)])
+    )
+    assert said.count("none of it beyond chance") == 2
 
 
 def test_one_seed_or_a_missing_arm_says_nothing():

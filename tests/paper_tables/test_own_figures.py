@@ -36,7 +36,8 @@ def of_schedule(value, profiles=("embedded", "cifar10-short")):
     found = {}
     for job in schedule.jobs(OPTIONS):
         if job.profile in profiles:
-            some = value(job.place.row, int(job.place.column.split()[1]))[: schedule.SEEDS[job.profile]]
+            some = value(job.place.row, int(job.place.column.split()[1]))
+            some = some[: schedule.SEEDS[job.profile][int(job.place.column.split()[1])]]
             found[job.place] = cell(job, sum(some) / len(some), accuracies=tuple(some))
         else:
             found[job.place] = Cell(**job.place._asdict(), unit=job.unit, value_verdict="not run")
@@ -59,7 +60,7 @@ def test_jobs_of_the_schedule():
 
 
 def test_a_length_is_all_that_differs():
-    one, other = (schedule._recipe(runs.DAQ, "embedded", epochs, 1) for epochs in (3, 30))
+    one, other = (schedule._recipes(runs.DAQ, "embedded", epochs, 2)[1] for epochs in (3, 30))
     differing = {name for name, value in one.as_json().items() if other.as_json()[name] != value}
     assert differing == {"epochs"}
     assert one.seed == 1
@@ -94,13 +95,31 @@ def test_seeds_are_trained_and_averaged(monkeypatch, tmp_path):
 def test_differences_are_paired_by_seed_and_have_an_interval():
     """DAQ is 1 point ahead for each seed: no scatter at all."""
     table = schedule.run(OPTIONS, of_schedule(growing))
-    assert len(table.findings) == len(schedule.CONTENDERS) - 1
-    assert all("+1.0, +1.0, +1.0 points" in said and "+/-0.0 each" in said for said in table.findings)
+    (*digits, of_digits), (*cifar, of_cifar) = table.findings[:4], table.findings[4:]
+    assert len(digits) == len(cifar) == len(schedule.CONTENDERS) - 1
+    assert all("3, 10, 30 epochs: +1.0, +1.0, +1.0 points" in said and "+/-0.0 each" in said for said in digits)
+    assert all("3, 10 epochs: +1.0, +1.0 points" in said for said in cifar)  # 30 epochs have one seed
+    assert "of these 9 differences" in of_digits
+    assert "of these 6 differences" in of_cifar
+    assert "STE at 30 epochs" in of_digits
     missing = of_schedule(growing)
     missing.pop(next(iter(missing)))
     with pytest.raises(KeyError):
         schedule.run(OPTIONS, missing)
-    assert schedule.run(OPTIONS, of_schedule(growing, profiles=("cifar10-short",))).findings == ()
+    assert len(schedule.run(OPTIONS, of_schedule(growing, profiles=("cifar10-short",))).findings) == 4
+
+
+def test_of_nine_differences_by_chance_none_is_said_to_be_beyond_it():
+    """Though one is far from 0 by itself."""
+    ste = {3: [0.5, -0.5, 0.0], 10: [-1.1, -0.3, -1.0], 30: [0.4, -0.5, 0.1]}
+
+    def value(row, epochs):
+        return [90.0 + seed + (ste[epochs][seed] if row == "STE" else 0.0) for seed in range(3)]
+
+    *lines, said = schedule.run(OPTIONS, of_schedule(value, profiles=("embedded",))).findings
+    (ahead, half) = re.search(r"less STE .*: \S+, \+(\S+), \S+ points .*/-(\S+) each", lines[1]).groups()
+    assert float(ahead) > float(half)
+    assert "of these 9 differences none is beyond chance (least p = " in said
 
 
 def fields(made):
@@ -140,8 +159,7 @@ def test_what_the_protocols_changes_add():
     assert "kernel +1.0, rate 0.1 -2.0, the released network +0.0, ImageNet's normalisation +3.0, all four" in said
     assert (
         "code +4.0 points (95 % interval: +/-0.0 each, for 5 comparisons +/-0.0); the four changes alone would add up "
-        "to +2.0."
-        in said
+        "to +2.0." in said
     )
     assert next(iter(table.cells)).reason == "by seed: 90.00, 91.00, 92.00"
     found[protocol.jobs(OPTIONS)[0].place] = Cell(

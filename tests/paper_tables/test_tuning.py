@@ -235,10 +235,14 @@ def test_the_table_shows_rates_and_what_was_not_sought(results, tmp_path, capsys
     places = [each.place for each in tuning.jobs(options)]
     found = {one: Cell(**one._asdict(), unit="percent", value_verdict="not run") for one in places}
     place = runs.tuned_place("DAQ", "embedded")
-    detail = {"rate": 0.07, "quantizer_rate": 0.003, "accuracies": (1.0, 2.0)}
+    tried = {"accuracies": (1.0, 2.0, 3.0), "rates": (0.01, 0.07, 0.1), "quantizer_rates": (0.003, 0.01, 0.03)}
+    detail = {"rate": 0.07, "quantizer_rate": 0.003, **tried}
     found[place] = dataclasses.replace(found[place], measured=90.0, value_verdict=None, detail=detail)
     shown = {cell.place: cell for cell in tuning.run(options, found).cells}
-    assert shown[place].reason == "weights 0.07, quantizers 0.003; best of 2"
+    assert shown[place].reason == (
+        "weights 0.07, quantizers 0.003; best of 3; that of quantizers is at an edge of the grid, which had grown to "
+        "its limit"
+    )
     assert cli.main(["--table", "tuning", "--out", str(tmp_path / "out"), "--profile", "smoke"]) == 0
     out = capsys.readouterr().out
     assert "--tune" in " ".join(out.split())

@@ -35,8 +35,8 @@ UNTESTABLE: dict[str, tuple[str, ...]] = {
         "contribution-extensive-analysis",
         "dsq-bridges-gap",
     ),
-    "Is about what training does, or why. It takes runs on the papers' images, of networks that differ in nothing "
-    "else, which are not recorded yet; what runs on digits say stands under training.": (
+    "Is about what training does, or why. It takes runs by the papers' protocol, of networks that differ in nothing "
+    "else, which are not recorded; what shorter runs say stands under training.": (
         "intro-ste-noisy-training",
         "intro-ste-worse-accuracy",
         "related-ste-degrades-drastically",
@@ -48,7 +48,7 @@ UNTESTABLE: dict[str, tuple[str, ...]] = {
         "dsq-evolves-to-standard",
         "dsq-others-unstable",
     ),
-    "The curves are printed as a picture only. It takes runs on the paper's images, which are not recorded yet.": (
+    "The curves are printed as a picture only. It takes runs by the paper's protocol, which are not recorded.": (
         "figure6-better-during-training",
     ),
     "It takes runs of both methods on the paper's images, timed on one machine, which the suite does not have yet.": (
