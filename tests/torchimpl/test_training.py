@@ -315,6 +315,24 @@ def test_a_seed_fixes_the_bits_and_another_differs():
     assert {name for name in first if first[name].dim() > 1} <= set(differing(first, second))
 
 
+def test_images_may_come_from_a_loader():
+    """One that has no images in memory, as far as the trainer can see."""
+
+    class Elsewhere:
+        def __init__(self, split, made):
+            self.batches = batches.Batches(split, made, CPU)
+
+        def __len__(self):
+            return len(self.batches)
+
+        def epoch(self, number):
+            yield from self.batches.epoch(number)
+
+    made = small(method="daq", options={"bits": (1, 1)})
+    loaded = trainer.train(made, Elsewhere(images("train", FEW), made), images("test", 50))
+    assert networks.fingerprint(loaded) == networks.fingerprint(trained(made))
+
+
 def test_the_start_s_weights_are_used():
     full = trained(small())
     made = small(method="daq", options={"bits": (1, 1)}, rate=0.0, quantizer_rate=0.0, epochs=1)

@@ -80,7 +80,7 @@ def test_options_are_the_methods(tmp_path):
 
 def test_a_network_of_ones_own(tmp_path, capsys):
     assert run(tmp_path, "--network", f"{networks.HERE}:linear") == 0
-    assert "full precision: epoch 1" in capsys.readouterr().out
+    assert f"{networks.HERE}:linear: epoch 1" in capsys.readouterr().out
     (path,) = files(tmp_path)
     assert torch.load(path, weights_only=True)["model"]["1.weight"].shape == (10, 64)
 
@@ -95,6 +95,13 @@ BAD = [
     (["--network", "vgg"], "network must be one of"),
     (["--epochs", "0"], "epochs must be a whole number from 1, got 0"),
     (["--device", "gpu"], "--device gpu: "),
+    (["--method", "daq", "--option", "foo=1"], "unexpected keyword argument 'foo'"),
+    (["--method", "daq", "--network", f"{networks.HERE}:linear"], "makes its own; --option tells it more"),
+    (["--bits", "2/2"], "--bits is of quantizers: it needs --method"),
+    (["--option", "gamma=2"], "--option is of quantizers: it needs --method"),
+    (["--network", "resnet20"], "--network resnet20 cannot be trained: "),
+    (["--network", "os:getcwd"], "--network os:getcwd cannot be trained: "),
+    (["--network", "resnet20_released", "--activation", "hardtanh"], "activation must be relu in resnet20_released"),
     (["--profile", "cifar10"], "CIFAR-10 is needed"),
     (["--profile", "cifar10", "--data", "/no/such/folder"], "/no/such/folder"),
 ]
@@ -107,6 +114,12 @@ def test_bad_input_is_one_line_and_status_2(arguments, message, tmp_path, capsys
     assert err.startswith("error: ")
     assert message in err
     assert err.count("\n") == 1
+
+
+def test_ranks_are_not_taken_for_one_process(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert run(tmp_path) == 2
+    assert "under torchrun call torchimpl.training.trainer.train" in capsys.readouterr().err
 
 
 def test_damaged_files_and_folders_are_one_line_and_status_2(tmp_path, capsys):

@@ -4,13 +4,16 @@ Schoenbauer et al. (arXiv 2405.05171): gradient descent on weights whose quantiz
 in the rate, like straight-through descent on M(w) with M' = alpha / g and the rate times alpha, where alpha is g's
 harmonic mean over a cell. For DAQ's slope all of it is in closed form (`reference.daq_theory`): M fixes levels and
 transition points, so that both networks compute the same from the same codes.
+
+The theorem is about plain gradient descent with all else held fixed (`descend`). `follow` trains by a real recipe, with
+momentum, decay, and clip ranges and scales that learn: what comes of it is the departure from the theorem.
 """
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -20,9 +23,13 @@ from reference import daq_theory
 from torchimpl.calibration import calibrate
 from torchimpl.layers import QuantizedLayer
 from torchimpl.models import NETWORKS
+from torchimpl.optimization import parameter_groups
 from torchimpl.quantizers.base import SETTINGS, Quantizer
 from torchimpl.quantizers.ste import STE
 from torchimpl.statistics import standardize
+from torchimpl.training import trainer
+from torchimpl.training.batches import Batches
+from torchimpl.training.recipe import Recipe
 
 
 def build(network: str, variant: str, images: Tensor, bits: int = 1) -> nn.Module:
@@ -42,8 +49,7 @@ def build(network: str, variant: str, images: Tensor, bits: int = 1) -> nn.Modul
     bits : int
         Of weights and activations.
     """
-    options: dict[str, Any] = {"weight_options": {"variant": variant}, "input_options": {"variant": "half_down"}}
-    model = calibrate(NETWORKS[network](("daq", "ste"), (bits, bits), **options).double(), images)
+    model = calibrate(_network(network, variant, bits).double(), images)
     for layer in _layers(model):
         with torch.no_grad():
             layer.weight.copy_(standardize(layer.weight))
@@ -56,18 +62,35 @@ def build(network: str, variant: str, images: Tensor, bits: int = 1) -> nn.Modul
     return model
 
 
+def learning(network: str, variant: str, images: Tensor, start: Mapping[str, Tensor]) -> nn.Module:
+    """Build the same network at 1/1 as it trains in earnest: from full precision, and everything learns."""
+    model = _network(network, variant, 1)
+    model.load_state_dict(start, strict=False)
+    return calibrate(model, images)
+
+
+def _network(network: str, variant: str, bits: int) -> nn.Module:
+    options: dict[str, Any] = {"weight_options": {"variant": variant}, "input_options": {"variant": "half_down"}}
+    return NETWORKS[network](("daq", "ste"), (bits, bits), **options)
+
+
 def _layers(model: nn.Module) -> list[QuantizedLayer]:
     return [layer for layer in model.modules() if isinstance(layer, QuantizedLayer)]
 
 
+def seen(layer: QuantizedLayer) -> Tensor:
+    """Return what a layer's quantizer sees of its weights."""
+    return standardize(layer.weight.detach()) if layer.standardized else layer.weight.detach()
+
+
 def disguised(layer: QuantizedLayer) -> Tensor:
-    """Return M of a layer's weights: within the clip range cell by cell, outside as they are."""
+    """Return M of what the quantizer sees: within the clip range cell by cell, outside as it is."""
     quantizer = layer.weight_quantizer
-    lower, upper, n = float(quantizer.lower), float(quantizer.upper), quantizer.n
-    w = layer.weight.detach()
+    lower, upper, n = quantizer.lower.item(), quantizer.upper.item(), quantizer.n
+    w = seen(layer)
     x = ((w - lower) / (upper - lower) * n).numpy()
-    mapped = daq_theory.straight_through_map(x, **_parameters(quantizer))
-    return torch.where((w > lower) & (w < upper), torch.from_numpy(mapped) / n * (upper - lower) + lower, w)
+    mapped = torch.from_numpy(daq_theory.straight_through_map(x, **_parameters(quantizer))).to(w.dtype)
+    return torch.where((w > lower) & (w < upper), mapped / n * (upper - lower) + lower, w)
 
 
 def _parameters(quantizer: Any) -> dict[str, Any]:
@@ -75,16 +98,26 @@ def _parameters(quantizer: Any) -> dict[str, Any]:
 
 
 def straight_through(model: nn.Module, *, mapped: bool = True) -> nn.Module:
-    """Return a copy whose weights have the straight-through estimator; `mapped`: and begin at M of the model's."""
+    """Return a copy whose weights have the straight-through estimator; `mapped`: and begin at M of the model's.
+
+    Where weights are standardised, the copy standardises M of them anew, and its clip range with them.
+    """
     other = copy.deepcopy(model)
     for layer, own in zip(_layers(other), _layers(model), strict=True):
+        quantizer = own.weight_quantizer
+        plain = STE(quantizer.bits, "weight", variant="half_down").to(own.weight.dtype)
+        plain.load_state_dict({k: v for k, v in quantizer.state_dict().items() if k != SETTINGS})
+        learns = any(p.requires_grad for p in quantizer.parameters())
+        layer.weight_quantizer = plain.requires_grad_(learns).train(quantizer.training)
         if mapped:
             with torch.no_grad():
-                layer.weight.copy_(disguised(own))
-        quantizer = own.weight_quantizer
-        plain = STE(quantizer.bits, "weight", variant="half_down").double()
-        plain.load_state_dict({k: v for k, v in quantizer.state_dict().items() if k != SETTINGS})
-        layer.weight_quantizer = plain.requires_grad_(False).train(quantizer.training)
+                m = disguised(own)
+                layer.weight.copy_(m)
+                if own.standardized:
+                    deviation, mean = torch.std_mean(m)
+                    layer.weight.mul_(own.weight.std())  # as large as before: the rate is felt relative to it
+                    for end in (plain.lower, plain.upper):
+                        end.copy_((end - mean) / deviation)
     return other
 
 
@@ -101,6 +134,32 @@ def descend(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], rate: fl
         optimizer.step()
 
 
+def follow(model: nn.Module, recipe: Recipe, source: Batches, factor: float) -> None:
+    """Train by a recipe, but for `factor` times the rate of quantized weights."""
+    weights = [layer.weight for layer in _layers(model)]
+    chosen = {id(weight) for weight in weights}
+    network, quantizers = (group["params"] for group in parameter_groups(model))
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in network if id(p) not in chosen]},
+        {"params": weights, "lr": factor * recipe.rate},
+    ]
+    optimizers = [
+        torch.optim.SGD(groups, recipe.rate, momentum=recipe.momentum, weight_decay=recipe.weight_decay),
+        torch.optim.Adam(quantizers, recipe.quantizer_rate),
+    ]
+    steps = recipe.epochs * len(source)
+    schedules = [
+        torch.optim.lr_scheduler.LambdaLR(one, lambda done: (1 + math.cos(math.pi * done / steps)) / 2)
+        for one in optimizers
+    ]
+    model.train()
+    for epoch in range(recipe.epochs):
+        for images, labels in source.epoch(epoch):
+            trainer.step(model, model, optimizers, recipe, images, labels)
+            for schedule in schedules:
+                schedule.step()
+
+
 BESIDE = 1e-6  # deviations, by which a control begins beside
 
 
@@ -112,53 +171,54 @@ class Distance(NamedTuple):
 
 
 def distance(model: nn.Module, other: nn.Module, *, mapped: bool = True) -> Distance:
-    """Compare M of one network's weights (or these themselves) with another's weights, and the codes of both."""
+    """Compare M of one network's weights (or these themselves) with another's weights, and the codes of both.
+
+    Weights are compared by where they lie in their clip ranges, in deviations of the first network's.
+    """
     pairs = list(zip(_layers(model), _layers(other), strict=True))
-    first = [disguised(a) if mapped else a.weight.detach() for a, _ in pairs]
-    squares = sum(float((w - b.weight.detach()).square().sum()) for w, (_, b) in zip(first, pairs, strict=True))
+    squares = 0.0
+    for a, b in pairs:
+        lower, upper = (end.detach() for end in (a.weight_quantizer.lower, a.weight_quantizer.upper))
+        own_lower, own_upper = (end.detach() for end in (b.weight_quantizer.lower, b.weight_quantizer.upper))
+        there = (seen(b) - own_lower) / (own_upper - own_lower) * (upper - lower) + lower
+        squares += float(((disguised(a) if mapped else seen(a)) - there).square().sum())
     count = sum(a.weight.numel() for a, _ in pairs)
     with torch.no_grad():
         differ = sum(int((a.quantized_weight() != b.quantized_weight()).sum()) for a, b in pairs)
     return Distance(math.sqrt(squares / count), differ / count)
 
 
-def compare(
-    model: nn.Module, batches: Sequence[tuple[Tensor, Tensor]], rate: float, quantized_rate: float
-) -> dict[str, Distance]:
-    """Train a DAQ network, its disguise, and controls, on the same batches.
+def compare(model: nn.Module, train: Callable[[nn.Module, float], None]) -> dict[str, tuple[nn.Module, Distance]]:
+    """Train a DAQ network, its disguise, and controls.
 
     Parameters
     ----------
     model : Module
-        From `build`.
-    batches : sequence of (Tensor, Tensor)
-        Images and labels of each step.
-    rate, quantized_rate : float
-        Of the other parameters, and of quantized weights, which are in units of their first deviation.
+        From `build` or `learning`.
+    train : callable
+        ``train(model, factor)`` trains a network with `factor` times the rate for quantized weights, on the same
+        batches each time.
 
     Returns
     -------
-    dict of str to Distance
-        From M of DAQ's weights: of the disguise ("M and alpha"). From DAQ's weights: of straight-through weights
-        ("neither"), with alpha alone ("alpha alone"), of the same run begun 1e-6 beside ("chaos"), and of the
-        beginning ("moved").
+    dict of str to (Module, Distance)
+        Each network, trained, and how far it is. From M of DAQ's weights: the disguise ("M and alpha"). From DAQ's
+        weights: straight-through weights ("neither"), with alpha alone ("alpha alone"), the same run begun 1e-6 beside
+        ("chaos"), and the beginning ("moved").
     """
     alpha = daq_theory.harmonic_mean_slope(**_parameters(_layers(model)[0].weight_quantizer))
     trained = copy.deepcopy(model)
-    descend(trained, batches, rate, quantized_rate)
+    train(trained, 1.0)
     found = {}
     for name, mapped, factor in (("M and alpha", True, alpha), ("alpha alone", False, alpha), ("neither", False, 1.0)):
         other = straight_through(model, mapped=mapped)
-        descend(other, batches, rate, quantized_rate * factor)
-        found[name] = distance(trained, other, mapped=mapped)
+        train(other, factor)
+        found[name] = other, distance(trained, other, mapped=mapped)
     beside = copy.deepcopy(model)
     generator = torch.Generator().manual_seed(0)
     for layer in _layers(beside):
         noise = torch.randn(layer.weight.shape, generator=generator, dtype=layer.weight.dtype)
-        layer.weight.data += BESIDE * noise
-    descend(beside, batches, rate, quantized_rate)
-    return {
-        **found,
-        "chaos": distance(trained, beside, mapped=False),
-        "moved": distance(trained, model, mapped=False),
-    }
+        layer.weight.data += BESIDE * (layer.weight.data.std() if layer.standardized else 1.0) * noise
+    train(beside, 1.0)
+    moved = trained, distance(trained, model, mapped=False)
+    return {**found, "chaos": (beside, distance(trained, beside, mapped=False)), "moved": moved}
