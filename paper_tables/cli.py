@@ -95,9 +95,7 @@ def parser() -> argparse.ArgumentParser:
     )
     result.add_argument("--ray", metavar="ADDRESS", help="train on a Ray cluster: its address, auto, or local")
     result.add_argument("--device", default="cpu", help="where networks are trained: cpu (default), cuda, cuda:1, ...")
-    result.add_argument(
-        "--tune", action="store_true", help="run what takes long, too: --list-tables says what needs it"
-    )
+    result.add_argument("--tune", action="store_true", help="run what takes long, too: --list says what needs it")
     result.add_argument("--out", metavar="DIR", default="out", help="where results go (default: out)")
     result.add_argument(
         "--record", action="store_true", help="also write to results/ what takes data to measure, and the figures"

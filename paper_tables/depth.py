@@ -34,8 +34,8 @@ INTRO = (
     "Networks at 1/1 that differ in the slopes of their activations only: weights are straight-through, clip ranges "
     "and scales are frozen, forward passes, start and batches are the same. A slope is flat, or DAQ's hyperbolic "
     "cotangent, multiplied so that its mean or its root mean square over a cell is the level. Shown is the best mean "
-    "accuracy over a grid of rates, the same for all, and chosen on the test images: it flatters all alike, and is for "
-    "comparing arms only."
+    "accuracy over a grid of rates, the same for all, and chosen on the test images: it flatters all, by how much no "
+    "interval says, and is for comparing arms only."
 )
 SIGMA = daq.SIGMA["activation"]
 VARIANTS: tuple[daq.Variant, ...] = ("paper", "released")

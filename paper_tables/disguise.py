@@ -163,14 +163,11 @@ def run(options: Options, measured: Measured) -> Table:
         assert isinstance(exact, tuple)
         assert isinstance(off, tuple)
         if cell.column == RECIPE:
-            accuracy = {arm: _last(cell, f"{arm}, accuracy") for arm in ARMS}
+            lines = [f"{arm} {_lines(cell, arm)} ({_lines(cell, f'{arm}, codes', 100)} % of codes)" for arm in ARMS]
             said.append(
-                f"{cell.row}, {cell.column}, at a quarter of its rates: the disguise ends {exact[-1]:.2g} deviations "
-                f"away ({100 * off[-1]:.1f} % of codes differ), a run begun 1e-6 beside {_last(cell, 'chaos'):.2g}, "
-                f"straight-through weights without M and alpha {_last(cell, 'neither'):.2g}; the weights moved "
-                f"{_last(cell, 'moved'):.2g}. Accuracies: DAQ {accuracy['moved']:.1f} %, its disguise "
-                f"{accuracy['M and alpha']:.1f}, beside {accuracy['chaos']:.1f}, straight-through "
-                f"{accuracy['neither']:.1f}."
+                f"{cell.row}, {cell.column}, one seed, at the rates, half and a quarter: {'; '.join(lines)}. "
+                f"Accuracies: DAQ {_lines(cell, 'moved, accuracy')} %, its disguise "
+                f"{_lines(cell, 'M and alpha, accuracy')}, begun beside {_lines(cell, 'chaos, accuracy')}."
             )
         elif not any(off):
             falls = ", ".join(f"{a / b:.2f}" for a, b in itertools.pairwise(exact))
@@ -185,6 +182,12 @@ def run(options: Options, measured: Measured) -> Table:
                 f"weights without M and alpha {_last(cell, 'neither'):.1e}."
             )
     return Table("disguise", TITLE, INTRO, tuple(found), findings=tuple(said), layout="list")
+
+
+def _lines(cell: Cell, name: str, times: float = 1.0) -> str:
+    values = cell.detail[name]
+    assert isinstance(values, tuple)
+    return " → ".join(f"{times * value:.3g}" for value in values)
 
 
 def _last(cell: Cell, name: str) -> float:

@@ -358,6 +358,7 @@ def rehearsal(made: Recipe, training: cifar10.Split, test: cifar10.Split) -> dic
     numbers = {
         "rehearsal loss": found.loss,
         "rehearsal correct": float(found.correct),
+        "rehearsal as in training": float(found.as_in_training),
         "rehearsal first loss": found.first_loss,
         "rehearsal gradient": found.gradient,
     }
@@ -379,7 +380,7 @@ def rehearse(
     if "rehearsal" not in found.detail:
         return {}
     threads = torch.get_num_threads()
-    torch.set_num_threads(int(float(found.detail["threads"])))  # type: ignore[arg-type]
+    torch.set_num_threads(int(float(found.detail.get("threads", threads))))  # type: ignore[arg-type]
     try:
         return stands(found, rehearsal(made, *splits()))
     finally:
@@ -389,11 +390,11 @@ def rehearse(
 def stands(found: Measurement, now: Mapping[str, Detail]) -> Mapping[str, Detail]:
     """Return what a rehearsal adds to a measurement that stands by it, or nothing.
 
-    Where it gives other bits, a measurement of another machine or with other versions stands if the rehearsal is within
-    `BOUNDS`, which tells a gross change only.
+    Everything that was recorded of the rehearsal must be the same. Where it is not, a measurement of another machine or
+    with other versions stands if the rehearsal is within `BOUNDS`, which tells what fails to train, hardly more.
     """
     then = found.detail
-    if now["rehearsal"] == then["rehearsal"]:
+    if all(then.get(name, value) == value for name, value in now.items()):
         return {**now, "vouched": "with other sources; a rehearsal gives the same bits"}
     if found.hardware == cells.hardware() and found.versions == cells.versions():
         return {}  # where the bits should be the same

@@ -72,23 +72,23 @@ def _findings(options: Options, measured: Measured) -> list[str]:
         lengths = [epochs for epochs, seeds in SEEDS[profile].items() if seeds > 1]
         if any(epochs not in by_contender.get(one, {}) for one in CONTENDERS for epochs in lengths):
             continue
-        differences: dict[runs.Contender, dict[int, Any]] = {}
+        differences: dict[runs.Contender, dict[int, Any]] = {other: {} for other in CONTENDERS[1:]}
         chances: dict[tuple[runs.Contender, int], float] = {}
-        intervals: dict[runs.Contender, float] = {}
-        for other in CONTENDERS[1:]:
-            by_length = {
-                epochs: np.subtract(by_contender[runs.DAQ][epochs], by_contender[other][epochs]) for epochs in lengths
-            }  # paired by seed
-            spread = trained.pooled([list(some) for some in by_length.values()])
-            intervals[other] = trained.half_width(spread, len(by_length[lengths[0]]))
-            differences[other] = by_length
-            chances |= {(other, epochs): trained.chance(list(some), spread) for epochs, some in by_length.items()}
+        halves = []
+        for epochs in lengths:  # each has a scatter of its own
+            values = {one: by_contender[one][epochs] for one in CONTENDERS}
+            spread = trained.spread_of_differences([dict(enumerate(some)) for some in values.values()])
+            halves.append(trained.half_width(spread, len(values[runs.DAQ])))
+            for other in CONTENDERS[1:]:
+                paired = np.subtract(values[runs.DAQ], values[other])
+                differences[other][epochs] = paired
+                chances[other, epochs] = trained.chance(list(paired), spread)
         adjusted = dict(zip(chances, verdicts.holm(list(chances.values())), strict=True))
         for other, by_length in differences.items():
             listed = ", ".join(f"{some.mean():+.1f}" for some in by_length.values())
             said.append(
                 f"{IMAGES[profile]}: DAQ less {other.name} after {', '.join(map(str, lengths))} epochs: {listed} "
-                f"points (95 % interval: +/-{intervals[other]:.1f} each)."
+                f"points (95 % intervals: +/-{', '.join(f'{half:.1f}' for half in halves)})."
             )
         beyond = [f"{o.name} at {epochs} epochs" for (o, epochs), p in adjusted.items() if p <= trained.LEVEL]
         said.append(

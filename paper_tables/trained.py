@@ -74,9 +74,10 @@ class Entry(NamedTuple):
         return {cell.seeds[0]: _value(cell, self.measure) for cell in cells if cell.seeds}
 
     def learned(self, measured: Measured, profile: str, seeds: int) -> bool:
-        """Whether all runs went to their end, and have learned something."""
+        """Whether all runs went to their end, and have learned something, as tested or as in training."""
         cells = runs.found(measured, self.contender, self.width, profile, range(seeds))
-        return not any(cell.detail["diverged"] or (cell.measured or 0.0) < LEARNED for cell in cells)
+        best = [max(_value(cell, measure) for measure in ("last", "as in training")) for cell in cells]
+        return min(best, default=0.0) >= LEARNED and not any(cell.detail["diverged"] for cell in cells)
 
     def floor(self, measured: Measured, profile: str, seeds: int) -> float | None:
         """Return the floor that the mean accuracy is below; None if it is below none, or there is none."""
@@ -197,9 +198,9 @@ def compare(family: Sequence[Ordering], measured: Measured, profile: str, seeds:
             scatter = {entry: some for entry, some in sides.items() if entry.learned(measured, profile, seeds)}
             groups.setdefault(_group(ordering), {}).update(scatter)
             floors = {entry: entry.floor(measured, profile, seeds) for entry in sides}
-            below[ordering] = "; ".join(
-                f"{entry.contender.name} is below the floor of {floor:g} %" for entry, floor in floors.items() if floor
-            )
+            said = [f"{e.contender.name} is below the floor of {floor:g} %" for e, floor in floors.items() if floor]
+            said += [f"{e.contender.name} hardly learned" for e in sides if e not in scatter and not floors[e]]
+            below[ordering] = "; ".join(said)
     spreads = {group: spread_of_differences(list(runs_of.values())) for group, runs_of in groups.items()}
     chances = {o: chance(list(by_seed.values()), spreads[_group(o)]) for o, by_seed in differences.items()}
     adjusted = dict(zip(family, verdicts.holm([chances.get(o, 1.0) for o in family]), strict=True))
@@ -266,7 +267,8 @@ def _compared(
     seeds = tuple(by_seed)
     runs_of = f"{len(values)} pairs of runs" if len(values) != 1 else "one pair of runs"
     if not spread.degrees:
-        return Compared(ordering, mean, None, "undecided", f"{runs_of}: no deviation is known", seeds)
+        said = "; ".join(filter(None, ["no deviation is known", below]))
+        return Compared(ordering, mean, None, "undecided", f"{runs_of}: {said}", seeds)
     verdict = "undecided" if adjusted > LEVEL else "holds" if mean > 0 else "fails"
     reason = (
         f"{runs_of}, deviation of a difference {spread.deviation:.2f} points ({spread.degrees} degrees of freedom), "
@@ -348,7 +350,8 @@ def _accuracies(
     for entry in entries:
         runs_found = runs.found(measured, entry.contender, entry.width, profile, range(options.seeds))
         if runs_found:
-            spread = pooled(by_width.get((entry.width, entry.measure), []))
+            learned = entry.learned(measured, profile, options.seeds)  # if not, the others' scatter says nothing of it
+            spread = pooled(by_width.get((entry.width, entry.measure), []) if learned else [])
             found.append(_accuracy_cell(table, entry, profile, runs_found, spread))
     return found
 

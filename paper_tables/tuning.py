@@ -76,22 +76,22 @@ def run(options: Options, measured: Measured) -> Table:
         shown.append(cell)
     intro = (
         "Accuracy on images held out of training with the best of a grid of rates, the same for all: for weights "
-        f"{_text(RATES)}, for quantizers {_text(QUANTIZER_RATES)}, and beyond where the best lies at an edge, up to "
-        f"{LIMIT} times. They are sought at the first of a contender's bit-widths, and used at all: at 1/32, where no "
-        "activation's slope multiplies another's, others might be better. These are not results: they decide with "
-        "which rates the other tables train."
+        f"{_text(RATES)}, for quantizers {_text(QUANTIZER_RATES)}, and beyond where the best lies at an edge, in "
+        f"{LIMIT} rounds at most. They are sought at the first of a contender's bit-widths, and used at all: at 1/32, "
+        "where no activation's slope multiplies another's, others might be better. These are not results: they decide "
+        "with which rates the other tables train."
     )
     return Table("tuning", TITLE, intro, tuple(shown), columns=tuple(PROFILES), layout="list")
 
 
 def _at_an_edge(cell: Measurement) -> str:
-    """Say which of the rates chosen lies where the grid could grow no more."""
+    """Say which of the rates chosen is at an edge of what was tried: the grid grows a few times only."""
     said = ""
     for words, name in (("weights", "rate"), ("quantizers", "quantizer_rate")):
         tried = cell.detail[f"{name}s"]
         assert isinstance(tried, tuple)
         if cell.detail[name] in (min(tried), max(tried)) and len(set(tried)) > 1:
-            said += f"; that of {words} is at an edge of the grid, which had grown to its limit"
+            said += f"; that of {words} is at an edge of what was tried"
     return said
 
 

@@ -97,7 +97,7 @@ def test_differences_are_paired_by_seed_and_have_an_interval():
     table = schedule.run(OPTIONS, of_schedule(growing))
     (*digits, of_digits), (*cifar, of_cifar) = table.findings[:4], table.findings[4:]
     assert len(digits) == len(cifar) == len(schedule.CONTENDERS) - 1
-    assert all("3, 10, 30 epochs: +1.0, +1.0, +1.0 points" in said and "+/-0.0 each" in said for said in digits)
+    assert all("3, 10, 30 epochs: +1.0, +1.0, +1.0 points" in said and "+/-0.0, 0.0, 0.0" in said for said in digits)
     assert all("3, 10 epochs: +1.0, +1.0 points" in said for said in cifar)  # 30 epochs have one seed
     assert "of these 9 differences" in of_digits
     assert "of these 6 differences" in of_cifar
@@ -110,15 +110,20 @@ def test_differences_are_paired_by_seed_and_have_an_interval():
 
 
 def test_of_nine_differences_by_chance_none_is_said_to_be_beyond_it():
-    """Though one is far from 0 by itself."""
-    ste = {3: [0.5, -0.5, 0.0], 10: [-1.1, -0.3, -1.0], 30: [0.4, -0.5, 0.1]}
+    """Though one is far from 0 by itself; each length has its own scatter."""
+    scatter = {3: 1.0, 10: 0.6, 30: 0.2}
+    wave = {"DAQ": (0, 0, 0), "STE": (1, -1, 0.5), "IR-Net": (-1, 0.4, 1), "DAQ, released kernel": (0.3, 0.6, -1)}
 
     def value(row, epochs):
-        return [90.0 + seed + (ste[epochs][seed] if row == "STE" else 0.0) for seed in range(3)]
+        less = 1.3 * scatter[epochs] * (row == "STE" and epochs == 10)
+        return [90.0 + seed + scatter[epochs] * wave[row][seed] - less for seed in range(3)]
 
     *lines, said = schedule.run(OPTIONS, of_schedule(value, profiles=("embedded",))).findings
-    (ahead, half) = re.search(r"less STE .*: \S+, \+(\S+), \S+ points .*/-(\S+) each", lines[1]).groups()
-    assert float(ahead) > float(half)
+    (least, half) = re.search(r"less STE .*: \S+, \+(\S+), \S+ points .*/-\S+, (\S+), \S+\)", lines[1]).groups()
+    halves = [float(value) for value in re.search(r"/-(\S+), (\S+), (\S+)\)", lines[0]).groups()]
+    assert halves[0] > halves[1] > halves[2] > 0
+    assert float(half) == halves[1]
+    assert float(least) > 0.5 * float(half)
     assert "of these 9 differences none is beyond chance (least p = " in said
 
 

@@ -192,7 +192,7 @@ def test_without_cifar10_its_runs_ask_for_it(tmp_path, monkeypatch):
 # When a recorded run stands
 
 
-REHEARSAL = trainer.Rehearsal("bits", 1.5, 7, 2.5, 3.5)
+REHEARSAL = trainer.Rehearsal("bits", 1.5, 7, 9, 2.5, 3.5)
 
 
 @pytest.fixture
@@ -298,12 +298,14 @@ def test_what_long_runs_leave_lets_them_be_rehearsed(rehearsed, monkeypatch, tmp
     wanted = job(Options(profile="cifar10", data=tmp_path, out=tmp_path), profile="cifar10")
     found = wanted.run(lambda share: None)
     assert found.detail["rehearsal"] == "bits"
-    names = ("loss", "correct", "first loss", "gradient")
+    names = ("loss", "correct", "as in training", "first loss", "gradient")
     assert tuple(found.detail[f"rehearsal {name}"] for name in names) == REHEARSAL[1:]
     assert len(rehearsed) == 1
     added = wanted.rehearse(found)
     assert {name: added[name] for name in added if name != "vouched"}.items() <= found.detail.items()
-    assert wanted.rehearse(dataclasses.replace(found, detail={**found.detail, "rehearsal": "others"})) == {}
+    for name in ("rehearsal", *(f"rehearsal {name}" for name in names)):  # each counts: accuracies are not in the bits
+        other = {**found.detail, name: "others" if name == "rehearsal" else 8.0}
+        assert wanted.rehearse(dataclasses.replace(found, detail=other)) == {}
 
 
 def test_runs_are_found_by_seed_without_those_that_are_missing():
@@ -374,7 +376,8 @@ def test_elsewhere_a_rehearsal_may_differ_within_the_bounds(there, now, stands, 
     assert bool(added) is stands
     assert added.keys() == ({"vouched"} if stands else set())  # what was recorded there is what is compared with
     assert "the same bits" in runs.stands(found, detail)["vouched"]
-    before = {name: detail[name] for name in ("rehearsal", "rehearsal loss", "rehearsal correct")}
+    before = {name: detail[name] for name in ("rehearsal", "rehearsal loss", "rehearsal correct")}  # of older records
+    assert runs.stands(dataclasses.replace(found, detail=before), detail)
     assert not runs.stands(dataclasses.replace(found, detail=before), given)  # it lacks what there is to compare
 
 

@@ -307,6 +307,28 @@ def test_so_many_seeds_would_tell_in_four_of_five_cases():
     assert power(takes - 1) < 0.8 <= power(takes)
 
 
+def test_who_learned_but_is_lost_by_rounding_has_learned():
+    """What Table 6 is about: its drops are judged by their own scatter."""
+    drops = Ordering("drop", entry(A, "drop"), entry(B, "drop"))
+    cells = [
+        made_up.run(one, "1/1", "embedded", seed, last, detail={"as in training": trained_as})
+        for one, by_seed in ((A, ((10, 80), (11, 82), (9, 78))), (B, ((85, 85), (86, 86), (84, 84))))
+        for seed, (last, trained_as) in enumerate(by_seed)
+    ]
+    (found,) = trained.compare([drops], made_up.by_place(cells), "embedded", 3)
+    assert found.verdict == "holds"
+    assert found.interval[1] - found.interval[0] > 1
+
+
+def test_a_number_of_who_hardly_learned_has_no_interval_and_no_verdict():
+    cells = all_runs(table5, "cifar10", lambda c, w, s: (50.0 if c != runs.DSQ else 10.0) + wobble(s))
+    found = judged("5", cells)
+    assert found["DSQ", "1/1"].value_verdict is None
+    assert found["DSQ", "1/1"].ci95 is None
+    assert found["DAQ", "1/1"].value_verdict == "contradicted"
+    assert found["DAQ over DSQ", "1/1"].claim_verdict == "undecided"
+
+
 def test_nothing_is_concluded_of_a_contender_below_the_floor():
     ours = Entry(runs.DAQ, "1/1", "1/1")
     others = [Entry(one, "1/1", "1/1") for one in (runs.DSQ, runs.STE, runs.DAQ_RELEASED)]
@@ -322,8 +344,10 @@ def test_nothing_is_concluded_of_a_contender_below_the_floor():
 def test_who_hardly_learned_or_ended_early_does_not_tell_the_others_scatter():
     values = {A: [60.0, 61.5, 62.0], B: [50.0, 51.0, 52.5], C: [10.0, 10.0, 10.0]}
     plain = trained.compare([AB], measured({A: values[A], B: values[B]}), "embedded", 3)[0]
-    dead = trained.compare([AB, AC], measured(values), "embedded", 3)[0]
+    dead, with_dead = trained.compare([AB, AC], measured(values), "embedded", 3)
     assert dead.interval == pytest.approx(plain.interval)
+    assert (with_dead.verdict, with_dead.difference) == ("undecided", pytest.approx(51.17, abs=0.01))
+    assert "c hardly learned, of which nothing else is to be concluded" in with_dead.reason
     early = measured({**values, C: [55.0, 40.0, 70.0]})
     early |= made_up.by_place([made_up.run(C, "1/1", "embedded", 1, 40.0, detail={"diverged": "the loss is nan"})])
     assert trained.compare([AB, AC], early, "embedded", 3)[0].interval == pytest.approx(plain.interval)

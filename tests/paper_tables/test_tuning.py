@@ -240,8 +240,7 @@ def test_the_table_shows_rates_and_what_was_not_sought(results, tmp_path, capsys
     found[place] = dataclasses.replace(found[place], measured=90.0, value_verdict=None, detail=detail)
     shown = {cell.place: cell for cell in tuning.run(options, found).cells}
     assert shown[place].reason == (
-        "weights 0.07, quantizers 0.003; best of 3; that of quantizers is at an edge of the grid, which had grown to "
-        "its limit"
+        "weights 0.07, quantizers 0.003; best of 3; that of quantizers is at an edge of what was tried"
     )
     assert cli.main(["--table", "tuning", "--out", str(tmp_path / "out"), "--profile", "smoke"]) == 0
     out = capsys.readouterr().out

@@ -397,7 +397,7 @@ def widest(method):
 def kind(argument):
     """What an operator may branch on while it is traced."""
     if isinstance(argument, torch.Tensor):
-        return argument.dim()
+        return argument.dim(), argument.dtype
     return argument if isinstance(argument, str | bool) else type(argument)
 
 

@@ -90,6 +90,28 @@ def test_what_trains_in_earnest_begins_in_full_precision_and_learns_all(in_earne
     assert torch.equal(disguise.seen(layers[0]), standardize(layers[0].weight.detach()))
 
 
+@pytest.mark.parametrize("variant", ["paper", "released"])
+def test_a_small_step_moves_the_disguise_as_it_moves_what_it_disguises(variant, steps):
+    """By M, to first order: the rate is felt in the unit of the raw weights, and alpha times less."""
+    torch.manual_seed(0)
+    full = trainer.build(recipe("embedded")).state_dict()
+    model = disguise.learning("resnet8", variant, steps[0][0].float(), full).double()
+    training, _ = batches.splits("digits", None)
+    few = Split(training.images[:32], training.labels[:32], training.sha256)
+    made = recipe("embedded", rate=1e-4, quantizer_rate=1e-12, weight_decay=0.0, batch=32, epochs=1, crop=0)
+    source = batches.Batches(few, made, torch.device("cpu"))
+    source.scale, source.shift = source.scale.double(), source.shift.double()
+    layers = [part for part in model.modules() if isinstance(part, QuantizedLayer)]
+    before = [disguise.disguised(layer) for layer in layers]
+    found = disguise.compare(model, lambda one, factor: disguise.follow(one, made, source, factor))
+    moved = [part for part in found["moved"][0].modules() if isinstance(part, QuantizedLayer)]
+    squares = sum(float((disguise.disguised(a) - b).square().sum()) for a, b in zip(moved, before, strict=True))
+    step = (squares / sum(b.numel() for b in before)) ** 0.5
+    assert found["M and alpha"][1].weights < 0.1 * step  # standardisation of M(w) projects another direction out
+    assert found["alpha alone"][1].weights > 1.5 * found["M and alpha"][1].weights
+    assert found["neither"][1].weights > 0.3 * step
+
+
 def test_by_the_recipe_is_as_the_trainer_trains(steps):
     """But for the rate of quantized weights, which a factor of 0 holds still but for nothing."""
     training, test = batches.splits("digits", None)

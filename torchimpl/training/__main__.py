@@ -68,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     given = parser().parse_args(arguments)
     try:
-        if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        if os.environ.get("WORLD_SIZE", "1") not in ("", "1"):
             raise ValueError("under torchrun call torchimpl.training.trainer.train in a program of your own")
         store.check_device(given.device)
         run(_recipe(given), given)
@@ -165,8 +165,11 @@ def _try(made: Recipe, training: Split) -> None:
     named = f"--network {made.network}" if made.method is None else f"--method {made.method} in {made.network}"
     try:
         trainer.first_step(dataclasses.replace(made, batch=2), training)
-    except (TypeError, RuntimeError, AttributeError) as error:
-        raise ValueError(f"{named} cannot be trained: {str(error).splitlines()[0]}") from error
+    except (ImportError, ValueError):
+        raise  # they name what is missing, or what is admitted
+    except Exception as error:  # what a network of one's own raises is its own
+        why = str(error).partition("\n")[0] or type(error).__name__
+        raise ValueError(f"{named} cannot be trained: {why}") from error
 
 
 def _bar(quiet: bool) -> Progress:

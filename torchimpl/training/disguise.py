@@ -65,7 +65,8 @@ def build(network: str, variant: str, images: Tensor, bits: int = 1) -> nn.Modul
 def learning(network: str, variant: str, images: Tensor, start: Mapping[str, Tensor]) -> nn.Module:
     """Build the same network at 1/1 as it trains in earnest: from full precision, and everything learns."""
     model = _network(network, variant, 1)
-    model.load_state_dict(start, strict=False)
+    if unexpected := model.load_state_dict(start, strict=False).unexpected_keys:
+        raise ValueError(f"the full-precision network is another: only it has {', '.join(unexpected[:3])}")
     return calibrate(model, images)
 
 
@@ -100,7 +101,8 @@ def _parameters(quantizer: Any) -> dict[str, Any]:
 def straight_through(model: nn.Module, *, mapped: bool = True) -> nn.Module:
     """Return a copy whose weights have the straight-through estimator; `mapped`: and begin at M of the model's.
 
-    Where weights are standardised, the copy standardises M of them anew, and its clip range with them.
+    Where weights are standardised, the copy standardises M of them anew, and its clip range with them: it computes the
+    same, but its ranges, which are wider than the model's in units of a step of theirs, learn somewhat slower.
     """
     other = copy.deepcopy(model)
     for layer, own in zip(_layers(other), _layers(model), strict=True):
@@ -115,7 +117,7 @@ def straight_through(model: nn.Module, *, mapped: bool = True) -> nn.Module:
                 layer.weight.copy_(m)
                 if own.standardized:
                     deviation, mean = torch.std_mean(m)
-                    layer.weight.mul_(own.weight.std())  # as large as before: the rate is felt relative to it
+                    layer.weight.mul_(own.weight.std())  # the raw weights' unit: a step is as large as the theorem's
                     for end in (plain.lower, plain.upper):
                         end.copy_((end - mean) / deviation)
     return other
@@ -170,8 +172,11 @@ class Distance(NamedTuple):
     codes: float
 
 
-def distance(model: nn.Module, other: nn.Module, *, mapped: bool = True) -> Distance:
-    """Compare M of one network's weights (or these themselves) with another's weights, and the codes of both.
+View = Callable[[QuantizedLayer], Tensor]
+
+
+def distance(model: nn.Module, other: nn.Module, of: View = disguised, of_other: View = seen) -> Distance:
+    """Compare M of one network's weights with another's weights, or other views of both, and the codes of both.
 
     Weights are compared by where they lie in their clip ranges, in deviations of the first network's.
     """
@@ -180,8 +185,8 @@ def distance(model: nn.Module, other: nn.Module, *, mapped: bool = True) -> Dist
     for a, b in pairs:
         lower, upper = (end.detach() for end in (a.weight_quantizer.lower, a.weight_quantizer.upper))
         own_lower, own_upper = (end.detach() for end in (b.weight_quantizer.lower, b.weight_quantizer.upper))
-        there = (seen(b) - own_lower) / (own_upper - own_lower) * (upper - lower) + lower
-        squares += float(((disguised(a) if mapped else seen(a)) - there).square().sum())
+        there = (of_other(b) - own_lower) / (own_upper - own_lower) * (upper - lower) + lower
+        squares += float((of(a) - there).square().sum())
     count = sum(a.weight.numel() for a, _ in pairs)
     with torch.no_grad():
         differ = sum(int((a.quantized_weight() != b.quantized_weight()).sum()) for a, b in pairs)
@@ -202,9 +207,9 @@ def compare(model: nn.Module, train: Callable[[nn.Module, float], None]) -> dict
     Returns
     -------
     dict of str to (Module, Distance)
-        Each network, trained, and how far it is. From M of DAQ's weights: the disguise ("M and alpha"). From DAQ's
-        weights: straight-through weights ("neither"), with alpha alone ("alpha alone"), the same run begun 1e-6 beside
-        ("chaos"), and the beginning ("moved").
+        Each network, trained, and how far it is. From M of DAQ's weights: the disguise ("M and alpha"), and M of the
+        weights of the same run begun 1e-6 beside ("chaos"). From DAQ's weights: straight-through weights ("neither"),
+        with alpha alone ("alpha alone"), and the beginning ("moved").
     """
     alpha = daq_theory.harmonic_mean_slope(**_parameters(_layers(model)[0].weight_quantizer))
     trained = copy.deepcopy(model)
@@ -213,12 +218,12 @@ def compare(model: nn.Module, train: Callable[[nn.Module, float], None]) -> dict
     for name, mapped, factor in (("M and alpha", True, alpha), ("alpha alone", False, alpha), ("neither", False, 1.0)):
         other = straight_through(model, mapped=mapped)
         train(other, factor)
-        found[name] = other, distance(trained, other, mapped=mapped)
+        found[name] = other, distance(trained, other, disguised if mapped else seen)
     beside = copy.deepcopy(model)
     generator = torch.Generator().manual_seed(0)
     for layer in _layers(beside):
         noise = torch.randn(layer.weight.shape, generator=generator, dtype=layer.weight.dtype)
         layer.weight.data += BESIDE * (layer.weight.data.std() if layer.standardized else 1.0) * noise
     train(beside, 1.0)
-    moved = trained, distance(trained, model, mapped=False)
-    return {**found, "chaos": (beside, distance(trained, beside, mapped=False)), "moved": moved}
+    moved = trained, distance(trained, model, seen)
+    return {**found, "chaos": (beside, distance(trained, beside, of_other=disguised)), "moved": moved}

@@ -309,6 +309,8 @@ class Rehearsal(NamedTuple):
         Mean over the steps.
     correct : int
         Of the first 512 test images.
+    as_in_training : int
+        The same, where quantizers compute what they do in training.
     first_loss : float
         Of the first batch, before any step, in float32, where rounding moves it least.
     gradient : float
@@ -318,6 +320,7 @@ class Rehearsal(NamedTuple):
     digest: str
     loss: float
     correct: int
+    as_in_training: int
     first_loss: float
     gradient: float
 
@@ -325,15 +328,24 @@ class Rehearsal(NamedTuple):
 def rehearsal(recipe: Recipe, training: Split, test: Split) -> Rehearsal:
     """Make a run's first steps, from new weights, with the whole schedule compressed into one epoch of 20 steps.
 
-    It takes seconds, and tells whether what computes a step, an epoch and the accuracy still computes the same; not
+    It takes seconds, and tells whether what computes a step, an epoch and the accuracies still computes the same; not
     what the recipe says beside, such as the number of epochs and the start.
     """
     short = dataclasses.replace(recipe, epochs=1)
     count = REHEARSED * recipe.batch
     few = Split(training.images[:count], training.labels[:count], training.sha256)
-    state = train(short, few, Split(test.images[:REHEARSED_IMAGES], test.labels[:REHEARSED_IMAGES], test.sha256))
-    first_loss, gradient = first_step(dataclasses.replace(short, precision="float32"), few)
-    return Rehearsal(digest([state.model, state.optimizers]), state.loss[-1], state.correct[-1], first_loss, gradient)
+    few_of_test = Split(test.images[:REHEARSED_IMAGES], test.labels[:REHEARSED_IMAGES], test.sha256)
+    state = train(short, few, few_of_test)
+    model = build(short)
+    model.load_state_dict(state.model)
+    as_in_training, _ = test_accuracy(AsInTraining(model), few_of_test, short)
+    return Rehearsal(
+        digest([state.model, state.optimizers]),
+        state.loss[-1],
+        state.correct[-1],
+        as_in_training,
+        *first_step(dataclasses.replace(short, precision="float32"), few),
+    )
 
 
 def first_step(recipe: Recipe, training: Split) -> tuple[float, float]:
