@@ -40,7 +40,7 @@ WIDTHS: BITS = {"FP": (None, None), "1/1": (1, 1), "1/32": (1, None), "2/2": (2,
 
 BOUNDS = {  # of a rehearsal on another kind of machine: about 1.4 times what two threads or other convolutions moved it
     "rehearsal first loss": (0.015, 0.0),  # absolute, and relative
-    "rehearsal gradient": (0.0, 0.3),  # one code that falls otherwise, through 19 layers of slopes
+    "rehearsal gradient": (0.0, 0.3),  # one code that falls otherwise, through 18 layers of slopes
     "rehearsal loss": (0.05, 0.0),
     "rehearsal correct": (60.0, 0.0),  # of 512; the network is hardly trained
 }

@@ -142,7 +142,7 @@ class Options:
     device : str
         On which networks are trained.
     tune : bool or None
-        Whether to try the rates of the profile's contenders on images held out; None: no.
+        Whether to run what takes long, too, such as seeking rates; None: no.
     """
 
     data: Path | None = None
