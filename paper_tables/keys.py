@@ -26,30 +26,15 @@ def key(roots: Iterable[str], **configuration: Any) -> str:
     Comments, docstrings and layout do not count, nor does what prints, judges or draws the number. Versions of numpy or
     torch are provenance, not part of the key.
 
-    Modules that are found by name at run time must be named among the roots: see `method_modules`.
+    Modules that are found by name at run time must be named among the roots: see `method_modules`. A process reads the
+    sources once, as it imports them once.
 
     Raises
     ------
     ValueError
         If a root is no module of these packages.
     """
-    found: dict[str, str] = {}
-    waiting = list(roots)
-    for name in waiting:
-        if _file(name) is None:
-            raise ValueError(f"a root must be a module of {' or '.join(PACKAGES)}, got {name!r}")
-    seen: set[str] = set()
-    while waiting:
-        name = waiting.pop()
-        if name in seen:
-            continue
-        seen.add(name)
-        if path := _file(name):
-            package = name if path.name == "__init__.py" else name.rpartition(".")[0]
-            found[name], imported = _read(path.read_bytes(), package)
-            waiting.extend((*imported, package))  # a package is imported before its modules
-    sources = "".join(f"{name} {meaning}\n" for name, meaning in sorted(found.items()))
-    parts = (sources, json.dumps(configuration, sort_keys=True))
+    parts = (_sources(cells.ROOT, tuple(sorted(set(roots)))), json.dumps(configuration, sort_keys=True))
     return "-".join(hashlib.sha256(part.encode()).hexdigest()[:HASHED] for part in parts)
 
 
@@ -77,6 +62,26 @@ def method_modules(name: str | None) -> tuple[str, ...]:
     if _file(found[-1]):
         found.append("torchimpl.kernels.native")  # imported when the first loop is compiled
     return tuple(module for module in found if _file(module))
+
+
+@cache
+def _sources(root: Path, names: tuple[str, ...]) -> str:
+    """Return a line for each module below `root` that is named or imported: its name, and a hash of what it means."""
+    found: dict[str, str] = {}
+    for name in names:
+        if _file(name) is None:
+            raise ValueError(f"a root must be a module of {' or '.join(PACKAGES)}, got {name!r}")
+    waiting, seen = list(names), set[str]()
+    while waiting:
+        name = waiting.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        if path := _file(name):
+            package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+            found[name], imported = _read(path.read_bytes(), package)
+            waiting.extend((*imported, package))  # a package is imported before its modules
+    return "".join(f"{name} {meaning}\n" for name, meaning in sorted(found.items()))
 
 
 def _file(module: str) -> Path | None:

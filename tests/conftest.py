@@ -13,8 +13,8 @@ if str(ROOT) not in sys.path:  # a bare `pytest` does not add the root, `python 
     sys.path.insert(0, str(ROOT))
 
 slow_machine = [HealthCheck.too_slow]  # says something about the machine, nothing about the code
-settings.register_profile("dev", max_examples=25, deadline=None, suppress_health_check=slow_machine)
-settings.register_profile("ci", settings.get_profile("dev"), derandomize=True)
+settings.register_profile("dev", max_examples=10, deadline=None, suppress_health_check=slow_machine)
+settings.register_profile("ci", settings.get_profile("dev"), max_examples=25, derandomize=True)
 settings.register_profile("nightly", max_examples=10_000, deadline=None, suppress_health_check=slow_machine)
 # For tests/meta: dev without looking for the simplest failure, and with the same draws every time.
 settings.register_profile(

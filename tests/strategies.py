@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import assume
+from hypothesis import assume, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -20,7 +20,9 @@ from reference import inputs as input_points
 from reference.contract import cotangents as cotangents
 from reference.registry import Reference
 
-NIGHTLY = os.environ.get("HYPOTHESIS_PROFILE") == "nightly"  # more of the same, where hypothesis does not draw it
+PROFILE = settings.get_current_profile_name()  # see conftest.py
+NIGHTLY = PROFILE == "nightly"  # more of the same, where hypothesis does not draw it
+QUICK = PROFILE == "dev"  # less of the same than CI does
 ALL_MISTAKES = os.environ.get("QUANTGAP_MISTAKES") == "all"  # are planted; otherwise a few
 
 dtypes = st.sampled_from([np.float32, np.float64])

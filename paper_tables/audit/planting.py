@@ -6,6 +6,7 @@ import ast
 import re
 import textwrap
 from collections.abc import Callable, Iterator
+from functools import cache
 
 Code = ast.stmt | ast.expr | ast.keyword  # what has a place
 DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
@@ -38,7 +39,7 @@ def plant(source: str, old: str, new: str, function: str = "") -> str:
     <BLANKLINE>
     """
     wanted, replacement = (ast.parse(_dedented(code)).body for code in (old, new))
-    tree = ast.parse(source)
+    tree = _parsed(source)
     nodes = [node for scope in _scopes(tree, function) for node in _walk(scope, inner=bool(function))]
     if not nodes:
         raise LookupError(f"there is no function {function}, which must have this once:\n{old}")
@@ -57,6 +58,12 @@ def plant(source: str, old: str, new: str, function: str = "") -> str:
     if expression:
         text = f"({text})"  # whatever stands around it
     return replaced(source, first, last, textwrap.indent(text, " " * first[1]).lstrip())
+
+
+@cache
+def _parsed(source: str) -> ast.Module:
+    """Return the tree of a source, in which many mistakes may be sought."""
+    return ast.parse(source)
 
 
 def _dedented(code: str) -> str:

@@ -9,6 +9,7 @@ import gzip
 import io
 import json
 from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 from typing import Any
 
 import jinja2
@@ -56,6 +57,7 @@ def html(tables: Sequence[Table], figures: Sequence[Figure], about: About) -> st
     )
 
 
+@cache
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(views.HERE / "templates"),

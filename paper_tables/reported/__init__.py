@@ -11,6 +11,7 @@ import tomllib
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from decimal import Decimal, InvalidOperation
+from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -149,9 +150,15 @@ def tables() -> dict[str, ReportedTable]:
     >>> list(tables())
     ['1', '2', '3', '4', '5', '6', '7']
     """
+    return dict(_tables())
+
+
+@cache
+def _tables() -> dict[str, ReportedTable]:
     return {table.table: table for table in map(load_table, sorted(_HERE.glob("table?.toml")))}
 
 
+@cache
 def claims() -> tuple[Claim, ...]:
     """Return the claims of the DAQ paper, then those of DSQ's abstract, section by section.
 

@@ -11,7 +11,7 @@ from tests.meta.copies import ROOT
 from tests.meta.mutate import BROKEN, CAUGHT, HUNG, SURVIVED, Finding
 from tests.meta.sites import mistakes
 
-FILES = ("reference/grid.py", "torchimpl/kernels/dsq.py", "paper_tables/verdicts.py", "arm/checks.py")
+FILES = ("reference/dasr.py", "torchimpl/kernels/dsq.py", "paper_tables/verdicts.py", "arm/checks.py")
 
 
 @pytest.mark.parametrize("file", FILES)

@@ -105,8 +105,10 @@ def test_c_sources_and_modules_are_in_the_key(tmp_path, monkeypatch):
     assert own != arm_speed.keys.key(["arm.counts"], sources="")
     for module in ("arm.build", "arm.counts", "arm.decode", "arm.emulator", "arm.kernels"):
         monkeypatch.setattr(arm_speed.keys, "_read", changed(arm_speed.keys._read, module))
+        arm_speed.keys._sources.cache_clear()
         assert arm_speed.keys.key(["arm.count"], sources="") != own, module
         monkeypatch.undo()
+    arm_speed.keys._sources.cache_clear()
 
 
 def changed(read, module):

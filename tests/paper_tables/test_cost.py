@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import itertools
+from functools import partial
 
 import pytest
 from hypothesis import given
@@ -14,6 +15,7 @@ from paper_tables.cells import Cell
 from paper_tables.tables import Options
 from reference import registry
 from torchimpl import timing
+from torchimpl.models import resnet
 
 medians = timing.medians
 
@@ -34,6 +36,8 @@ def table(out):
         patch.setattr(cost, "ELEMENTS", 1 << 12)  # what is tested is the table, not the machine
         patch.setattr(cost, "BATCH", 2)
         patch.setattr(cost, "ROUNDS", 3)
+        patch.setattr(timing, "resnet20", partial(resnet, 8))
+        patch.setattr(timing, "by_turns", partial(timing.by_turns, warmup=0))
         patch.setattr(cells, "RESULTS", out / "results")
         yield jobs.regenerate([cost], Options(out=out, record=True, quiet=True))[0][0]
 

@@ -23,8 +23,10 @@ from paper_tables import cells, cli, executors, jobs, reported, table5, tables
 from paper_tables.cells import Cell, Measurement, Place
 from paper_tables.jobs import Job
 from paper_tables.tables import InputError, Options
+from tests.strategies import QUICK
 
 ROOT = Path(__file__).parents[2]
+KILLS = 2 if QUICK else 4
 
 
 @pytest.fixture(autouse=True)
@@ -373,16 +375,16 @@ def test_a_kill_loses_at_most_the_cell_being_measured(tmp_path, results):
     own = {"PYTHONPATH": f"{tmp_path}:{ROOT}", "SLOW_LOG": str(log)}
     moment = random.Random()
     finished = set()
-    for kills in range(4):
+    for kills in range(KILLS + 1):
         begun = log.read_text().count("\n")
         with subprocess.Popen(command, env=os.environ | own, cwd=tmp_path) as process:
-            if kills < 3:
+            if kills < KILLS:
                 while log.read_text().count("\n") == begun and process.poll() is None:
                     time.sleep(0.005)
                 time.sleep(moment.uniform(0, 0.35))
                 process.send_signal(signal.SIGKILL)
             status = process.wait()
-        assert status == (0 if kills == 3 else -signal.SIGKILL)
+        assert status == (0 if kills == KILLS else -signal.SIGKILL)
         started = [int(line.split()[1]) for line in log.read_text().splitlines()[begun:]]
         ended = {int(cells.read(path, Measurement).row) for path in (out / "measured").rglob("*.json")}
         assert started == sorted(set(range(12)) - finished)[: len(started)]  # none that had finished, none twice

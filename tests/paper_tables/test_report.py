@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paper_tables import cells, figures, jobs, render, report, reported, tables
+from paper_tables import cells, equations, figures, jobs, render, report, reported, tables
 from paper_tables.audit import arithmetic
 from paper_tables.cells import Cell
 from paper_tables.report import findings, pictures, views
@@ -101,7 +101,9 @@ def page(*some, figures=(), about=ABOUT):
 def found(tmp_path_factory):
     """Tables that take no measuring, as a run without data gives them."""
     options = Options(out=tmp_path_factory.mktemp("out"), quiet=True, profile="cifar10")
-    return jobs.regenerate([tables.script(name) for name in MEASURED_NOWHERE], options)[0]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(equations, "_time", lambda function: 1.0)
+        return jobs.regenerate([tables.script(name) for name in MEASURED_NOWHERE], options)[0]
 
 
 @pytest.fixture(scope="module")

@@ -9,13 +9,14 @@ import pytest
 
 from paper_tables import figures, jobs, report, tables
 from paper_tables.tables import Options
+from tests.strategies import QUICK
 
 INSTALL = "apt-get install chromium chromium-driver, and pip install selenium"
 webdriver = pytest.importorskip("selenium.webdriver", reason=f"no selenium; to run these tests: {INSTALL}")
 WebDriverWait = pytest.importorskip("selenium.webdriver.support.wait").WebDriverWait
 THEMES = ("light", "dark")
 WIDTHS = (390, 1440)
-BOTH = [*itertools.product(WIDTHS, THEMES)]
+BOTH = [*zip(WIDTHS, THEMES, strict=True)] if QUICK else [*itertools.product(WIDTHS, THEMES)]
 LARGE = 24.0  # pixels from which text counts as large (WCAG 2.1), in bold 18.66
 
 

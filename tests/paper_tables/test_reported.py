@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from paper_tables import reported
 from paper_tables.reported import Printed, ReportedTable, Row, TableError
+from tests.strategies import QUICK
 
 TABLES = reported.tables()
 CLAIMS = reported.claims()
@@ -557,7 +558,7 @@ def defects(table, data):
     return found
 
 
-@settings(RELAXED, max_examples=300)
+@settings(RELAXED, max_examples=100 if QUICK else 300)
 @given(printed_tables(), st.randoms(use_true_random=False), st.data())
 def test_any_planted_mistake_is_reported_at_its_line(tmp_path, pair, random, choice):
     table, data = pair

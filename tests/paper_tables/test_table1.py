@@ -11,8 +11,12 @@ from paper_tables.tables import Options
 
 
 @pytest.fixture(scope="module")
-def measured():
-    table = table1.run(Options(quiet=True))
+def table():
+    return table1.run(Options(quiet=True))
+
+
+@pytest.fixture(scope="module")
+def measured(table):
     return {(cell.row, cell.column): cell.measured for cell in table.cells}, table.wrong + table.findings
 
 
@@ -89,8 +93,7 @@ def test_known_agreements(measured):
         assert [round(value, 3) for value in found] == list(expected)
 
 
-def test_which_slope_agrees_better_is_undecided():
-    table = table1.run(Options(quiet=True))
+def test_which_slope_agrees_better_is_undecided(table):
     crossings = {cell.row: cell for cell in table.cells if cell.column == "d from"}
     for row, cell in crossings.items():
         assert cell.claim_verdict == ("undecided" if row.startswith("DAQ") else None)
@@ -107,8 +110,8 @@ def test_which_slope_agrees_better_is_undecided():
             assert found == round(found, 6) == pytest.approx(cosine(slope_at, noise), abs=5e-5)
 
 
-def test_every_line_has_a_place_of_its_own():
-    places = [cell.place for cell in table1.run(Options(quiet=True)).cells]
+def test_every_line_has_a_place_of_its_own(table):
+    places = [cell.place for cell in table.cells]
     assert len(set(places)) == len(places)
 
 
@@ -127,8 +130,7 @@ def test_a_slope_that_agrees_better_nowhere_or_everywhere_is_decided(instead, ve
     assert found == {None, verdict}
 
 
-def test_what_is_compared_with_itself_says_so():
-    table = table1.run(Options(quiet=True))
+def test_what_is_compared_with_itself_says_so(table):
     labelled = {(cell.row.split(" ")[0], cell.column) for cell in table.cells if cell.value_verdict == "by definition"}
     assert labelled == {
         *((row, f"c {which}") for row in ("STE", "DSQ") for which in ("max", "mean")),

@@ -14,7 +14,7 @@ import quantgap_gate
 from reference import comparison, conformance, contract, inputs, lsq, lsqplus, registry, subjects
 from reference.gate import Gate
 from reference.verdicts import Known, NoSubject
-from tests.strategies import NIGHTLY, definitions, initial, sample
+from tests.strategies import NIGHTLY, QUICK, definitions, initial, sample
 
 MODULES = registry.modules()
 every_definition = definitions(MODULES)
@@ -404,12 +404,12 @@ def test_what_cannot_be_loaded_is_one_line(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize("name", MODULES)
 def test_every_combination_of_the_suite_passes(name):
-    """The least and the greatest width of each role and variant, in either type by turns; by night all in both."""
+    """The least (in CI, too, the greatest) width of each role and variant, in a type by turns; by night all in both."""
     module = MODULES[name]
     defined = list(module.METHOD.defined())
     if not NIGHTLY:
         least, greatest = ({one[1:]: one for one in some} for some in (defined[::-1], defined))
-        defined = list(dict.fromkeys([*least.values(), *greatest.values()]))
+        defined = list(dict.fromkeys([*least.values(), *({} if QUICK else greatest).values()]))
     for i, (bits, role, variant) in enumerate(defined):
         own = contract.of_reference(module, initial(module, sample(1, role), bits, role, variant))
         own = dataclasses.replace(own, dtypes=own.dtypes if NIGHTLY else own.dtypes[i % 2 :][:1])
