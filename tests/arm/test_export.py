@@ -13,6 +13,7 @@ from reference import exchange
 from reference.requantization import IntegerLayer
 from tests.arm.convolutions import layers, needs_emulator
 from tests.oracles import check_same
+from tests.strategies import QUICK
 from tests.torchimpl.modules import block_and_input
 from torchimpl import checkpoints, evaluation
 from torchimpl import deployment as deploying
@@ -55,7 +56,7 @@ def parameters(layer):
     return "const uint8_t *x,int32_t *sums,uint8_t *work" + ",uint8_t *codes" * (layer.thresholds is not None)
 
 
-@settings(max_examples=3, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(max_examples=1 if QUICK else 3, suppress_health_check=[*HealthCheck])
 @given(case=layers())
 def test_headers_compute_what_the_reference_computes(case, tmp_path_factory):
     layer, x = case
