@@ -120,9 +120,11 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.list or arguments.list_methods:
         out.print(_list_methods() if arguments.list_methods else _list_tables())
         return 0
-    everything = not (arguments.table or arguments.figure)
-    scripts = [tables.script(name) for name in dict.fromkeys(SCRIPTS if everything else arguments.table)]
-    # torch and matplotlib take seconds to import, for which --list-methods or a mistyped table need not wait
+    for name in arguments.table:
+        tables.check("table", name, SCRIPTS)
+    for number in arguments.figure:
+        tables.check("figure", number, FIGURES)
+    # torch and matplotlib take seconds to import, for which --list-methods or a mistyped name need not wait
     from paper_tables import figures, jobs, report
     from torchimpl.training import recipe, store
 
@@ -147,6 +149,8 @@ def run(arguments: argparse.Namespace) -> int:
         device=device,
         tune=arguments.tune or None,
     )
+    everything = not (arguments.table or arguments.figure)
+    scripts = [tables.script(name) for name in dict.fromkeys(SCRIPTS if everything else arguments.table)]
     numbers = list(dict.fromkeys(FIGURES if everything else arguments.figure))
     drawn = [figures.script(number) for number in numbers]
     with writing(destination):

@@ -21,7 +21,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from paper_tables import jobs
-from paper_tables.tables import FIGURES, InputError, Measured, Options, guarded, writing
+from paper_tables.tables import FIGURES, Measured, Options, check, guarded, writing
 from reference.grid import Array
 from torchimpl import files
 
@@ -98,8 +98,7 @@ styled = matplotlib.style.context(STYLE)  # decorates draw()
 
 def script(number: str) -> ModuleType:
     """Import the script of a figure; raises InputError for a number that there is none of."""
-    if number not in FIGURES:
-        raise InputError(f"figure must be one of {', '.join(FIGURES)}, got {number!r}")
+    check("figure", number, FIGURES)
     return importlib.import_module(FIGURES[number])
 
 

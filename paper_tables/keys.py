@@ -59,9 +59,9 @@ def method_modules(name: str | None) -> tuple[str, ...]:
     if name is None:
         return ()
     found = [f"{package}.{name}" for package in ("reference", "torchimpl.quantizers", "torchimpl.kernels")]
-    if _file(found[-1]):
+    if _file(cells.ROOT, found[-1]):
         found.append("torchimpl.kernels.native")  # imported when the first loop is compiled
-    return tuple(module for module in found if _file(module))
+    return tuple(module for module in found if _file(cells.ROOT, module))
 
 
 @cache
@@ -69,7 +69,7 @@ def _sources(root: Path, names: tuple[str, ...]) -> str:
     """Return a line for each module below `root` that is named or imported: its name, and a hash of what it means."""
     found: dict[str, str] = {}
     for name in names:
-        if _file(name) is None:
+        if _file(root, name) is None:
             raise ValueError(f"a root must be a module of {' or '.join(PACKAGES)}, got {name!r}")
     waiting, seen = list(names), set[str]()
     while waiting:
@@ -77,18 +77,18 @@ def _sources(root: Path, names: tuple[str, ...]) -> str:
         if name in seen:
             continue
         seen.add(name)
-        if path := _file(name):
+        if path := _file(root, name):
             package = name if path.name == "__init__.py" else name.rpartition(".")[0]
             found[name], imported = _read(path.read_bytes(), package)
             waiting.extend((*imported, package))  # a package is imported before its modules
     return "".join(f"{name} {meaning}\n" for name, meaning in sorted(found.items()))
 
 
-def _file(module: str) -> Path | None:
-    """Return the file of a module of the packages, None if there is none."""
+def _file(root: Path, module: str) -> Path | None:
+    """Return the file of a module of the packages below `root`, None if there is none."""
     if module.partition(".")[0] not in PACKAGES:
         return None
-    base = cells.ROOT.joinpath(*module.split("."))
+    base = root.joinpath(*module.split("."))
     return next((path for path in (base.with_suffix(".py"), base / "__init__.py") if path.is_file()), None)
 
 

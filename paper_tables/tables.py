@@ -12,7 +12,7 @@ import re
 import sys
 import traceback
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from decimal import Decimal
@@ -314,9 +314,14 @@ def writing(destination: Path, option: str = "--out") -> Iterator[None]:
 
 def script(name: str) -> ModuleType:
     """Import the script of a table; raises InputError for a name that there is none of."""
-    if name not in SCRIPTS:
-        raise InputError(f"table must be one of {', '.join(SCRIPTS)}, got {name!r}")
+    check("table", name, SCRIPTS)
     return importlib.import_module(SCRIPTS[name])
+
+
+def check(what: str, name: str, known: Collection[str]) -> None:
+    """Raise InputError unless the table or figure `name` is among the `known` ones."""
+    if name not in known:
+        raise InputError(f"{what} must be one of {', '.join(known)}, got {name!r}")
 
 
 def parse_percent(option: str, text: str) -> Decimal:

@@ -22,7 +22,8 @@ from reference.registry import Reference
 
 PROFILE = settings.get_current_profile_name()  # see conftest.py
 NIGHTLY = PROFILE == "nightly"  # more of the same, where hypothesis does not draw it
-QUICK = PROFILE == "dev"  # less of the same than CI does
+QUICK = PROFILE == "dev"  # the default run: less of the same than in CI
+FEW = max(5, settings.get_profile(PROFILE).max_examples // 5)  # examples, where an oracle is slow
 ALL_MISTAKES = os.environ.get("QUANTGAP_MISTAKES") == "all"  # are planted; otherwise a few
 
 dtypes = st.sampled_from([np.float32, np.float64])

@@ -70,7 +70,7 @@ def test_mixed_bits(tmp_path, monkeypatch):
     assert model.layer2[1].conv1.weight_quantizer.method == "dorefa"
 
 
-@pytest.mark.skipif(QUICK, reason="takes ten seconds, and test_calibration.py has two ranks: HYPOTHESIS_PROFILE=ci")
+@pytest.mark.skipif(QUICK, reason="takes ten seconds: HYPOTHESIS_PROFILE=ci")
 def test_two_ranks(tmp_path):
     (tmp_path / "ranks.py").write_text(block("Two ranks"))
     (command,) = block("Two ranks", "sh").splitlines()

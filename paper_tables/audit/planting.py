@@ -6,7 +6,7 @@ import ast
 import re
 import textwrap
 from collections.abc import Callable, Iterator
-from functools import cache
+from functools import lru_cache
 
 Code = ast.stmt | ast.expr | ast.keyword  # what has a place
 DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
@@ -60,7 +60,7 @@ def plant(source: str, old: str, new: str, function: str = "") -> str:
     return replaced(source, first, last, textwrap.indent(text, " " * first[1]).lstrip())
 
 
-@cache
+@lru_cache(maxsize=8)
 def _parsed(source: str) -> ast.Module:
     """Return the tree of a source, in which many mistakes may be sought."""
     return ast.parse(source)

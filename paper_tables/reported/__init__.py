@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from decimal import Decimal, InvalidOperation
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NoReturn
 
 _HERE = Path(__file__).parent
@@ -144,18 +145,14 @@ def printed_decimals(value: Decimal) -> int:
     return max(0, -exponent)
 
 
-def tables() -> dict[str, ReportedTable]:
+@cache
+def tables() -> Mapping[str, ReportedTable]:
     """Return the DAQ paper's tables by their number.
 
     >>> list(tables())
     ['1', '2', '3', '4', '5', '6', '7']
     """
-    return dict(_tables())
-
-
-@cache
-def _tables() -> dict[str, ReportedTable]:
-    return {table.table: table for table in map(load_table, sorted(_HERE.glob("table?.toml")))}
+    return MappingProxyType({table.table: table for table in map(load_table, sorted(_HERE.glob("table?.toml")))})
 
 
 @cache

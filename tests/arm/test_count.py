@@ -114,7 +114,7 @@ class TestResNet18:
 
     @pytest.mark.parametrize(
         ("width", "millions"),
-        [((8, 8), 440), ((4, 4), 260), ((3, 3), 235), ((2, 2), 210), ((1, 1), 110)][3 if QUICK else 0 :],
+        [((8, 8), 440), ((1, 1), 110), *([] if QUICK else [((4, 4), 260), ((3, 3), 235), ((2, 2), 210)])],
     )
     def test_instructions(self, tmp_path, width, millions):
         found = count.count_layers(count.resnet18(), width, folder=tmp_path)

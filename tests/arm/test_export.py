@@ -56,7 +56,7 @@ def parameters(layer):
     return "const uint8_t *x,int32_t *sums,uint8_t *work" + ",uint8_t *codes" * (layer.thresholds is not None)
 
 
-@settings(max_examples=1 if QUICK else 3, suppress_health_check=[*HealthCheck])
+@settings(max_examples=2 if QUICK else 3, suppress_health_check=[HealthCheck.too_slow])
 @given(case=layers())
 def test_headers_compute_what_the_reference_computes(case, tmp_path_factory):
     layer, x = case

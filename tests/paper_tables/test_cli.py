@@ -2,6 +2,7 @@
 
 import ast
 import graphlib
+import importlib
 import io
 import json
 import os
@@ -122,14 +123,20 @@ def test_listings(option, capsys):
     assert all(name in out for name in names[option])
 
 
-QUICK = [["--help"], ["--list-methods"], ["claim", "--accuracy", "85.8", "--against", "85.4", "--images", "10000"]]
+AT_ONCE = [
+    ["--help"],
+    ["--list-methods"],
+    ["--table", "5", "8"],
+    ["--figure", "99"],
+    ["claim", "--accuracy", "85.8", "--against", "85.4", "--images", "10000"],
+]
 
 
 def test_what_computes_nothing_waits_for_neither_torch_nor_matplotlib():
     code = f"""
 import contextlib, sys
 from paper_tables import cli
-for arguments in {QUICK}:
+for arguments in {AT_ONCE}:
     with contextlib.suppress(SystemExit):
         cli.main(arguments)
 sys.exit(bool({{"torch", "matplotlib"}} & sys.modules.keys()))
@@ -692,6 +699,8 @@ CALLED = [("/usr/bin/quantgap", "quantgap"), ("-m", "python -m paper_tables"), (
 def test_help_names_the_command_that_was_called(called, name, monkeypatch):
     monkeypatch.setattr(sys, "argv", [called])
     assert cli.parser().format_usage().startswith(f"usage: {name} [")
+    for command, module in cli.SUBCOMMANDS.items():
+        assert importlib.import_module(module).parser().format_usage().startswith(f"usage: {name} {command} [")
 
 
 def test_the_report_tells_no_folder(tmp_path):

@@ -17,13 +17,6 @@ from reference import registry
 from torchimpl import timing
 from torchimpl.models import resnet
 
-medians = timing.medians
-
-
-def briefly(turns, **how):
-    """Once for steps of a network, which take long; often for few elements, as others disturb some rounds."""
-    return medians(turns, **({"rounds": 1, "warmup": 0} if "full" in turns else how | {"rounds": 21}))
-
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory):
@@ -32,8 +25,9 @@ def out(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def table(out):
+    """What is tested is the table, not the machine: few elements and rounds, a small network."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cost, "ELEMENTS", 1 << 12)  # what is tested is the table, not the machine
+        patch.setattr(cost, "ELEMENTS", 1 << 12)
         patch.setattr(cost, "BATCH", 2)
         patch.setattr(cost, "ROUNDS", 3)
         patch.setattr(timing, "resnet20", partial(resnet, 8))

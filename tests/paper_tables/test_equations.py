@@ -94,6 +94,12 @@ def test_two_levels_are_all_levels_at_one_bit(monkeypatch):
     assert {cell.column for cell in table.cells if cell.value_verdict} == {"Eq. 9", "Eq. 10, 11"}
 
 
+def test_a_time_is_the_median_of_five(monkeypatch):
+    ends = iter([0, 5, 10, 11, 20, 22, 30, 39, 40, 43])  # 5, 1, 2, 9 and 3 seconds
+    monkeypatch.setattr(equations.time, "perf_counter", lambda: next(ends))
+    assert equations._time(lambda: None) == 3
+
+
 # Verdicts and sentences, of statements made up for it
 
 WHERE = st.sampled_from(["Eq. 9", "Eq. 10, 11", "derived", "derived (Eq. 7)", "derived (DSQ)", "derived (Table 6)"])

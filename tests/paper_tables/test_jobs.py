@@ -26,7 +26,7 @@ from paper_tables.tables import InputError, Options
 from tests.strategies import QUICK
 
 ROOT = Path(__file__).parents[2]
-KILLS = 2 if QUICK else 4
+KILLS = 2 if QUICK else 3
 
 
 @pytest.fixture(autouse=True)

@@ -20,10 +20,10 @@ MODULES = sorted(path for package in keys.PACKAGES for path in (ROOT / package).
 SOURCES = {str(path.relative_to(ROOT)): path.read_text() for path in MODULES}
 
 
-def key(roots, **configuration):
-    """As a process gives it that starts now."""
-    keys._sources.cache_clear()
-    return keys.key(roots, **configuration)
+@pytest.fixture
+def _afresh(monkeypatch):
+    """Sources are read each time, as by a process that starts."""
+    monkeypatch.setattr(keys, "_sources", keys._sources.__wrapped__)
 
 
 def meaning(source: str) -> str:
@@ -105,7 +105,7 @@ def test_every_python_gives_the_same_key(minor):
 
 
 @pytest.fixture
-def small(tmp_path, monkeypatch):
+def small(tmp_path, monkeypatch, _afresh):
     """A small package: a imports b at its top, b imports c in a package p; a's functions import d, its types e."""
     package = tmp_path / "reference"
     sources = {
@@ -137,11 +137,11 @@ def small(tmp_path, monkeypatch):
     [("a.py", True), ("b.py", True), ("p/c.py", True), ("p/__init__.py", True), ("d.py", False), ("e.py", False)],
 )
 def test_what_is_imported_at_the_top_counts(small, name, counts):
-    before = key(["reference.a"])
+    before = keys.key(["reference.a"])
     (small / name).write_text((small / name).read_text() + "# a comment\n")
-    assert key(["reference.a"]) == before
+    assert keys.key(["reference.a"]) == before
     (small / name).write_text((small / name).read_text() + "z = 3\n")
-    assert (key(["reference.a"]) != before) is counts
+    assert (keys.key(["reference.a"]) != before) is counts
 
 
 @pytest.mark.parametrize(
@@ -151,23 +151,23 @@ def test_what_is_imported_at_the_top_counts(small, name, counts):
 def test_packages_count_however_their_modules_are_imported(small, line):
     """A package is imported before its modules, and so for a root."""
     (small / "d.py").write_text(f"{line}\n")
-    before = key(["reference.d"]), key(["reference.p.c"])
+    before = keys.key(["reference.d"]), keys.key(["reference.p.c"])
     (small / "p/__init__.py").write_text("y = 2\n")
-    after = key(["reference.d"]), key(["reference.p.c"])
+    after = keys.key(["reference.d"]), keys.key(["reference.p.c"])
     assert before[0] != after[0]
     assert before[1] != after[1]
 
 
 def test_configuration_counts(small):
-    assert key(["reference.a"], bits=1, images="x") == key(["reference.a"], images="x", bits=1)
-    assert len({key(["reference.a"], bits=bits) for bits in (1, 2, (1, 2), None)}) == 4
-    assert key(["reference.a"]) != key(["reference.b"])
+    assert keys.key(["reference.a"], bits=1, images="x") == keys.key(["reference.a"], images="x", bits=1)
+    assert len({keys.key(["reference.a"], bits=bits) for bits in (1, 2, (1, 2), None)}) == 4
+    assert keys.key(["reference.a"]) != keys.key(["reference.b"])
 
 
 @pytest.mark.parametrize("root", ["reference.nothing", "paper_tables.render", "numpy"])
 def test_roots_are_modules_that_shape_numbers(root):
     with pytest.raises(ValueError, match=f"got '{root}'"):
-        key([root])
+        keys.key([root])
 
 
 def test_methods_are_found_by_name(tmp_path, monkeypatch):
@@ -204,7 +204,6 @@ NUMBERS = {  # what is changed, and whose keys that changes: full precision, 1/1
 
 
 def numbers():
-    keys._sources.cache_clear()
     of_table_5 = {job.place.column: job.key for job in table5.jobs(Options())}
     of_code = {job.place.row: job.key for job in code.jobs(Options())}
     return {
@@ -215,6 +214,7 @@ def numbers():
     }
 
 
+@pytest.mark.usefixtures("_afresh")
 @pytest.mark.parametrize("change", NUMBERS, ids=lambda change: f"{change[0]}: {change[2]}")
 def test_recorded_numbers_are_stale_when_what_shapes_them_changed(change, tree, monkeypatch):
     monkeypatch.setattr(cells, "ROOT", tree)

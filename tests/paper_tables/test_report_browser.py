@@ -16,7 +16,7 @@ webdriver = pytest.importorskip("selenium.webdriver", reason=f"no selenium; to r
 WebDriverWait = pytest.importorskip("selenium.webdriver.support.wait").WebDriverWait
 THEMES = ("light", "dark")
 WIDTHS = (390, 1440)
-BOTH = [*zip(WIDTHS, THEMES, strict=True)] if QUICK else [*itertools.product(WIDTHS, THEMES)]
+SHOWN = [*zip(WIDTHS, THEMES, strict=True)] if QUICK else [*itertools.product(WIDTHS, THEMES)]
 LARGE = 24.0  # pixels from which text counts as large (WCAG 2.1), in bold 18.66
 
 
@@ -112,7 +112,7 @@ def test_something_that_would_be_requested_is_seen(view):
     assert any("Content Security Policy" in entry["message"] for entry in found)
 
 
-@pytest.mark.parametrize(("width", "theme"), BOTH)
+@pytest.mark.parametrize(("width", "theme"), SHOWN)
 def test_no_page_scrolls_sideways(view, width, theme):
     browser = view(width, theme)
     for opened in (False, True):
@@ -304,7 +304,7 @@ return [...found.values()];
 """
 
 
-@pytest.mark.parametrize(("width", "theme"), BOTH)
+@pytest.mark.parametrize(("width", "theme"), SHOWN)
 def test_everything_can_be_read(view, width, theme):
     browser = view(width, theme)
     found = browser.execute_script(TEXTS)

@@ -404,7 +404,7 @@ def test_what_cannot_be_loaded_is_one_line(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize("name", MODULES)
 def test_every_combination_of_the_suite_passes(name):
-    """The least (in CI, too, the greatest) width of each role and variant, in a type by turns; by night all in both."""
+    """By default the least width of each role and variant, in CI the greatest too, in a type by turns; by night all."""
     module = MODULES[name]
     defined = list(module.METHOD.defined())
     if not NIGHTLY:

@@ -11,6 +11,7 @@ from reference import daq, grid
 from tests import oracles
 from tests.oracles import check_near, check_same, elementwise, eps, exact
 from tests.strategies import (
+    FEW,
     bit_widths,
     clip_ranges,
     cotangents,
@@ -27,7 +28,6 @@ from tests.strategies import (
     variants,
 )
 
-few = settings.get_profile(settings.get_current_profile_name()).max_examples // 5  # for slow oracles
 betas = st.floats(0, 200) | st.floats(*daq.BETA_RANGE)
 
 
@@ -123,7 +123,7 @@ def test_kernel_soft_argmax(data, dtype, options, beta):
 
 
 @given(st.data(), bit_widths, kernels, st.floats(0, 100))
-@settings(max_examples=few)
+@settings(max_examples=FEW)
 def test_soft_argmax_over_the_full_grid(data, bits, options, beta):
     x = data.draw(normalized(np.float64, top=2**bits - 1, shape=st.just((2,))))
     got = daq.full_grid_kernel_soft_argmax(x, beta, bits=bits, **options)

@@ -12,9 +12,8 @@ from scipy.integrate import quad
 from reference import daq, daq_theory, registry
 from tests import oracles
 from tests.oracles import check_near, elementwise, eps, exact
-from tests.strategies import daq_options, dtypes, gammas, kernels, normalized, variants
+from tests.strategies import FEW, daq_options, dtypes, gammas, kernels, normalized, variants
 
-few = settings.get_profile(settings.get_current_profile_name()).max_examples // 5  # for slow oracles
 betas = st.floats(0, 200) | st.floats(*daq.BETA_RANGE)
 moderate_kernels = st.fixed_dictionaries({"sigma": st.floats(0.3, 5), "variant": variants})
 
@@ -62,7 +61,7 @@ def test_the_released_temperature_never_reaches_6():
 
 
 @given(gammas, kernels)
-@settings(max_examples=few)
+@settings(max_examples=FEW)
 def test_slope_range_is_that_of_the_slope(gamma, kernel):
     t = [Decimal(i) / 64 for i in range(33)]
     slopes = [float(oracles.daq_slope(v, gamma=gamma, **kernel)) for v in t]
@@ -73,7 +72,7 @@ def test_slope_range_is_that_of_the_slope(gamma, kernel):
 
 
 @given(gammas.filter(lambda gamma: gamma < 50), moderate_kernels)
-@settings(max_examples=few)
+@settings(max_examples=FEW)
 def test_mean_slope_is_the_mean_of_the_slope(gamma, kernel):
     def slope(x: float) -> float:
         return float(oracles.daq_slope(exact(x), gamma=gamma, **kernel))
@@ -100,7 +99,7 @@ def test_combine_ste_ratio_is_the_same_everywhere(x, options):
 
 
 @given(daq_options)
-@settings(max_examples=few)
+@settings(max_examples=FEW)
 def test_temperature_range(options):
     t = [Decimal(i) / 64 for i in range(33)]
     temperatures = [float(oracles.temperature(v, **options)) for v in t]
@@ -121,7 +120,7 @@ def test_the_temperature_as_a_function_of_the_distance(data, dtype, options):
 
 
 @given(daq_options, st.floats(0, 1))
-@settings(max_examples=few)
+@settings(max_examples=FEW)
 def test_distance_at_temperature_is_the_root(options, share):
     low, high = daq_theory.adaptive_temperature_range(**options)
     beta = min(low + share * (high - low), high)
@@ -136,7 +135,7 @@ def test_distance_at_temperature_is_the_root(options, share):
 
 
 @given(betas, kernels | st.just({"sigma": math.inf, "variant": "paper"}))
-@settings(max_examples=few)
+@settings(max_examples=FEW)
 @example(beta=1000.0, kernel={"sigma": 1.0, "variant": "paper"})
 def test_largest_gap_at_a_fixed_temperature(beta, kernel):
     points = [Decimal(i) / 64 for i in range(129)]
@@ -149,7 +148,7 @@ def test_largest_gap_at_a_fixed_temperature(beta, kernel):
 
 
 @given(st.floats(0, 200), moderate_kernels | st.just({"sigma": math.inf, "variant": "paper"}))
-@settings(max_examples=few)
+@settings(max_examples=FEW)
 def test_mean_gap_at_a_fixed_temperature(beta, kernel):
     def gap(x: float) -> float:
         return float(abs(oracles.phi(exact(x), exact(beta), **kernel) - oracles.nearest(exact(x))))

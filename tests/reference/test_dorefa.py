@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 
 from reference import dorefa
 from tests.oracles import HALF, check_near, check_same, derivative, eps, exact, floor, round_by, tanh
-from tests.strategies import arrays_of, bit_widths, cotangents, dtypes, finite_inputs, vectors
+from tests.strategies import FEW, arrays_of, bit_widths, cotangents, dtypes, finite_inputs, vectors
 
-few = settings.get_profile(settings.get_current_profile_name()).max_examples // 5  # for slow oracles
 more_bits = st.integers(2, 8)
 
 
@@ -30,7 +29,7 @@ def position(w: Decimal, all_weights) -> Decimal:
 
 
 @given(st.data(), dtypes, more_bits)
-@settings(max_examples=few)
+@settings(max_examples=FEW)
 def test_weights(data, dtype, bits):
     w = data.draw(weights(dtype))
     params = dorefa.init(w, bits, "weight")
@@ -101,7 +100,7 @@ def soft(w, i: int, value: Decimal, largest: Decimal | None) -> Decimal:
 
 
 @given(st.data(), more_bits, st.sampled_from(["paper", "released"]))
-@settings(max_examples=few)
+@settings(max_examples=FEW)
 def test_weight_gradients(data, bits, variant):
     w = data.draw(weights(np.float64))
     if variant == "released" and (np.abs(w) == np.abs(w).max()).sum() > 1:

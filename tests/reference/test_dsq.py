@@ -13,6 +13,7 @@ from reference import dsq, grid
 from tests import oracles
 from tests.oracles import check_near, check_same, elementwise, eps, exact
 from tests.strategies import (
+    FEW,
     alphas,
     bit_widths,
     clip_ranges,
@@ -23,8 +24,6 @@ from tests.strategies import (
     normalized,
     roles,
 )
-
-few = settings.get_profile(settings.get_current_profile_name()).max_examples // 5  # for slow oracles
 
 
 def amplitude(alpha: float) -> float:
@@ -146,7 +145,7 @@ def test_slope_range(alpha):
 
 
 @given(alphas)
-@settings(max_examples=few)
+@settings(max_examples=FEW)
 def test_mean_slope_is_1(alpha):
     mean = quad(lambda x: float(dsq.slope(x, alpha=alpha)), 0, 1, points=[0.5], epsabs=1e-10)[0]
     check_near(f"mean of slope(alpha={alpha})", mean, 1, 1e-9)

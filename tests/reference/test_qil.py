@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 
 from reference import qil
 from tests.oracles import HALF, check_near, check_same, derivative, eps, exact, floor, round_by
-from tests.strategies import arrays_of, cotangents, dtypes, vectors
+from tests.strategies import FEW, arrays_of, cotangents, dtypes, vectors
 
-few = settings.get_profile(settings.get_current_profile_name()).max_examples // 5  # for slow oracles
 intervals = st.tuples(st.floats(-0.5, 2, width=32), st.floats(0.125, 2, width=32), st.floats(0.25, 4, width=32))
 definitions = st.sampled_from([(b, r) for b, r, _ in qil.METHOD.defined()])
 
@@ -39,7 +38,7 @@ def transformer(x: Decimal, c: Decimal, d: Decimal, gamma: Decimal, role: str) -
 
 
 @given(st.data(), intervals, definitions)
-@settings(max_examples=few)
+@settings(max_examples=FEW)
 def test_forward_and_codes(data, interval, definition):
     bits, role = definition
     x = data.draw(values(interval, np.float64))
@@ -56,7 +55,7 @@ def test_forward_and_codes(data, interval, definition):
 
 
 @given(st.data(), intervals, definitions)
-@settings(max_examples=few)
+@settings(max_examples=FEW)
 def test_gradients_are_those_of_the_transformer(data, interval, definition):
     bits, role = definition
     x = data.draw(values(interval, np.float64))

@@ -383,7 +383,7 @@ class Operators(TorchDispatchMode):
 
 
 def widest(method):
-    """A module of each role (in CI of each variant, too), of most bits, and inputs for it; and one a channel."""
+    """Modules of most bits, with inputs: by default one of each role, in CI of each variant; also with channels."""
     x = torch.linspace(-2, 2, 18).reshape(3, 6)
     rows = REFERENCE[method].METHOD.defined()
     kinds = list(dict.fromkeys((r, v) for _, r, v in rows))
