@@ -458,7 +458,7 @@ def findings(entries: Sequence[Entry], options: Options, measured: Measured) -> 
 
 
 def _floors(entries: Sequence[Entry], profile: str, options: Options, measured: Measured) -> list[str]:
-    """Say which contenders, trained by rounding, are below the accuracy that a profile's training is to reach."""
+    """Say which of the methods, not of their variations, are below what a profile's training is to reach."""
     below, some = [], False
     for width in FLOORS.get(profile, {}):
         for entry in dict.fromkeys(e._replace(column="", measure="last", printed_row="") for e in entries):
@@ -469,4 +469,6 @@ def _floors(entries: Sequence[Entry], profile: str, options: Options, measured: 
                     below.append(f"{entry.contender.name}, {width} ({np.mean(values):.1f})")
     floors = ", ".join(f"{width} {floor:g} %" for width, floor in FLOORS.get(profile, {}).items())
     found = f"below are {', '.join(below)}, of which nothing else is to be concluded" if below else "none is below"
-    return [f"What training on {LABELS[profile]} is to reach: {floors}; {found}."] if some else []
+    asked = dict.fromkeys(entry.contender.name for entry in entries if entry.contender in runs.MAIN)
+    of_whom = "" if len(asked) == len({entry.contender for entry in entries}) else f" (asked of {', '.join(asked)})"
+    return [f"What training on {LABELS[profile]} is to reach: {floors}{of_whom}; {found}."] if some else []

@@ -555,7 +555,7 @@ def test_floors_are_stated_and_who_is_below_is_named():
     )
     cells = all_runs(table7, "embedded", lambda c, w, s: 90.0)
     (said,) = [line for line in table("7", cells, profile="embedded").findings if "is to reach" in line]
-    assert said.endswith("1/1 90 %; none is below.")
+    assert said.endswith("1/1 90 % (asked of DAQ); none is below.")
     found = table("7", all_runs(table7, "cifar10", lambda c, w, s: 20.0), profile="cifar10")
     assert not any("is to reach" in line for line in found.findings)
 
