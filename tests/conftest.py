@@ -1,5 +1,6 @@
 """How much the property tests draw, where the real data are, and that tests can import each other's helpers."""
 
+import gc
 import importlib.util
 import os
 import sys
@@ -22,7 +23,11 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.enviro
 
 
 def pytest_collection_finish() -> None:
-    """One thread for torch, as xdist runs several processes; tests that need no torch do not import it."""
+    """One thread for torch, as xdist runs several processes; tests that need no torch do not import it.
+
+    What has been imported stays: the garbage collector need not look at it again and again.
+    """
+    gc.freeze()
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
 

@@ -49,6 +49,7 @@ class Copy:
             "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",  # hypothesis does without its plugin
         }
         self._output = folder / "output"
+        self._temporary = f"--basetemp={folder / 'temporary'}"  # pytest's usual place is cleared of older runs' files
         self._forks = subprocess.Popen(
             [sys.executable, str(Path(__file__).with_name("forks.py"))],
             cwd=self.tree,
@@ -77,6 +78,6 @@ class Copy:
 
     def run(self, tests: list[str], seconds: int = 0) -> tuple[int, str]:
         """Run tests until one fails, or for so many seconds (of the processor) if not 0; return status and output."""
-        self._forks.stdin.write(json.dumps([[*QUIET, *tests], str(self._output), seconds]) + "\n")
+        self._forks.stdin.write(json.dumps([[*QUIET, self._temporary, *tests], str(self._output), seconds]) + "\n")
         self._forks.stdin.flush()
         return int(self._forks.stdout.readline()), self._output.read_text(errors="replace")
