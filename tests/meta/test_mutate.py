@@ -14,6 +14,7 @@ from tests.strategies import QUICK
 
 FILES = ["torchimpl/kernels/dsq.py", "paper_tables/verdicts.py", "arm/checks.py"]
 FILES += [] if QUICK else ["reference/grid.py"]
+in_ci = pytest.mark.skipif(QUICK, reason="takes seconds, for what `tox -e mutants` runs: HYPOTHESIS_PROFILE=ci")
 
 
 @pytest.mark.parametrize("file", FILES)
@@ -68,6 +69,7 @@ def test_a_key_outlives_a_move_and_tells_equal_places_apart():
     assert len({*keys}) == 4
 
 
+@in_ci
 def test_the_sample_is_stable_and_spread():
     every = mutate.sample(10**9)
     assert {one.file.split("/")[0] for one in every[:60]} == {"reference", "torchimpl", "paper_tables", "arm"}
@@ -75,6 +77,7 @@ def test_the_sample_is_stable_and_spread():
     assert mutate.sample(5, ["reference/dasr.py"]) == own[:5]
 
 
+@in_ci
 def test_every_module_has_tests():
     for package in mutate.PACKAGES:
         for path in (ROOT / package).rglob("*.py"):
@@ -121,6 +124,7 @@ def test_every_reason_is_one():
         assert len(reason["why"]) > 20
 
 
+@in_ci
 def test_a_run_goes_on_where_it_was(tmp_path, capsys):
     """With the tests of one mistake really run; a line that was cut off is of no use, and of no harm."""
     out = tmp_path / "mutants.jsonl"
