@@ -17,7 +17,7 @@ from paper_tables import cells, keys, render, tables, verdicts
 from paper_tables.cells import Cell
 from paper_tables.tables import InputError, Output, folder, writing
 from reference import registry
-from torchimpl import checkpoints, evaluation, files
+from torchimpl import checkpoints, evaluation, files, sources
 from torchimpl.checkpoints import NORMALIZATIONS
 from torchimpl.data import cifar10
 from torchimpl.models import ARCHITECTURES
@@ -132,7 +132,7 @@ def main(arguments: Sequence[str]) -> int:
         hardware=cells.hardware(),
         versions=cells.versions(),
         key=keys.key(
-            [*keys.ACCURACY, *itertools.chain(*map(keys.method_modules, both))],
+            [*keys.ACCURACY, *itertools.chain(*map(sources.method_modules, both))],
             arch=given.arch,
             method=both,
             checkpoint=checkpoint.sha256,

@@ -95,6 +95,7 @@ def parser() -> argparse.ArgumentParser:
     )
     result.add_argument("--ray", metavar="ADDRESS", help="train on a Ray cluster: its address, auto, or local")
     result.add_argument("--device", default="cpu", help="where networks are trained: cpu (default), cuda, cuda:1, ...")
+    result.add_argument("--compile", action="store_true", help="train through torch.compile: faster, after a minute")
     result.add_argument("--tune", action="store_true", help="run what takes long, too: --list says what needs it")
     result.add_argument("--out", metavar="DIR", default="out", help="where results go (default: out)")
     result.add_argument(
@@ -131,7 +132,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.profile not in recipe.profiles():
         raise InputError(f"--profile must be one of {', '.join(recipe.profiles())}, got {arguments.profile!r}")
     try:
-        device = store.check_device(arguments.device)
+        store.check_device(arguments.device, compiled=arguments.compile)
     except ValueError as error:
         raise InputError(str(error)) from None
     destination = Path(arguments.out)
@@ -146,7 +147,8 @@ def run(arguments: argparse.Namespace) -> int:
         seeds=arguments.seeds,
         workers=arguments.workers,
         ray=arguments.ray,
-        device=device,
+        device=arguments.device,
+        compiled=arguments.compile,
         tune=arguments.tune or None,
     )
     everything = not (arguments.table or arguments.figure)

@@ -20,7 +20,7 @@ INTRO = (
     "of activations to 2), with other gammas, and with both sigmas halved, doubled, and times four: accuracy on "
     "images held out of training. Outputs are the same whatever they are; gamma only multiplies gradients, and sigma "
     "shapes them. The rates are those that were chosen with the paper's constants, so that a change of the gradients' "
-    "level counts as well."
+    "level counts as well, and chosen on these very images held out: both favour the paper's constants."
 )
 
 
@@ -51,11 +51,7 @@ def run(options: Options, measured: Measured) -> Table:
         places = trained.places_of("constants", ARMS, profile)
         found = trained.gains({arm: measured[place] for arm, place in places.items()}, PAPER)
         if found is not None:
-            listed = "; ".join(f"{arm} {gain:+.1f}" for arm, gain in found.means.items())
-            said.append(
-                f"{trained.LABELS[profile]}: against the paper's constants, {listed} points (95 % interval: "
-                f"+/-{found.half:.1f} each, for {len(found.means)} comparisons +/-{found.half_of_all:.1f})."
-            )
+            said.append(f"{trained.LABELS[profile]}: against the paper's constants, {found}.")
     columns = tuple(trained.LABELS[profile] for profile in SEEDS)
     return Table("constants", TITLE, INTRO, tuple(shown), findings=tuple(said), columns=columns)
 

@@ -20,7 +20,7 @@ from paper_tables.cells import Cell, Place
 from paper_tables.jobs import Job
 from paper_tables.tables import Measured, Options, Table
 from reference import registry
-from torchimpl import timing
+from torchimpl import sources, timing
 
 TITLE = "What quantizers cost, on this machine"
 NEEDS = "nothing (timings of this machine; about two minutes, once)"
@@ -74,7 +74,7 @@ def jobs(options: Options) -> list[Job]:
     found = []
     for name in (*registry.methods(), LITERAL):
         key = keys.key(
-            ["torchimpl.timing", *keys.method_modules(_method(name)), *keys.method_modules(STE)],
+            ["torchimpl.timing", *sources.method_modules(_method(name)), *sources.method_modules(STE)],
             literal=name == LITERAL,
             elements=ELEMENTS,
             batch=BATCH,

@@ -8,6 +8,7 @@ over the same grid of rates. If a shape helps, it does so at every level's best 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -22,11 +23,12 @@ from paper_tables.jobs import Job
 from paper_tables.table5 import RELEASED
 from paper_tables.tables import InputError, Measured, Options, Table
 from reference import daq, daq_theory
-from torchimpl import calibrate, checkpoints, evaluation
+from torchimpl import calibrate, checkpoints, evaluation, sources
 from torchimpl.data import cifar10
 from torchimpl.quantizers.base import SETTINGS
-from torchimpl.training import batches, slopes, store
+from torchimpl.training import batches, slopes
 from torchimpl.training.recipe import Recipe, recipe
+from torchimpl.training.trainer import Device
 
 TITLE = "Shape and level of the slope"
 NEEDS = "--tune (it takes long), and --data and --checkpoints but for training on digits"
@@ -39,9 +41,10 @@ INTRO = (
 )
 SIGMA = daq.SIGMA["activation"]
 VARIANTS: tuple[daq.Variant, ...] = ("paper", "released")
+METHODS = ("ste", "daq")
 IMAGES = 256
 RATES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
-PROFILES = {"embedded": (10, 3), "cifar10-short": (3, 1)}  # epochs and seeds
+PROFILES = {"embedded": ("digits", 10, 3), "cifar10-short": ("CIFAR-10", 3, 1)}  # images, epochs and seeds
 STATES = {"before fine-tuning": "FP", "released network": "1/1"}
 
 
@@ -72,7 +75,7 @@ def _gradient_jobs(options: Options) -> list[Job]:
     for state, column in STATES.items():
         for variant in VARIANTS:
             key = keys.key(
-                ["torchimpl.training.slopes", *keys.ACCURACY, *keys.method_modules("ste"), *keys.method_modules("daq")],
+                ["torchimpl.training.slopes", *keys.ACCURACY, *itertools.chain(*map(sources.method_modules, METHODS))],
                 checkpoint=RELEASED[column].sha256,
                 variant=variant,
                 images=[cifar10.SHA256["train"], IMAGES],
@@ -119,22 +122,19 @@ def _gradient(
 
 def _arm_jobs(options: Options) -> list[Job]:
     found = []
-    for profile, (epochs, seeds) in PROFILES.items():
+    for profile, (images, epochs, seeds) in PROFILES.items():
         for name, (shape, factor) in arms().items():
             made = _recipe(profile, epochs, shape, factor)
             first = runs.FULL_PRECISION.recipe(profile, "FP", 0)
             key = keys.key(
-                ["torchimpl.training.trainer", "torchimpl.training.slopes"]
-                + [module for method in ("ste", "daq") for module in keys.method_modules(method)],
+                runs.modules(made),
                 recipe=made.as_json(),
                 first=first.as_json(),
                 rates=RATES,
                 seeds=seeds,
             )
-            measure = partial(_arm, made, seeds, options.data, options.out / "depth", options.device)
-            place = Place(
-                "DAQ", "depth", name, trained.LABELS[profile] if profile == "embedded" else "CIFAR-10, 3 epochs"
-            )
+            measure = partial(_arm, made, seeds, options.data, options.out / "depth", runs.device_of(options))
+            place = Place("DAQ", "depth", name, f"{images}, {epochs} epochs")
             needs = ("tune", "data") if made.images == "cifar10" else ("tune",)
             command = f"python -m paper_tables --table depth --tune --profile {profile}"
             rehearse = partial(_rehearse, made, options.data)
@@ -149,7 +149,7 @@ def _recipe(profile: str, epochs: int, shape: str, factor: float) -> Recipe:
 
 
 def _arm(
-    made: Recipe, seeds: int, data: Path | None, folder: Path, device: str, progress: Callable[[float], None]
+    made: Recipe, seeds: int, data: Path | None, folder: Path, device: Device, progress: Callable[[float], None]
 ) -> dict[str, Any]:
     """Train an arm at each rate with each seed; from the full-precision networks that the tables train."""
     with runs.input_errors(folder):
@@ -157,14 +157,8 @@ def _arm(
         accuracies, seconds = np.empty((len(RATES), seeds)), 0.0
         for i, rate in enumerate(RATES):
             for seed in range(seeds):
-                first = runs.FULL_PRECISION.recipe(made.profile, "FP", seed)
-
-                def start(first: Recipe = first) -> Mapping[str, Any]:
-                    return store.run(first, folder, training, test, key_of=_key, device=device)[0].model
-
                 own = dataclasses.replace(made, rate=rate, seed=seed)
-                key_of = partial(_key, first=first)
-                state, _ = store.run(own, folder, training, test, start=start, key_of=key_of, device=device)
+                state = runs.train(own, folder, training, test, device)
                 seconds += state.seconds
                 accuracies[i, seed] = 100 * state.correct[-1] / len(test.labels)
                 progress((i * seeds + seed + 1) / accuracies.size)
@@ -178,6 +172,7 @@ def _arm(
         "protocol": f"{made.epochs} epochs from the full-precision network of the same seed, best of the rates",
         "seconds": round(seconds, 3),
         "detail": {
+            "device": str(device),
             "best rate": RATES[int(means.argmax())],
             "rates": RATES,
             "means": tuple(means.tolist()),
@@ -195,20 +190,18 @@ def _rehearse(made: Recipe, data: Path | None, found: Measurement) -> Mapping[st
     return runs.rehearse(own, partial(batches.splits, made.images, data), found)
 
 
-def _key(made: Recipe, first: Recipe | None = None) -> str:
-    modules = ["torchimpl.training.trainer", "torchimpl.training.slopes"]
-    modules += [module for method in ("ste", "daq") for module in keys.method_modules(method)]
-    return keys.key(modules, recipe=made.as_json(), first=first and first.as_json())
-
-
 def run(options: Options, measured: Measured) -> Table:
     """Show the gradients and the arms, and say what they say."""
     found = [_shown(measured[job.place]) for job in jobs(options)]
     return Table("depth", TITLE, INTRO, tuple(found), findings=tuple(_findings(found)), layout="list")
 
 
+def _is_measured(cell: Cell) -> bool:
+    return cell.measured is not None and cell.value_verdict is None  # and not stale
+
+
 def _shown(cell: Cell) -> Cell:
-    if cell.measured is None or cell.value_verdict is not None:
+    if not _is_measured(cell):
         return cell
     if cell.unit == "ratio":
         ratios = cell.detail["by layer"]
@@ -217,7 +210,7 @@ def _shown(cell: Cell) -> Cell:
     means = cell.detail["means"]
     assert isinstance(means, tuple)
     by_rate = ", ".join(f"{rate:g}: {mean:.1f}" for rate, mean in zip(RATES, means, strict=True))
-    return dataclasses.replace(cell, reason=f"mean accuracy by rate: {by_rate}")
+    return dataclasses.replace(cell, reason=f"mean accuracy by rate: {by_rate}{runs.vouched([cell])}")
 
 
 class Pair(NamedTuple):
@@ -243,15 +236,16 @@ def pairs() -> list[Pair]:
 
 
 def _findings(found: list[Cell]) -> list[str]:
-    """Say what shape does at equal level, and level at equal shape, each arm at its best rate, by seed."""
-    said = []
+    """Say what the kernels do to gradients; what shape does at equal level, and level at equal shape, by seed."""
+    said = [_of_gradients(found, variant) for variant in VARIANTS]
     for column in dict.fromkeys(cell.column for cell in found if cell.unit == "percent"):
-        here = {cell.row: cell for cell in found if cell.column == column and cell.measured is not None}
-        if here.keys() < arms().keys() or any((cell.runs or 0) < 2 for cell in here.values()):
+        here = {cell.row: cell for cell in found if cell.column == column and _is_measured(cell)}
+        if here.keys() < arms().keys():
             continue
         best = {row: np.asarray(cell.detail["at the best rate"]) for row, cell in here.items()}
         spread = trained.spread_of_differences([dict(enumerate(values)) for values in best.values()])
-        half = trained.half_width(spread, min(map(len, best.values())), comparisons=len(pairs()))
+        seeds = min(map(len, best.values()))
+        half = trained.half_width(spread, seeds, comparisons=len(pairs()))
         words = []
         for differs, given in (("shape", "level"), ("level", "shape")):
             means = {
@@ -259,15 +253,28 @@ def _findings(found: list[Cell]) -> list[str]:
             }
             beyond = [f"{pair.one} over {pair.other} ({mean:+.1f})" for pair, mean in means.items() if abs(mean) > half]
             words.append(
-                f"{differs} at equal {given} is worth {min(means.values()):+.1f} to {max(means.values()):+.1f} points, "
-                + (f"beyond chance in {'; '.join(beyond)}" if beyond else "none of it beyond chance")
+                f"{differs} at equal {given} is worth {min(means.values()):+.1f} to {max(means.values()):+.1f} points"
+                + (f", beyond chance in {'; '.join(beyond)}" if beyond else ", none of it beyond chance" * (seeds > 1))
             )
+        interval = f"95 % interval, for {len(pairs())} comparisons: +/-{half:.1f}" if seeds > 1 else "one seed"
         edge = [row for row, cell in here.items() if cell.detail["best rate"] in (RATES[0], RATES[-1])]
         said.append(
-            f"{column}: {'; '.join(words)} (95 % interval, for {len(pairs())} comparisons, each arm at its best rate: "
-            f"+/-{half:.1f}). The best rate lies at an end of the grid in {len(edge)} of {len(here)} arms."
+            f"{column}: {'; '.join(words)} (each arm at its best rate; {interval}). The best rate lies at an end of "
+            f"the grid in {len(edge)} of {len(here)} arms."
         )
-    return said
+    return list(filter(None, said))
+
+
+def _of_gradients(found: list[Cell], variant: str) -> str:
+    """Say by how much a kernel multiplies the gradient at the first quantized layer."""
+    here = {cell.column: cell for cell in found if cell.unit == "ratio" and f", {variant} kernel" in cell.row}
+    if not here or not all(map(_is_measured, here.values())):
+        return ""
+    before, after = (here[state].measured for state in STATES)
+    return (
+        f"With the {variant} kernel the gradient at the first quantized layer is {before:.3g} times that of flat "
+        f"slopes before fine-tuning, and {after:.3g} times in the released network."
+    )
 
 
 if __name__ == "__main__":

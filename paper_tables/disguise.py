@@ -16,9 +16,11 @@ from paper_tables import keys, runs
 from paper_tables.cells import Cell, Place
 from paper_tables.jobs import Job
 from paper_tables.tables import Measured, Options, Table
+from torchimpl import sources
 from torchimpl.data import digits
 from torchimpl.training import batches, disguise, trainer
 from torchimpl.training.recipe import Recipe, recipe
+from torchimpl.training.trainer import Device
 
 CPU = torch.device("cpu")
 TITLE = "DAQ's weights as straight-through weights in disguise"
@@ -31,8 +33,8 @@ INTRO = (
     "with the rate, as long as no code differs. A code that falls otherwise is beyond the theorem: a single one moves "
     "all gradients. Beside it, a run begun 1e-6 away (chaos), and how far the weights moved. Last, the recipe by which "
     "the tables train, with momentum, decay, and ranges and scales that learn, from full precision: there nothing is "
-    "promised, and the distance is the departure from the theorem. Activations are straight-through in all of it, so "
-    "that none of these networks is the tables' DAQ."
+    "promised, and what the distance has over that of the run begun beside is the departure from the theorem. "
+    "Activations are straight-through in all of it, so that none of these networks is the tables' DAQ."
 )
 STEPS = 10  # at the first of the rates
 OTHERS_RATE = 0.02
@@ -53,12 +55,12 @@ def jobs(options: Options) -> list[Job]:
             for size, rate in QUANTIZED_RATES.items()
         }
         ways[RECIPE] = (
-            partial(_measure_recipe, variant, made, options.out / "disguise", options.device),
+            partial(_measure_recipe, variant, made, options.out / "disguise", runs.device_of(options)),
             {"recipe": runs.configuration(made), "rates": HALVINGS},
         )
         for column, (measure, settings) in ways.items():
             key = keys.key(
-                ["torchimpl.training.disguise", *keys.method_modules("daq"), *keys.method_modules("ste")],
+                ["torchimpl.training.disguise", *sources.method_modules("daq"), *sources.method_modules("ste")],
                 variant=variant,
                 images=digits.SHA256,
                 **settings,
@@ -97,7 +99,7 @@ def _measure(variant: str, rate: float, progress: Callable[[float], None]) -> di
 
 
 def _measure_recipe(
-    variant: str, made: Recipe, folder: Path, device: str, progress: Callable[[float], None]
+    variant: str, made: Recipe, folder: Path, device: Device, progress: Callable[[float], None]
 ) -> dict[str, Any]:
     """Train by the tables' recipe, and by ones that are longer by as much as their rates are less."""
     with runs.input_errors(folder):
@@ -151,22 +153,20 @@ def run(options: Options, measured: Measured) -> Table:
             found.append(cell)
             continue
         for arm in ARMS:
-            distances, codes = (cell.detail[name] for name in (arm, f"{arm}, codes"))
-            assert isinstance(distances, tuple)
-            assert isinstance(codes, tuple)
+            distances, codes = (_values(cell, name) for name in (arm, f"{arm}, codes"))
             halved = " → ".join(f"{distance:.1e}" for distance in distances)
             reason = f"rate whole, half, quarter: {halved}; codes that differ: {100 * codes[-1]:.2f} %"
             if f"{arm}, accuracy" in cell.detail:
                 of = "DAQ" if arm == "moved" else "this"
-                reason += f"; accuracy of {of}: {_last(cell, f'{arm}, accuracy'):.1f} %"
+                reason += f"; accuracy of {of}: {_values(cell, f'{arm}, accuracy')[-1]:.1f} %"
             found.append(dataclasses.replace(cell, row=f"{cell.row}, {arm}", measured=distances[-1], reason=reason))
-        exact, off = cell.detail["M and alpha"], cell.detail["M and alpha, codes"]
-        assert isinstance(exact, tuple)
-        assert isinstance(off, tuple)
+        exact, off = _values(cell, "M and alpha"), _values(cell, "M and alpha, codes")
         if cell.column == RECIPE:
             lines = [f"{arm} {_lines(cell, arm)} ({_lines(cell, f'{arm}, codes', 100)} % of codes)" for arm in ARMS]
+            beside = " → ".join(f"{a / b:.1f}" for a, b in zip(exact, _values(cell, "chaos"), strict=True))
             said.append(
-                f"{cell.row}, {cell.column}, one seed, at the rates, half and a quarter: {'; '.join(lines)}. "
+                f"{cell.row}, {cell.column}, one seed, at the rates, half and a quarter: {'; '.join(lines)}. The "
+                f"disguise is {beside} times as far as the run begun beside. "
                 f"Accuracies: DAQ {_lines(cell, 'moved, accuracy')} %, its disguise "
                 f"{_lines(cell, 'M and alpha, accuracy')}, begun beside {_lines(cell, 'chaos, accuracy')}."
             )
@@ -179,22 +179,20 @@ def run(options: Options, measured: Measured) -> Table:
         else:
             said.append(
                 f"{cell.row}, {cell.column}: codes differ ({100 * off[-1]:.2f} % at the least rate), and the distance "
-                f"is {exact[-1]:.1e}, of a run begun 1e-6 beside {_last(cell, 'chaos'):.1e}, of straight-through "
-                f"weights without M and alpha {_last(cell, 'neither'):.1e}."
+                f"is, at the rate, half and a quarter, {_lines(cell, 'M and alpha')}, of a run begun 1e-6 beside "
+                f"{_lines(cell, 'chaos')}, of straight-through weights without M and alpha {_lines(cell, 'neither')}."
             )
     return Table("disguise", TITLE, INTRO, tuple(found), findings=tuple(said), layout="list")
 
 
+def _values(cell: Cell, name: str) -> tuple[float, ...]:
+    values = cell.detail[name]
+    assert isinstance(values, tuple)
+    return values
+
+
 def _lines(cell: Cell, name: str, times: float = 1.0) -> str:
-    values = cell.detail[name]
-    assert isinstance(values, tuple)
-    return " → ".join(f"{times * value:.3g}" for value in values)
-
-
-def _last(cell: Cell, name: str) -> float:
-    values = cell.detail[name]
-    assert isinstance(values, tuple)
-    return values[-1]
+    return " → ".join(f"{times * value:.3g}" for value in _values(cell, name))
 
 
 if __name__ == "__main__":

@@ -15,9 +15,10 @@ from paper_tables.cells import Cell, Place
 from paper_tables.jobs import Job
 from paper_tables.tables import Measured, Options, Table
 from reference import dsq
+from torchimpl import sources
 from torchimpl.training import batches, bounds, trainer
 from torchimpl.training.recipe import Recipe, recipe
-from torchimpl.training.trainer import State
+from torchimpl.training.trainer import Device, State
 
 TITLE = "DSQ while it trains"
 NEEDS = "--tune (it takes long)"
@@ -54,14 +55,14 @@ def jobs(options: Options) -> list[Job]:
     found = []
     for arm in ARMS:
         made = [_recipe(arm, seed) for seed in range(SEEDS)]
-        modules = ["torchimpl.training.trainer", "torchimpl.training.bounds", *keys.method_modules(made[0].method)]
+        modules = ["torchimpl.training.trainer", "torchimpl.training.bounds", *sources.method_modules(made[0].method)]
         found.append(
             Job(
                 _place(arm),
                 "percent",
                 keys.key(modules, runs=[one.as_json() for one in made], start=runs.configuration(_first(made[0]))),
                 "python -m paper_tables --table evolution --tune",
-                partial(_measure, made, options.out / "evolution", options.device),
+                partial(_measure, made, options.out / "evolution", runs.device_of(options)),
                 ("tune",),
                 PROFILE,
                 parallel=True,
@@ -76,7 +77,7 @@ def _first(made: Recipe) -> Recipe:
     return first
 
 
-def _measure(made: list[Recipe], folder: Path, device: str, progress: Callable[[float], None]) -> dict[str, Any]:
+def _measure(made: list[Recipe], folder: Path, device: Device, progress: Callable[[float], None]) -> dict[str, Any]:
     """Train with each seed, and look at the network after each epoch."""
     accuracies, losses, seen = [], {}, []
     with runs.input_errors(folder):
@@ -97,7 +98,7 @@ def _measure(made: list[Recipe], folder: Path, device: str, progress: Callable[[
             progress((i + 1) / len(made))
     means = {name: tuple(np.mean([[e[name] for e in some] for some in seen], axis=0).tolist()) for name in seen[0][0]}
     return runs.result_of_seeds(made, accuracies, len(test.labels)) | {
-        "detail": {"accuracies": tuple(accuracies), **losses, **means}
+        "detail": {"accuracies": tuple(accuracies), "device": str(device), **losses, **means}
     }
 
 

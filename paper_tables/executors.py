@@ -33,10 +33,8 @@ def beside(workers: int) -> Executor:
     return partial(_in_processes, workers) if workers > 1 else in_turn
 
 
-KILLED = (
-    "a worker was killed, perhaps for want of memory: try fewer --workers; what had ended is kept, and the same "
-    "command goes on"
-)
+KEPT = "what had ended is kept, and the same command goes on"
+KILLED = f"a worker was killed, perhaps for want of memory: try fewer --workers; {KEPT}"
 NICE = 10  # how much a worker stands back for whatever else the machine does
 _reports: Any = None  # in a worker: where it reports to
 
@@ -148,6 +146,8 @@ def _on_ray(address: str, tasks: Mapping[Place, Task], report: Report) -> Iterat
                 found = ray.get(done)
             except ray.exceptions.RayTaskError as error:
                 raise error.cause from None
+            except ray.exceptions.RayError as error:  # a worker was killed, or its machine is gone
+                raise InputError(f"--ray {address}: {' '.join(str(error).split())[:200]}; {KEPT}") from None
             yield running.pop(done), found
     finally:
         ray.shutdown()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 from paper_tables import runs, trained
@@ -51,15 +52,20 @@ def run(options: Options, measured: Measured) -> Table:
         places = trained.places_of("protocol", ARMS, profile)
         found = trained.gains({arm: measured[place] for arm, place in places.items()}, PAPER)
         if found is not None:
-            listed = ", ".join(f"{arm} {gain:+.1f}" for arm, gain in found.means.items())
-            alone = sum(found.means[arm] for arm in CHANGES)
-            said.append(
-                f"{trained.LABELS[profile]}: against the paper's protocol, {listed} points (95 % interval: "
-                f"+/-{found.half:.1f} each, for {len(found.means)} comparisons +/-{found.half_of_all:.1f}); the four "
-                f"changes alone would add up to {alone:+.1f}."
-            )
+            said.append(f"{trained.LABELS[profile]}: against the paper's protocol, {found}; {_together(found)}.")
     columns = tuple(trained.LABELS[profile] for profile in SEEDS)
     return Table("protocol", TITLE, INTRO, tuple(shown), findings=tuple(said), columns=columns)
+
+
+def _together(found: trained.Gains) -> str:
+    """Say whether the changes together are worth their sum."""
+    alone = sum(found.means[arm] for arm in CHANGES)
+    off = found.means[TOGETHER] - alone
+    # All arms are compared with one: it counts as often as there are changes, less one.
+    weights = [1, *([1] * len(CHANGES)), len(CHANGES) - 1]
+    half = trained.half_width(found.spread, found.seeds) * math.sqrt(sum(w**2 for w in weights) / 2)
+    interval = f" +/-{half:.1f}" if found.complete else ""
+    return f"the {len(CHANGES)} changes alone would add up to {alone:+.1f}; together they are {off:+.1f}{interval} off"
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from paper_tables import keys, table5, verdicts
 from paper_tables.cells import Cell, Place
 from paper_tables.jobs import Job
 from paper_tables.tables import InputError, Measured, Options, Table, console, guarded, writing
-from torchimpl import checkpoints, files
+from torchimpl import checkpoints, files, sources
 from torchimpl.data import cifar10
 
 TITLE = "Public networks for CIFAR-10: claimed and measured"
@@ -91,7 +91,7 @@ def jobs(options: Options) -> list[Job]:
     found = table5.released_jobs(options)
     for network in networks():
         key = keys.key(
-            [*keys.ACCURACY, *keys.method_modules(network.method)],
+            [*keys.ACCURACY, *sources.method_modules(network.method)],
             checkpoint=network.sha256,
             arch=network.arch,
             bits=network.bits,

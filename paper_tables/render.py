@@ -236,7 +236,8 @@ def legend(tables: Iterable[Table]) -> str:
     """Explain the marks that `tables` show."""
     used = {verdict(cell) for table in tables for cell in table.cells}
     marks = "  ".join(f"{mark} {name}" for name, mark in MARKS.items() if name in used and mark != name)
-    return f"printed → measured;  {marks};  * recorded: measured earlier, with the sources and data as they are now"
+    recorded = "* recorded: measured earlier, with the sources and data as they are now, or a rehearsal vouches for it"
+    return f"printed → measured;  {marks};  {recorded}"
 
 
 def totals(tables: Iterable[Table]) -> str:

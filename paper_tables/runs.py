@@ -25,12 +25,13 @@ from paper_tables.cells import Cell, Detail, Measurement, Place
 from paper_tables.jobs import Job
 from paper_tables.tables import InputError, Measured, Options, writing
 from reference import daq_theory
+from torchimpl import sources
 from torchimpl.checkpoints import CheckpointError
 from torchimpl.data import cifar10, digits
 from torchimpl.data.cifar10 import DataError
-from torchimpl.training import batches, store, trainer
+from torchimpl.training import batches, slopes, store, trainer
 from torchimpl.training.recipe import Recipe, recipe
-from torchimpl.training.trainer import State
+from torchimpl.training.trainer import Device, State
 
 TABLE = "training"
 LONG = ("cifar10-short", "cifar10")  # profiles that need CIFAR-10, whose runs are recorded
@@ -167,13 +168,15 @@ def place(contender: Contender, width: str, profile: str, seed: int) -> Place:
 
 def key_of(made: Recipe) -> str:
     """Hash what shapes a run: the harness and the method; the recipe, that of its start, the images."""
-    return keys.key(_modules(made), **configuration(made))
+    return keys.key(modules(made), **configuration(made))
 
 
-def _modules(made: Recipe) -> list[str]:
-    found = ["torchimpl.training.trainer", *keys.method_modules(made.method)]
+def modules(made: Recipe) -> list[str]:
+    """Return the modules that shape a run, for its key."""
+    found = ["torchimpl.training.trainer", *sources.method_modules(made.method)]
     if ":" in made.network:
-        found += [made.network.partition(":")[0], *keys.method_modules(made.options["method"])]
+        found.append(made.network.partition(":")[0])
+        found += [module for method in slopes.methods(made.options) for module in sources.method_modules(method)]
     return found
 
 
@@ -182,6 +185,11 @@ def configuration(made: Recipe) -> dict[str, Any]:
     first = first_of(made)
     images = (cifar10 if made.images == "cifar10" else digits).SHA256
     return {"recipe": made.as_json(), "start": first and first.as_json(), "images": images}
+
+
+def device_of(options: Options) -> Device:
+    """Return where, and how, the command line wants networks trained."""
+    return Device(options.device, options.compiled)
 
 
 def jobs(options: Options, contenders: Iterable[Contender]) -> list[Job]:
@@ -202,7 +210,7 @@ def _job(options: Options, contender: Contender, width: str, profile: str, seed:
         "percent",
         key_of(made),
         f"python -m paper_tables --table 5 6 7 --profile {profile}" + (" --data DIR" if profile in LONG else ""),
-        partial(_measure, made, options.data, options.out / TABLE, options.device),
+        partial(_measure, made, options.data, options.out / TABLE, device_of(options)),
         needs=("data",) if made.images == "cifar10" else (),
         profile=profile,
         parallel=True,
@@ -229,7 +237,7 @@ def input_errors(folder: Path) -> Iterator[None]:
 
 
 def _measure(
-    made: Recipe, data: Path | None, folder: Path, device: str, progress: Callable[[float], None]
+    made: Recipe, data: Path | None, folder: Path, device: Device, progress: Callable[[float], None]
 ) -> dict[str, Any]:
     """Train, and say what came of it."""
     training, test = _splits(made.images, data)
@@ -256,7 +264,7 @@ def _measure(
             "recipe": json.dumps(made.as_json(), sort_keys=True),
             "weights": trainer.digest(state.model),
             "threads": float(torch.get_num_threads()),
-            "device": device,
+            "device": str(device),
             **(rehearsal(made, training, test) if made.images == "cifar10" else {}),  # what is recorded
         },
     }
@@ -277,9 +285,9 @@ def job_of_seeds(place: Place, made: Sequence[Recipe], options: Options, *, held
     return Job(
         place,
         "percent",
-        keys.key(_modules(own), runs=[configuration(one) for one in made], held_out=held_out),
+        keys.key(modules(own), runs=[configuration(one) for one in made], held_out=held_out),
         f"python -m paper_tables --table {place.table} --tune --profile {own.profile}",
-        partial(_measure_seeds, made, held_out, options.data, options.out / place.table, options.device),
+        partial(_measure_seeds, made, held_out, options.data, options.out / place.table, device_of(options)),
         ("tune", "data") if own.images == "cifar10" else ("tune",),
         own.profile,
         parallel=True,
@@ -292,7 +300,7 @@ def _measure_seeds(
     held_out: bool,
     data: Path | None,
     folder: Path,
-    device: str,
+    device: Device,
     progress: Callable[[float], None],
 ) -> dict[str, Any]:
     with input_errors(folder):
@@ -305,7 +313,7 @@ def _measure_seeds(
             progress((i + 1) / len(made))
     return result_of_seeds(made, accuracies, len(test.labels)) | {
         "seconds": round(seconds, 3),
-        "detail": {"accuracies": tuple(accuracies), **rehearsal(made[0], training, test)},
+        "detail": {"accuracies": tuple(accuracies), "device": str(device), **rehearsal(made[0], training, test)},
     }
 
 
@@ -327,7 +335,14 @@ def with_seeds(cell: Cell) -> Cell:
         return cell
     values = cell.detail["accuracies"]
     assert isinstance(values, tuple)
-    return dataclasses.replace(cell, reason="by seed: " + ", ".join(f"{value:.2f}" for value in values))
+    listed = ", ".join(f"{value:.2f}" for value in values)
+    return dataclasses.replace(cell, reason=f"by seed: {listed}{vouched([cell])}")
+
+
+def vouched(cells: Sequence[Cell]) -> str:
+    """Say how many of some measurements were recorded otherwise than things are now, and what lets them stand."""
+    why = [str(cell.detail["vouched"]) for cell in cells if "vouched" in cell.detail]
+    return "".join(f"; {why.count(each)} recorded {each}" for each in dict.fromkeys(why))
 
 
 def train(
@@ -335,7 +350,7 @@ def train(
     folder: Path,
     training: cifar10.Split,
     test: cifar10.Split,
-    device: str,
+    device: Device,
     progress: Callable[[float], None] = lambda share: None,
 ) -> State:
     """Train a network, and before it the one that it starts from."""
@@ -395,7 +410,8 @@ def stands(found: Measurement, now: Mapping[str, Detail]) -> Mapping[str, Detail
     """
     then = found.detail
     if all(then.get(name, value) == value for name, value in now.items()):
-        return {**now, "vouched": "with other sources; a rehearsal gives the same bits"}
+        compiled = ", which is not compiled," if "compiled" in str(then.get("device")) else ""
+        return {**now, "vouched": f"with other sources; a rehearsal{compiled} gives the same bits"}
     if found.hardware == cells.hardware() and found.versions == cells.versions():
         return {}  # where the bits should be the same
     for name, (absolute, relative) in BOUNDS.items():

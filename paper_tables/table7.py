@@ -15,7 +15,7 @@ from paper_tables.jobs import Job
 from paper_tables.runs import Contender
 from paper_tables.tables import Measured, Options, Table, not_run_cell
 from paper_tables.trained import Entry, Ordering
-from torchimpl import timing
+from torchimpl import sources, timing
 
 TITLE = "The temperature controller against annealing and combined STE, trained and timed"
 NEEDS = "nothing for training on digits, and half a minute for timing; --data (CIFAR-10) for the other profiles"
@@ -53,7 +53,7 @@ def jobs(options: Options) -> list[Job]:
     found = runs.jobs(options, (runs.FULL_PRECISION, *ENTRIES))
     for form, extra in FORMS.items():
         key = keys.key(
-            ["torchimpl.timing", *keys.method_modules("daq"), *keys.method_modules("dasr")],
+            ["torchimpl.timing", *sources.method_modules("daq"), *sources.method_modules("dasr")],
             form=extra,
             batch=BATCH,
             hardware=cells.hardware(),

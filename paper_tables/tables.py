@@ -141,6 +141,8 @@ class Options:
         Address of a Ray cluster that trains instead.
     device : str
         On which networks are trained.
+    compiled : bool
+        Whether they are trained through torch.compile.
     tune : bool or None
         Whether to run what takes long, too, such as seeking rates; None: no.
     """
@@ -156,6 +158,7 @@ class Options:
     workers: int = 1
     ray: str | None = None
     device: str = "cpu"
+    compiled: bool = False
     tune: bool | None = None
 
     @property

@@ -77,7 +77,12 @@ class Entry(NamedTuple):
         """Whether all runs went to their end, and have learned something, as tested or as in training."""
         cells = runs.found(measured, self.contender, self.width, profile, range(seeds))
         best = [max(_value(cell, measure) for measure in ("last", "as in training")) for cell in cells]
-        return min(best, default=0.0) >= LEARNED and not any(cell.detail["diverged"] for cell in cells)
+        return min(best, default=0.0) >= LEARNED and not self.diverged(measured, profile, seeds)
+
+    def diverged(self, measured: Measured, profile: str, seeds: int) -> bool:
+        """Whether a run ended before its last epoch, since its loss was not finite."""
+        cells = runs.found(measured, self.contender, self.width, profile, range(seeds))
+        return any(cell.detail["diverged"] for cell in cells)
 
     def floor(self, measured: Measured, profile: str, seeds: int) -> float | None:
         """Return the floor that the mean accuracy is below; None if it is below none, or there is none."""
@@ -199,7 +204,10 @@ def compare(family: Sequence[Ordering], measured: Measured, profile: str, seeds:
             groups.setdefault(_group(ordering), {}).update(scatter)
             floors = {entry: entry.floor(measured, profile, seeds) for entry in sides}
             said = [f"{e.contender.name} is below the floor of {floor:g} %" for e, floor in floors.items() if floor]
-            said += [f"{e.contender.name} hardly learned" for e in sides if e not in scatter and not floors[e]]
+            ended = [e for e in sides if e.diverged(measured, profile, seeds)]
+            said += [f"{e.contender.name} ended early" for e in ended]
+            rest = [e for e in sides if e not in scatter and not floors[e] and e not in ended]
+            said += [f"{e.contender.name} hardly learned" for e in rest]
             below[ordering] = "; ".join(said)
     spreads = {group: spread_of_differences(list(runs_of.values())) for group, runs_of in groups.items()}
     chances = {o: chance(list(by_seed.values()), spreads[_group(o)]) for o, by_seed in differences.items()}
@@ -306,25 +314,67 @@ def jobs_of(
 
 
 class Gains(NamedTuple):
-    """What arms have more than another one: mean points by arm, and half of a 95 % interval, of one and of all."""
+    """What arms have more than another one, in points.
+
+    Attributes
+    ----------
+    means : dict of str to float
+        By arm.
+    chances : dict of str to float
+        Probabilities, adjusted for one another by Holm's procedure; none of an arm that hardly learned, and none at
+        all if the one they are compared with has not, or of one seed.
+    dead : set of str
+        The arms that hardly learned.
+    spread : Pooled
+        Deviation of the difference of two runs of one seed.
+    seeds : int
+    """
 
     means: dict[str, float]
-    half: float
-    half_of_all: float
+    chances: dict[str, float]
+    dead: set[str]
+    spread: Pooled
+    seeds: int
+
+    @property
+    def complete(self) -> bool:
+        """Whether all arms learned, so that there is an interval of whatever is made of them."""
+        return self.chances.keys() == self.means.keys() and self.spread.degrees > 0
+
+    def __str__(self) -> str:
+        """List the arms, each with its probability, and the interval."""
+        listed = []
+        for arm, mean in self.means.items():
+            words = f" (p = {self.chances[arm]:.2g})" if arm in self.chances else ""
+            if arm in self.dead:
+                words = " (hardly learned)"
+            listed.append(f"{arm} {mean:+.1f}{words}")
+        if self.chances:
+            half = half_width(self.spread, self.seeds)
+            interval = f"95 % interval of one: +/-{half:.1f}; p by Holm, for {len(listed)}"
+        else:
+            interval = (
+                f"{'one seed' if self.seeds == 1 else 'that with which they are compared hardly learned'}: no interval"
+            )
+        return f"{'; '.join(listed)} points ({interval})"
 
 
 def gains(arms: Mapping[str, Cell], base: str) -> Gains | None:
-    """Compare arms of several seeds with one of them, paired by seed; None where one was not run, or has one seed."""
+    """Compare arms with one of them, paired by seed; None where one was not run."""
     if any(cell.measured is None or cell.value_verdict == "stale" for cell in arms.values()):
         return None
     values = {arm: np.asarray(cell.detail["accuracies"], float) for arm, cell in arms.items()}
-    seeds = len(values[base])
-    if seeds < 2:
-        return None
-    alive = [some for some in values.values() if some.mean() > values[base].mean() / 2]  # others scatter otherwise
-    spread = spread_of_differences([dict(enumerate(some)) for some in alive])
-    means = {arm: float((some - values[base]).mean()) for arm, some in values.items() if arm != base}
-    return Gains(means, half_width(spread, seeds), half_width(spread, seeds, comparisons=len(means)))
+    dead = {arm for arm, some in values.items() if some.min() < max(LEARNED, values[base].mean() / 2)}
+    alive = {arm: some for arm, some in values.items() if arm not in dead}  # others scatter otherwise
+    spread = spread_of_differences([dict(enumerate(some)) for some in alive.values()])
+    differences = {arm: some - values[base] for arm, some in values.items() if arm != base}
+    means = {arm: float(some.mean()) for arm, some in differences.items()}
+    chances = {arm: 1.0 if arm in dead else chance(list(some), spread) for arm, some in differences.items()}
+    adjusted = dict(zip(chances, verdicts.holm(list(chances.values())), strict=True))
+    judged = set() if base in dead or not spread.degrees else alive.keys() - {base}
+    return Gains(
+        means, {arm: p for arm, p in adjusted.items() if arm in judged}, dead - {base}, spread, len(values[base])
+    )
 
 
 def cells(
@@ -375,9 +425,7 @@ def _accuracy_cell(table: ReportedTable, entry: Entry, profile: str, found: Sequ
     stopped = {str(cell.detail["diverged"]) for cell in found if cell.detail["diverged"]}
     if stopped:
         reason += f"; ended early: {'; '.join(sorted(stopped))}"
-    vouched = [cell for cell in found if "vouched" in cell.detail]
-    if vouched:
-        reason += f"; {len(vouched)} recorded {vouched[0].detail['vouched']}"
+    reason += runs.vouched(found)
     first = found[0]
     return Cell(
         paper=table.paper,
@@ -452,7 +500,8 @@ def findings(entries: Sequence[Entry], options: Options, measured: Measured) -> 
             missing.append(f"{LABELS[profile]}: {have} of {wanted} runs are there; the others: {command}")
     noise_of_images = (
         "Verdicts on orderings are on these test images; seeds vary first weights, order and crops. Other images of "
-        f"the same kind would move a difference of two independent networks by up to {', '.join(said)}."
+        f"the same kind would move a difference of two independent networks, in 95 of 100 cases by less than "
+        f"{', '.join(said)}."
     )
     return (*([noise_of_images] if said else []), *said_of_floors, *missing)
 

@@ -18,10 +18,12 @@ from paper_tables.cells import Detail, Measurement
 from paper_tables.jobs import Job
 from paper_tables.runs import MAIN
 from paper_tables.tables import Measured, Options, Table
+from torchimpl import sources
 from torchimpl.data.cifar10 import Split
 from torchimpl.optimization import parameter_groups
 from torchimpl.training import batches, store, trainer
 from torchimpl.training.recipe import Recipe
+from torchimpl.training.trainer import Device
 
 TITLE = "Rates of learning, chosen on images held out of training"
 NEEDS = "--tune, and --data (CIFAR-10) for all profiles but the embedded one"
@@ -48,14 +50,16 @@ def jobs(options: Options) -> list[Job]:
             made = dataclasses.replace(made, epochs=epochs)
             first = runs.first_of(made, tuned=False)  # so that rates can be sought in any order
             key = keys.key(
-                ["torchimpl.training.trainer", *keys.method_modules(made.method)],
+                ["torchimpl.training.trainer", *sources.method_modules(made.method)],
                 recipe=made.as_json(),
                 first=first and first.as_json(),
                 grid=[RATES, QUANTIZER_RATES, LIMIT],
                 images=images,
             )
             rehearse = partial(_rehearse, made, options.data)
-            measure = partial(_measure, made, first, images, options.data, options.out / "tuning", options.device)
+            measure = partial(
+                _measure, made, first, images, options.data, options.out / "tuning", runs.device_of(options)
+            )
             command = f"python -m paper_tables --table tuning --profile {profile} --tune --record"
             place = runs.tuned_place(contender.name, profile)
             needs = ("tune", "data") if made.images == "cifar10" else ("tune",)
@@ -71,14 +75,17 @@ def run(options: Options, measured: Measured) -> Table:
         if cell.measured is not None:
             own = f", quantizers {cell.detail['quantizer_rate']:g}" if cell.detail["quantizer_rate"] else ""
             rates = f"weights {cell.detail['rate']:g}{own}"
-            reason = f"{rates}; best of {len(cell.detail['accuracies'])}{_at_an_edge(cell)}"  # type: ignore[arg-type]
+            tried = len(cell.detail["accuracies"])  # type: ignore[arg-type]
+            reason = f"{rates}; best of {tried}{_at_an_edge(cell)}{runs.vouched([cell])}"
             cell = dataclasses.replace(cell, reason=reason)
         shown.append(cell)
     intro = (
         "Accuracy on images held out of training with the best of a grid of rates, the same for all: for weights "
         f"{_text(RATES)}, for quantizers {_text(QUANTIZER_RATES)}, and beyond where the best lies at an edge, in "
         f"{LIMIT} rounds at most. They are sought at the first of a contender's bit-widths, and used at all: at 1/32, "
-        "where no activation's slope multiplies another's, others might be better. These are not results: they decide "
+        "where no activation's slope multiplies another's, others might be better. On CIFAR-10 an attempt of a "
+        f"quantized network is one epoch on {PROFILES['cifar10-short']:,} images, far less than the six on 50,000 for "
+        "which its rates are used; the papers' 400 epochs have the paper's rates. These are not results: they decide "
         "with which rates the other tables train."
     )
     return Table("tuning", TITLE, intro, tuple(shown), columns=tuple(PROFILES), layout="list")
@@ -105,7 +112,7 @@ def _measure(
     images: int,
     data: Path | None,
     folder: Path,
-    device: str,
+    device: Device,
     progress: Callable[[float], None],
 ) -> dict[str, Any]:
     """Try the grid, and more of it while the best lies at an edge."""
@@ -119,7 +126,7 @@ def _sought(
     images: int,
     data: Path | None,
     folder: Path,
-    device: str,
+    device: Device,
     progress: Callable[[float], None],
 ) -> dict[str, Any]:
     training, held_out = batches.splits(made.images, data, held_out=True)
@@ -157,6 +164,7 @@ def _sought(
         "protocol": f"{runs.protocol(made)}; {len(training.labels)} training images; tested on images held out",
         "seconds": round(sum(seconds), 3),
         "detail": {
+            "device": str(device),
             "rate": best[0],
             "quantizer_rate": best[1],
             "rates": tuple(pair[0] for pair in pairs),
@@ -176,7 +184,7 @@ def _rehearse(made: Recipe, data: Path | None, found: Measurement) -> Mapping[st
 
 def _key(made: Recipe, **more: Any) -> str:
     described = {name: value.as_json() if isinstance(value, Recipe) else value for name, value in more.items()}
-    modules = ["torchimpl.training.trainer", *keys.method_modules(made.method)]
+    modules = ["torchimpl.training.trainer", *sources.method_modules(made.method)]
     return keys.key(modules, recipe=made.as_json(), held_out=True, **described)
 
 

@@ -76,7 +76,7 @@ def read(path: str | Path, *, sha256: str | None = None) -> Checkpoint:
     return Checkpoint(Path(path), digest, state, entry, ", ".join(holders[1:]))
 
 
-def read_content(path: str | Path, *, sha256: str | None = None) -> tuple[Any, str]:
+def read_content(path: str | Path, *, sha256: str | None = None, most: int | None = None) -> tuple[Any, str]:
     """Read whatever a checkpoint file of torch or safetensors holds, and its sha256.
 
     Parameters
@@ -84,6 +84,8 @@ def read_content(path: str | Path, *, sha256: str | None = None) -> tuple[Any, s
     path : path
     sha256 : str, optional
         What the file must be; it is checked before anything is unpickled.
+    most : int, optional
+        Bytes that the file may have, and may unpack to; by default `MAX_BYTES`.
 
     Raises
     ------
@@ -91,11 +93,11 @@ def read_content(path: str | Path, *, sha256: str | None = None) -> tuple[Any, s
         If the file is missing, too large, corrupt, not the expected one, or holds anything but tensors and plain
         containers.
     """
-    path = Path(path)
+    path, most = Path(path), MAX_BYTES if most is None else most
     try:
         size = path.stat().st_size
-        if not path.is_file() or size > MAX_BYTES:
-            raise CheckpointError(f"{path}: not a file of at most {MAX_BYTES // 2**20} MiB")
+        if not path.is_file() or size > most:
+            raise CheckpointError(f"{path}: not a file of at most {most // 2**20} MiB")
         with path.open("rb") as stream:
             start = stream.read(START)
             stream.seek(0)
@@ -107,7 +109,7 @@ def read_content(path: str | Path, *, sha256: str | None = None) -> tuple[Any, s
             raise CheckpointError(f"{path}: no checkpoint but {other}")
         if safetensors.is_safetensors(start, size):
             return _read_safetensors(path), digest
-        problem = pickle_scan.problem(path, MAX_BYTES)
+        problem = pickle_scan.problem(path, most)
         if problem:
             raise CheckpointError(f"{path}: refused, {problem[:MAX_REASON]}")
         return torch.load(path, map_location="cpu", weights_only=True), digest

@@ -47,12 +47,12 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def is_locked(path: Path) -> bool:
-    """Whether a process holds this lock, this one or another."""
+    """Whether a process of this user holds this lock, this one or another."""
     try:
-        with path.open("rb") as stream:
-            fcntl.flock(
-                stream, fcntl.LOCK_SH | fcntl.LOCK_NB
-            )  # shared, so that two who ask don't take each other for one
+        if path.stat().st_uid != os.getuid():
+            return False
+        with path.open("rb") as stream:  # shared, so that two who ask don't take each other for one
+            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except FileNotFoundError:
         return False
     except BlockingIOError:

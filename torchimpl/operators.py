@@ -69,7 +69,7 @@ class Operator:
             f"{name}_integers", f"{arguments} -> Tensor", self._run_integers, self._like_forward
         )
         of_backward = f"(Tensor grad, {arguments[1:]} -> {returned}"
-        self._call_backward = _define(f"{name}_backward", of_backward, self._run_backward, self._like_backward)
+        self._call_backward = _define(f"{name}_backward", of_backward, self._laid_out_backward, self._like_backward)
         torch.library.register_autograd(f"quantgap::{name}", self.differentiate, setup_context=_keep, lib=_library)
         torch.library.register_autograd(f"quantgap::{name}_backward", _no_second_derivative(name), lib=_library)
 
@@ -114,6 +114,13 @@ class Operator:
         own = tuple(g.clone() if g is grad else g for g in found)  # an operator returns nothing that it was given
         return own if self._gradients > 1 else own[0]
 
+    def _laid_out_backward(self, grad: Tensor, *arguments: Any) -> Any:
+        """Run the backward pass; each gradient in the layout that compilers are told, whichever `grad` comes in."""
+        found = self._run_backward(grad, *arguments)
+        tensors = [value for value in arguments if isinstance(value, Tensor)][: self._gradients]
+        own = tuple(map(_laid_out, found if self._gradients > 1 else (found,), tensors))
+        return own if self._gradients > 1 else own[0]
+
     def _like_forward(self, x: Tensor, *arguments: Any) -> Tensor:
         learned = [p for p in arguments if isinstance(p, Tensor)][: 0 if self._tables else self._gradients - 1]
         return torch.empty_like(sum((p.to(x.dtype) for p in learned), x))
@@ -150,6 +157,13 @@ def _in_single_at_least(function: Function, x: Tensor, arguments: Sequence[Any])
     function = _on_gpu(function) if x.is_cuda else function
     out: Tensor = function(x.to(torch.promote_types(x.dtype, torch.float32)), *arguments)
     return out.to(x.dtype)
+
+
+def _laid_out(found: Tensor, like: Tensor) -> Tensor:
+    """Return `found`, summed over what was broadcast, with its elements where `torch.empty_like` has them."""
+    found = found.sum_to_size(like.shape)
+    strides = torch.empty_like(like, device="meta").stride()
+    return found if found.stride() == strides else torch.empty_like(like).copy_(found)
 
 
 def is_traced() -> bool:

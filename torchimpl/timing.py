@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 import statistics
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -25,6 +27,7 @@ from torchimpl.quantizers.base import Quantizer
 
 Run = Callable[[], object]
 QUIET = Path(tempfile.gettempdir()) / f"quantgap-timing-{os.getuid()}.lock"
+LONG = 120.0  # seconds
 
 
 def quiet() -> AbstractContextManager[None]:
@@ -33,9 +36,13 @@ def quiet() -> AbstractContextManager[None]:
 
 
 def wait_for_quiet() -> None:
-    """Wait while another process of this machine times something."""
+    """Wait while another process of this machine times something; warn if that takes minutes."""
+    begun = time.monotonic()
     while files.is_locked(QUIET):
         time.sleep(0.2)
+        if time.monotonic() - begun > LONG:
+            warnings.warn(f"waiting: a process that times something holds {QUIET}", UserWarning, stacklevel=2)
+            begun = math.inf
 
 
 def medians(runs: Mapping[str, Run], *, rounds: int = 11, warmup: int = 2) -> dict[str, float]:

@@ -29,7 +29,7 @@ from paper_tables.jobs import Job
 from paper_tables.tables import InputError, Measured, Options, Table
 from reference import daq, daq_theory, grid
 from reference.grid import Array
-from torchimpl import checkpoints, first_batch, history, released_state
+from torchimpl import checkpoints, first_batch, history, released_state, sources
 from torchimpl.data import cifar10
 
 TITLE = "Paper against released code"
@@ -384,7 +384,7 @@ def lines(options: Options) -> Iterator[Line]:
             Place("DAQ", "code", "output scale in the very first batch, 1/32", RECOMPUTED),
             "times too large or too small",
             keys.key(
-                ["torchimpl.first_batch", "torchimpl.data.cifar10", *keys.method_modules("daq")],
+                ["torchimpl.first_batch", "torchimpl.data.cifar10", *sources.method_modules("daq")],
                 checkpoint=table5.RELEASED["FP"].sha256,
                 images=cifar10.SHA256["test"],
                 first=FIRST_IMAGES,

@@ -13,7 +13,7 @@ from paper_tables import keys, table5
 from paper_tables.cells import Cell, Place
 from paper_tables.jobs import Job
 from paper_tables.tables import InputError, Measured, Options
-from torchimpl import checkpoints, disagreement
+from torchimpl import checkpoints, disagreement, sources
 from torchimpl.data import cifar10
 
 COMMAND = "python -m paper_tables --table significance --data DIR --checkpoints DIR"
@@ -26,7 +26,7 @@ def jobs(options: Options) -> list[Job]:
     for pair in PAIRS:
         released = [table5.RELEASED[column] for column in pair]
         key = keys.key(
-            ["torchimpl.disagreement", *keys.ACCURACY, *keys.method_modules("daq")],
+            ["torchimpl.disagreement", *keys.ACCURACY, *sources.method_modules("daq")],
             checkpoints=[one.sha256 for one in released],
             normalization="imagenet",
             images=cifar10.SHA256["test"],

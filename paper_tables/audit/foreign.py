@@ -25,6 +25,7 @@ from paper_tables.tables import InputError, Measured, Options, Table
 from reference import contract
 from reference.gate import Gate
 from reference.verdicts import WRONG, Row
+from torchimpl import sources
 from torchimpl.handover import of_torch
 
 TITLE = "Public quantizers, held to the contract"
@@ -146,7 +147,7 @@ def jobs(options: Options) -> list[Job]:
     versions, entries = data()
     found = []
     for entry in entries:
-        roots = ["reference.gate", "torchimpl.handover", *keys.method_modules(entry.method)]
+        roots = ["reference.gate", "torchimpl.handover", *sources.method_modules(entry.method)]
         settings = {name: value for name, value in vars(entry).items()}
         key = keys.key(roots, entry=settings, version=versions[entry.package], torch=versions["torch"])
         place = Place("public code", "foreign", entry.name, PROPERTIES)

@@ -22,6 +22,7 @@ from paper_tables.cells import Measurement
 from paper_tables.tables import Options
 from reference import integer
 from tests.oracles import check_same
+from torchimpl import sources
 
 WIDTHS = ["8/8", "4/4", "3/3", "2/2", "1/1"]
 # ResNet-18 behind its first convolution, from Table 1 of He et al.: channels in and out, size, kernel, stride; number
@@ -105,8 +106,8 @@ def test_c_sources_and_modules_are_in_the_key(tmp_path, monkeypatch):
     assert own != arm_speed.keys.key(["arm.counts"], sources="")
     for module in ("arm.build", "arm.counts", "arm.decode", "arm.emulator", "arm.kernels"):
         with monkeypatch.context() as patch:
-            patch.setattr(arm_speed.keys, "_sources", arm_speed.keys._sources.__wrapped__)
-            patch.setattr(arm_speed.keys, "_read", changed(arm_speed.keys._read, module))
+            patch.setattr(sources, "_lines", sources._lines.__wrapped__)
+            patch.setattr(sources, "_read", changed(sources._read, module))
             assert arm_speed.keys.key(["arm.count"], sources="") != own, module
 
 

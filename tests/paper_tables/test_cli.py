@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 
-from paper_tables import cells, cli, figures, jobs, render, reported, table5, table7, tables
+from paper_tables import cells, cli, figures, jobs, render, reported, runs, table5, table7, tables
 from paper_tables.cells import Cell
 from paper_tables.report import views
 from paper_tables.tables import FIGURES, SCRIPTS, Table
@@ -186,6 +186,25 @@ def test_bad_options_are_status_2(arguments):
     with pytest.raises(SystemExit) as stop:
         cli.main(arguments)
     assert stop.value.code == 2
+
+
+def test_networks_are_trained_as_the_command_line_says(tmp_path, monkeypatch, capsys):
+    asked, real = [], jobs.regenerate
+    monkeypatch.setattr(
+        jobs, "regenerate", lambda scripts, options, drawn: asked.append(options) or real(scripts, options, drawn)
+    )
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
+    for arguments in ([], ["--compile"]):
+        assert cli.main(["--table", "2", "--quiet", "--out", str(tmp_path), *arguments]) == 0
+    assert [runs.device_of(options) for options in asked] == [("cpu", False), ("cpu", True)]
+
+    def none(*_, **__):
+        raise RuntimeError("no working C++ compiler was found")
+
+    monkeypatch.setattr(torch, "compile", none)
+    capsys.readouterr()
+    assert cli.main(["--table", "2", "--compile", "--out", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.startswith("error: --compile: torch.compile does not work here: no working C++")
 
 
 def test_an_output_folder_that_cannot_be_is_named_before_anything_runs(tmp_path, monkeypatch, capsys):

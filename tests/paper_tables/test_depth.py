@@ -89,9 +89,27 @@ def test_what_shape_and_level_do_is_said_with_the_interval_of_all_comparisons():
     assert said.count("none of it beyond chance") == 2
 
 
-def test_one_seed_or_a_missing_arm_says_nothing():
-    assert depth._findings(made_up(lambda row: [90.0])) == []
-    assert depth._findings(made_up(lambda row: [90.0, 91.0])[1:]) == []
+def test_one_seed_has_no_interval_and_a_missing_arm_says_nothing():
+    (said,) = depth._findings(made_up(lambda row: [90.0 + row.startswith("flat")]))
+    assert "level at equal shape is worth +0.0 to +0.0 points (each arm at its best rate; one seed)" in said
+    assert "shape at equal level is worth -1.0 to -1.0 points; " in said
+    assert "chance" not in said
+    whole = made_up(lambda row: [90.0, 91.0])
+    assert depth._findings(whole[1:]) == []
+    assert depth._findings([dataclasses.replace(whole[0], value_verdict="stale"), *whole[1:]]) == []
+
+
+def test_what_the_kernels_do_to_gradients_is_said_of_both_networks():
+    found = [
+        Cell(**job.place._asdict(), unit="ratio", measured=ratio)
+        for job, ratio in zip(depth._gradient_jobs(Options()), (44.25, 1.1, 5.74, 1.04), strict=True)
+    ]
+    paper, released = depth._findings(found)
+    assert "With the paper kernel the gradient" in paper
+    assert "44.2 times that of flat slopes before fine-tuning, and 5.74 times in the released network" in paper
+    assert "1.1 times that of flat slopes before fine-tuning, and 1.04 times" in released
+    stale = [dataclasses.replace(cell, value_verdict="stale") for cell in found[:1]]
+    assert depth._findings([*stale, *found[1:]]) == [released]
 
 
 def test_reasons():

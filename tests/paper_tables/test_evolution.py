@@ -127,7 +127,7 @@ def test_a_measurement(monkeypatch, tmp_path):
     monkeypatch.setattr(runs, "train", lambda made, *rest: State(model=trainer.build(made).state_dict()))
     short = [evolution.dataclasses.replace(evolution._recipe(LEARNED, seed), epochs=2, batch=256) for seed in (0, 1)]
     parts = []
-    found = evolution._measure(short, tmp_path, "cpu", parts.append)
+    found = evolution._measure(short, tmp_path, trainer.CPU, parts.append)
     assert (found["runs"], found["seeds"], parts) == (2, (0, 1), [0.5, 1.0])
     assert len(found["detail"]["alpha of weights"]) == len(found["detail"]["loss, seed 1"]) == 2
     assert found["measured"] == pytest.approx(sum(found["detail"]["accuracies"]) / 2)

@@ -11,23 +11,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paper_tables import cells, keys, table5
+from paper_tables import keys, table5
 from paper_tables.audit import code
 from paper_tables.tables import Options
+from torchimpl import sources
 
 ROOT = Path(__file__).parents[2]
-MODULES = sorted(path for package in keys.PACKAGES for path in (ROOT / package).rglob("*.py"))
+MODULES = sorted(path for package in sources.PACKAGES for path in (ROOT / package).rglob("*.py"))
 SOURCES = {str(path.relative_to(ROOT)): path.read_text() for path in MODULES}
 
 
 @pytest.fixture
 def _afresh(monkeypatch):
     """Sources are read each time, as by a process that starts."""
-    monkeypatch.setattr(keys, "_sources", keys._sources.__wrapped__)
+    monkeypatch.setattr(sources, "_lines", sources._lines.__wrapped__)
 
 
 def meaning(source: str) -> str:
-    return keys.dump(ast.parse(source))
+    return sources.dump(ast.parse(source))
 
 
 @given(st.sampled_from(sorted(SOURCES)), st.data())
@@ -82,16 +83,16 @@ def test_what_differs_differs(one, other):
 @given(st.sampled_from(sorted(SOURCES)))
 def test_fields_that_only_other_versions_have_do_not_count(name):
     tree = ast.parse(SOURCES[name])
-    before = keys.dump(tree)
+    before = sources.dump(tree)
     for node in [node for node in ast.walk(tree) if isinstance(node, ast.stmt)]:
         node._fields = (*node._fields, "type_params", "default_value")
         node.type_params, node.default_value = [], None
-    assert keys.dump(tree) == before
+    assert sources.dump(tree) == before
 
 
 @pytest.mark.parametrize("minor", [11, 12, 13, 14])
 def test_every_python_gives_the_same_key(minor):
-    roots = [*keys.ACCURACY, *keys.method_modules("daq")]
+    roots = [*keys.ACCURACY, *sources.method_modules("daq")]
     command = [f"python3.{minor}", "-c", f"from paper_tables import keys; print(keys.key({roots!r}))"]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
     try:
@@ -108,7 +109,7 @@ def test_every_python_gives_the_same_key(minor):
 def small(tmp_path, monkeypatch, _afresh):
     """A small package: a imports b at its top, b imports c in a package p; a's functions import d, its types e."""
     package = tmp_path / "reference"
-    sources = {
+    texts = {
         "__init__.py": "",
         "a.py": """
             import typing
@@ -125,10 +126,10 @@ def small(tmp_path, monkeypatch, _afresh):
         "d.py": "x = 1\n",
         "e.py": "x = 1\n",
     }
-    for name, text in sources.items():
+    for name, text in texts.items():
         (package / name).parent.mkdir(exist_ok=True)
         (package / name).write_text(re.sub(r"^ {12}", "", text, flags=re.MULTILINE))
-    monkeypatch.setattr(cells, "ROOT", tmp_path)
+    monkeypatch.setattr(sources, "ROOT", tmp_path)
     return package
 
 
@@ -171,14 +172,14 @@ def test_roots_are_modules_that_shape_numbers(root):
 
 
 def test_methods_are_found_by_name(tmp_path, monkeypatch):
-    assert keys.method_modules(None) == ()
-    assert {"reference.lsq", "torchimpl.quantizers.lsq"} <= set(keys.method_modules("lsq"))
-    assert {"torchimpl.kernels.lsq", "torchimpl.kernels.native"} <= set(keys.method_modules("lsq"))
+    assert sources.method_modules(None) == ()
+    assert {"reference.lsq", "torchimpl.quantizers.lsq"} <= set(sources.method_modules("lsq"))
+    assert {"torchimpl.kernels.lsq", "torchimpl.kernels.native"} <= set(sources.method_modules("lsq"))
     for name in ("reference/new", "torchimpl/kernels/new"):
         (tmp_path / name).parent.mkdir(parents=True)
         (tmp_path / name).with_suffix(".py").write_text("")
-    monkeypatch.setattr(cells, "ROOT", tmp_path)
-    assert keys.method_modules("new") == ("reference.new", "torchimpl.kernels.new")
+    monkeypatch.setattr(sources, "ROOT", tmp_path)
+    assert sources.method_modules("new") == ("reference.new", "torchimpl.kernels.new")
 
 
 @pytest.fixture(scope="module")
@@ -217,7 +218,7 @@ def numbers():
 @pytest.mark.usefixtures("_afresh")
 @pytest.mark.parametrize("change", NUMBERS, ids=lambda change: f"{change[0]}: {change[2]}")
 def test_recorded_numbers_are_stale_when_what_shapes_them_changed(change, tree, monkeypatch):
-    monkeypatch.setattr(cells, "ROOT", tree)
+    monkeypatch.setattr(sources, "ROOT", tree)
     name, old, new = change
     before = numbers()
     source = (tree / name).read_text()

@@ -1,9 +1,12 @@
 """Tables `schedule`, `protocol`, `constants`, and the suite's own figures S1 to S3, of made-up measurements."""
 
+import dataclasses
 import re
 
+import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from scipy import stats
 
 from paper_tables import (
     constants,
@@ -97,16 +100,30 @@ def test_differences_are_paired_by_seed_and_have_an_interval():
     table = schedule.run(OPTIONS, of_schedule(growing))
     (*digits, of_digits), (*cifar, of_cifar) = table.findings[:4], table.findings[4:]
     assert len(digits) == len(cifar) == len(schedule.CONTENDERS) - 1
-    assert all("3, 10, 30 epochs: +1.0, +1.0, +1.0 points" in said and "+/-0.0, 0.0, 0.0" in said for said in digits)
-    assert all("3, 10 epochs: +1.0, +1.0 points" in said for said in cifar)  # 30 epochs have one seed
-    assert "of these 9 differences" in of_digits
-    assert "of these 6 differences" in of_cifar
+    assert all(
+        "3, 10, 30 epochs: +1.0, +1.0, +1.0 points" in said and "+/-0.0, +/-0.0, +/-0.0" in said for said in digits
+    )
+    assert all("3, 10, 30 epochs: +1.0, +1.0, +1.0 points" in said for said in cifar)
+    assert all("+/-0.0, +/-0.0, none of one seed" in said for said in cifar)
+    assert "adjusted for 9" in of_digits
+    assert "adjusted for 9" in of_cifar  # those of which nothing is known are of the family
     assert "STE at 30 epochs" in of_digits
     missing = of_schedule(growing)
     missing.pop(next(iter(missing)))
     with pytest.raises(KeyError):
         schedule.run(OPTIONS, missing)
     assert len(schedule.run(OPTIONS, of_schedule(growing, profiles=("cifar10-short",))).findings) == 4
+
+
+def test_lengths_that_were_not_run_are_left_out_but_stay_of_the_family():
+    found = of_schedule(growing, profiles=("cifar10-short",))
+    for place, cell in found.items():
+        if "30 epochs" in place.column or ("10 epochs" in place.column and place.row == "STE"):
+            found[place] = dataclasses.replace(cell, measured=None, value_verdict="not run")
+    *lines, said = schedule.run(OPTIONS, found).findings
+    assert len(lines) == 3
+    assert all("after 3 epochs: +1.0 points (95 % intervals: +/-0.0)" in line for line in lines)
+    assert "adjusted for 9" in said
 
 
 def test_of_nine_differences_by_chance_none_is_said_to_be_beyond_it():
@@ -119,12 +136,12 @@ def test_of_nine_differences_by_chance_none_is_said_to_be_beyond_it():
         return [90.0 + seed + scatter[epochs] * wave[row][seed] - less for seed in range(3)]
 
     *lines, said = schedule.run(OPTIONS, of_schedule(value, profiles=("embedded",))).findings
-    (least, half) = re.search(r"less STE .*: \S+, \+(\S+), \S+ points .*/-\S+, (\S+), \S+\)", lines[1]).groups()
-    halves = [float(value) for value in re.search(r"/-(\S+), (\S+), (\S+)\)", lines[0]).groups()]
+    (least, half) = re.search(r"less STE .*: \S+, \+(\S+), \S+ points .*/-\S+, \+/-(\S+), \S+\)", lines[1]).groups()
+    halves = [float(value) for value in re.search(r"/-(\S+), \+/-(\S+), \+/-(\S+)\)", lines[0]).groups()]
     assert halves[0] > halves[1] > halves[2] > 0
     assert float(half) == halves[1]
     assert float(least) > 0.5 * float(half)
-    assert "of these 9 differences none is beyond chance (least p = " in said
+    assert "of these differences none is beyond chance (least p = " in said
 
 
 def fields(made):
@@ -161,16 +178,73 @@ def test_what_the_protocols_changes_add():
             found[job.place] = Cell(**job.place._asdict(), unit=job.unit, value_verdict="not run")
     table = protocol.run(OPTIONS, found)
     (said,) = table.findings
-    assert "kernel +1.0, rate 0.1 -2.0, the released network +0.0, ImageNet's normalisation +3.0, all four" in said
-    assert (
-        "code +4.0 points (95 % interval: +/-0.0 each, for 5 comparisons +/-0.0); the four changes alone would add up "
-        "to +2.0." in said
-    )
+    assert "kernel +1.0 (p = 0); rate 0.1 -2.0 (p = 0); the released network +0.0 (p = 1); ImageNet's" in said
+    assert "code +4.0 (p = 0) points (95 % interval of one: +/-0.0; p by Holm, for 5)" in said
+    assert "the 4 changes alone would add up to +2.0; together they are +2.0 +/-0.0 off." in said
     assert next(iter(table.cells)).reason == "by seed: 90.00, 91.00, 92.00"
     found[protocol.jobs(OPTIONS)[0].place] = Cell(
         **protocol.jobs(OPTIONS)[0].place._asdict(), unit="percent", value_verdict="not run"
     )
     assert protocol.run(OPTIONS, found).findings == ()
+
+
+def of_protocol(values):
+    """`values` are accuracies on digits, by arm and seed; nothing else was run."""
+    found = {}
+    for job in protocol.jobs(OPTIONS):
+        some = values[job.place.row]
+        found[job.place] = cell(job, sum(some) / len(some), accuracies=tuple(some))
+        if job.profile != "embedded":
+            found[job.place] = Cell(**job.place._asdict(), unit=job.unit, value_verdict="not run")
+    return found
+
+
+def test_what_the_changes_are_off_their_sum_has_the_interval_of_that_contrast():
+    """All arms and seeds scatter alike, about a mean of the arm and one of the seed."""
+    table = np.random.default_rng(3).normal(80, 2, (6, 3))
+    (said,) = protocol.run(OPTIONS, of_protocol(dict(zip(protocol.ARMS, table.tolist(), strict=True)))).findings
+    residual = table - table.mean(0) - table.mean(1, keepdims=True) + table.mean()
+    deviation = np.sqrt((residual**2).sum() / (5 * 2))
+    paper, *changes, together = table.mean(1)
+    contrast = together - paper - sum(change - paper for change in changes)
+    half = stats.t.ppf(0.975, 10) * deviation * np.sqrt((1 + 4 + 3**2) / 3)
+    assert f"together they are {contrast:+.1f} +/-{half:.1f} off." in said
+    one = stats.t.ppf(0.975, 10) * deviation * np.sqrt(2 / 3)
+    assert f"95 % interval of one: +/-{one:.1f}" in said
+    chances = [2 * stats.t.sf(abs(mean - paper) / (deviation * np.sqrt(2 / 3)), 10) for mean in (*changes, together)]
+    least = min(float(p) for p in re.findall(r"\(p = ([\d.e-]+)\)", said))
+    assert least == pytest.approx(min(1, 5 * min(chances)), rel=0.05)
+
+
+def test_arms_that_hardly_learned_have_no_probability_and_one_seed_no_interval():
+    values = {arm: [90.0, 91.0, 92.5 - i / 5] for i, arm in enumerate(protocol.ARMS)}
+    (usual,) = protocol.run(OPTIONS, of_protocol(values)).findings
+    values["rate 0.1"] = [10.0, 30.0, 12.0]
+    (dead,) = protocol.run(OPTIONS, of_protocol(values)).findings
+    assert "rate 0.1 -73.8 (hardly learned);" in dead
+    halves = [float(re.search(r"one: \+/-([\d.]+)", said)[1]) for said in (usual, dead)]
+    assert halves[1] < 2 * halves[0] < 4
+    assert re.search(r"together they are [+-][\d.]+ \+/-[\d.]+ off", usual)
+    assert re.search(r"together they are [+-][\d.]+ off", dead)  # the sum has an arm that is not in the deviation
+    (alone,) = protocol.run(OPTIONS, of_protocol({arm: some[:1] for arm, some in values.items()})).findings
+    assert "ImageNet's normalisation +0.0; all four, as the released code +0.0 points (one seed: no interval)" in alone
+    assert "rate 0.1 -80.0 (hardly learned)" in alone
+    assert "together they are +80.0 off." in alone
+    assert "p = " not in alone
+    values = {arm: [90.0, 91.0, 92.5 - i / 5] for i, arm in enumerate(protocol.ARMS)} | {protocol.PAPER: [10, 12, 11]}
+    (lost,) = protocol.run(OPTIONS, of_protocol(values)).findings
+    assert "points (that with which they are compared hardly learned: no interval)" in lost
+    assert "+/-" not in lost
+    assert "p = " not in lost
+
+
+def test_what_stands_by_a_rehearsal_says_so():
+    found = of_protocol({arm: [90.0, 91.0] for arm in protocol.ARMS})
+    place = next(iter(found))
+    why = "with other sources; a rehearsal gives the same bits"
+    found[place] = dataclasses.replace(found[place], detail={**found[place].detail, "vouched": why})
+    reasons = [one.reason for one in protocol.run(OPTIONS, found).cells]
+    assert reasons[:2] == [f"by seed: 90.00, 91.00; 1 recorded {why}", "by seed: 90.00, 91.00"]
 
 
 def test_the_constants_that_are_tried():
@@ -200,9 +274,8 @@ def test_what_other_constants_add():
         if job.profile != "embedded":
             found[job.place] = Cell(**job.place._asdict(), unit=job.unit, value_verdict="not run")
     (said,) = constants.run(OPTIONS, found).findings
-    assert said.count(" -0.3") == 7
-    one, every = re.findall(r"\+/-([\d.]+)", said)
-    assert float(one) < float(every)
+    assert said.count(" -0.3 (p = ") == 7
+    assert len(re.findall(r"\+/-([\d.]+)", said)) == 1
 
 
 def of_depth():

@@ -1,12 +1,14 @@
 """Jobs on a Ray cluster: one is started here for the test."""
 
 import dataclasses
+from functools import partial
 
 import pytest
 
 from paper_tables import cells, jobs, runs
 from paper_tables.executors import on_ray
 from paper_tables.tables import InputError, Options
+from tests.paper_tables import work
 
 pytest.importorskip("ray", reason="needs Ray: pip install -e '.[ray]'")
 
@@ -33,6 +35,11 @@ def test_an_error_on_the_cluster_is_one_line(options, tmp_path):
     bad = dataclasses.replace(options, profile="cifar10-short", data=tmp_path / "data")
     with pytest.raises(InputError, match="holds no CIFAR-10 batch file"):
         jobs.run(runs.jobs(bad, (runs.FULL_PRECISION,)), bad)
+
+
+def test_a_machine_that_is_lost_is_one_line():
+    with pytest.raises(InputError, match=r"--ray local: .* what had ended is kept, and the same command goes on"):
+        list(on_ray("local")({work.place("dies"): partial(work.be_killed, "dies")}, lambda *_: None))
 
 
 def test_no_such_cluster():

@@ -471,13 +471,13 @@ def shown_findings(found):
         if one.name not in ("5", "7")
     ]
     made = [table(*released, name="5"), table(combined, name="7"), table(rate, name="rate")]
-    runs_of_digits = [
-        cell(selector["row"], selector["column"], paper="DAQ", table=selector["table"], measured=90.0, runs=3)
+    trained = [
+        cell(row, column, paper="DAQ", table=name, reported="85.8", measured=90.0, runs=3)
         for entry in findings.entries()
-        for selector in entry.get("cells", {}).values()
-        if selector["table"] in ("protocol", "schedule")
+        for name, row, column in (one.values() for one in entry.get("cells", {}).values() if len(one) == 3)
+        if name in ("protocol", "schedule") or (name == "5" and "epochs" in row)
     ]
-    return [*others, *made, table(*runs_of_digits, name="runs")]
+    return [*others, *made, table(*trained, name="runs")]
 
 
 def test_every_finding_is_shown_where_its_cells_are_there(found):

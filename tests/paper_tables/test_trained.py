@@ -329,6 +329,28 @@ def test_a_number_of_who_hardly_learned_has_no_interval_and_no_verdict():
     assert found["DAQ over DSQ", "1/1"].claim_verdict == "undecided"
 
 
+def test_what_came_of_the_temperature_that_the_paper_could_not_train():
+    cells = [
+        made_up.run(
+            runs.SOFT_ARGMAX[beta], "1/1", "embedded", seed, last + seed, detail={"as in training": soft + seed}
+        )
+        for beta, last, soft in ((60, 12.0, 24.0), (150, 11.0, 29.0))
+        for seed in range(3)
+    ]
+    said = table6._unprinted(Options(), made_up.by_place(cells), "embedded")
+    assert "could not train, trained to the end on digits, 10 epochs: 30.0 % with the training function, 12.0 %" in said
+    assert "The drop is 18.0 points, at beta = 60 12.0." in said
+    assert table6._unprinted(Options(), made_up.by_place(cells), "cifar10") == ""
+    cells[-1] = made_up.run(runs.SOFT_ARGMAX[150], "1/1", "embedded", 2, 0.0, detail={"diverged": "the loss is nan"})
+    assert "could not train, ended early on digits" in table6._unprinted(Options(), made_up.by_place(cells), "embedded")
+
+
+def test_a_claim_about_the_state_of_the_art_is_about_printed_rivals():
+    """Table 5 prints no straight-through estimator."""
+    claimed = {one.row for one in table5.ORDERINGS if one.claims and one.less.width == "1/1"}
+    assert claimed == {"DAQ over DoReFa", "DAQ over DSQ", "DAQ over IR-Net"}
+
+
 def test_nothing_is_concluded_of_a_contender_below_the_floor():
     ours = Entry(runs.DAQ, "1/1", "1/1")
     others = [Entry(one, "1/1", "1/1") for one in (runs.DSQ, runs.STE, runs.DAQ_RELEASED)]
@@ -350,7 +372,9 @@ def test_who_hardly_learned_or_ended_early_does_not_tell_the_others_scatter():
     assert "c hardly learned, of which nothing else is to be concluded" in with_dead.reason
     early = measured({**values, C: [55.0, 40.0, 70.0]})
     early |= made_up.by_place([made_up.run(C, "1/1", "embedded", 1, 40.0, detail={"diverged": "the loss is nan"})])
-    assert trained.compare([AB, AC], early, "embedded", 3)[0].interval == pytest.approx(plain.interval)
+    found, with_early = trained.compare([AB, AC], early, "embedded", 3)
+    assert found.interval == pytest.approx(plain.interval)
+    assert "c ended early, of which nothing else is to be concluded" in with_early.reason
 
 
 def test_stale_runs_are_left_out_and_diverged_ones_are_results():

@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import inspect
 import io
+import itertools
 import math
 import pickle
 
@@ -13,6 +14,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.utils import parametrize
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -421,6 +423,44 @@ def test_operators_are_registered_as_they_behave(method):
                 torch.library.opcheck(function, tuple(leaves), test_utils=checks)
 
 
+def strides(found):
+    """Where elements lie; of a dimension of one element nothing depends on it."""
+    outputs = found if isinstance(found, tuple) else (found,)
+    return [[step for size, step in zip(g.shape, g.stride(), strict=True) if size > 1] for g in outputs]
+
+
+LAYOUTS = {
+    "contiguous": lambda x: x.contiguous(),
+    "channels last": lambda x: x.contiguous(memory_format=torch.channels_last),
+    "transposed": lambda x: x.mT.contiguous().mT,
+    "every second": lambda x: torch.stack([x, x], -1)[..., 0],
+}
+
+
+MIXED = [("contiguous", "channels last"), ("channels last", "contiguous")]  # what networks hand to each other
+
+
+@every_method
+def test_operators_lay_their_outputs_out_as_compilers_are_told(method):
+    """Whatever layout a gradient comes in: code that was compiled for one reads another wrongly, or refuses it."""
+    values = torch.linspace(-2, 2, 2 * 3 * 4 * 4).reshape(2, 3, 4, 4)
+    pairs = MIXED if QUICK else itertools.product(LAYOUTS, repeat=2)
+    for (of_x, of_grad), dtype in itertools.product(pairs, (torch.float32, torch.float64)):
+        x, mode = LAYOUTS[of_x](values.to(dtype)), FakeTensorMode()
+        for module, inputs in widest(method):
+            if len(inputs) == 1:
+                continue  # it takes channels of its own, in one layout
+            with Operators() as found, torch.no_grad():
+                module.eval()(x)
+            for function, args in found.calls:
+                backward = getattr(torch.ops.quantgap, f"{function.__name__.partition('.')[0]}_backward").default
+                grad = LAYOUTS[of_grad](torch.ones_like(args[0]))
+                for one, its in ((function, args), (backward, (grad, *args))):
+                    with mode:
+                        told = one(*(mode.from_tensor(a) if isinstance(a, torch.Tensor) else a for a in its))
+                    assert strides(one(*its)) == strides(told), (one, of_x, dtype)
+
+
 @every_method
 def test_compiles_without_a_graph_break(method):
     """All of a method's in one graph: compiling one after the other would take several times as long."""
@@ -489,6 +529,18 @@ def test_a_first_batch_that_tells_nothing_is_refused(method, batch):
                 check_same(name, value.numpy(), usual.state_dict()[name].numpy())
         module.initialize(tensor(sample(1, role).astype(np.float32)))  # a later batch may do
         assert bool(module.initialized)
+
+
+@every_method
+def test_a_first_batch_of_whole_numbers_in_an_integer_type_is_refused(method):
+    """By hand as in a network: a step is no integer, and torch's own words do not say what is asked for."""
+    for role in REFERENCE[method].METHOD.roles:
+        module = quantizer_class(method)(min(REFERENCE[method].METHOD.admitted(role)), role)
+        before = {name: value.clone() for name, value in module.state_dict().items()}
+        with pytest.raises(ValueError, match=r"x must be a floating-point tensor, got torch\.int64"):
+            module.initialize(torch.arange(-3, 4))
+        for name, value in module.state_dict().items():
+            check_same(name, value.numpy(), before[name].numpy())
 
 
 BACKWARD_ONLY = {("dsq", "alpha"), ("rq", "sigma")}  # and taken for the nearest admitted there

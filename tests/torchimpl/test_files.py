@@ -53,3 +53,11 @@ def test_a_lock_is_held_by_one_process_and_ends_with_it(tmp_path):
     with files.locked(tmp_path / "sub" / "lock"):
         assert files.is_locked(tmp_path / "sub" / "lock")
     assert not files.is_locked(tmp_path / "no such file")
+
+
+def test_nobody_waits_for_another_user_s_lock(tmp_path, monkeypatch):
+    """Anyone may create a file in the folder for temporary ones, and never let go of it."""
+    path = tmp_path / "lock"
+    with files.locked(path):
+        monkeypatch.setattr(os, "getuid", lambda: path.stat().st_uid + 1)
+        assert not files.is_locked(path)

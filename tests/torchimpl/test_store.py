@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import importlib
 import multiprocessing
 import os
 import pickle
@@ -12,9 +13,10 @@ import torch
 
 from tests.torchimpl import networks
 from tests.torchimpl.networks import images, small
-from torchimpl import files
+from torchimpl import checkpoints, files, sources
 from torchimpl.checkpoints import CheckpointError
 from torchimpl.training import store, trainer
+from torchimpl.training.recipe import recipe
 
 
 @pytest.fixture(autouse=True)
@@ -66,6 +68,66 @@ def test_another_recipe_or_key_has_another_file(tmp_path):
     assert store.identify(made) == store.identify(dataclasses.replace(made, profile="embedded"))
 
 
+def test_other_sources_make_another_run(tmp_path, monkeypatch):
+    """Of the suite, or of the package that a network of one's own comes from."""
+    monkeypatch.syspath_prepend(tmp_path)
+    folder = tmp_path / "own"
+    folder.mkdir()
+    (folder / "models.py").write_text("")
+    (tmp_path / "alone.py").write_text("")
+    made = {name: small(seed=5).as_json() | {"network": f"{name}:make"} for name in ("own.models", "alone")}
+    recipes = {name: recipe("smoke", **fields) for name, fields in made.items()}
+
+    def found():
+        sources._lines.cache_clear()  # which a process keeps
+        importlib.invalidate_caches()
+        return {name: store.identify(one) for name, one in recipes.items()}
+
+    before = found()
+    assert found() == before
+    (folder / "parts.py").write_text("WIDTH = 4")
+    assert found() == before  # which nothing imports
+    (folder / "models.py").write_text("from own import parts  # a comment")
+    now = found()
+    assert (now["own.models"] != before["own.models"], now["alone"]) == (True, before["alone"])
+    (folder / "models.py").write_text("from own import parts")
+    assert found() == now
+    (folder / "parts.py").write_text("WIDTH = 5")
+    assert found()["own.models"] != now["own.models"]
+    (tmp_path / "alone.py").write_text("WIDTH = 4")
+    assert found()["alone"] != before["alone"]
+    for built_in in ("sys:make", "torch._C:make"):
+        assert len(store.identify(recipe("smoke", network=built_in))) == 64  # they have no source
+    usual = store.identify(recipe("smoke", method="daq", bits=(1, 1)))
+    real = sources._read
+    monkeypatch.setattr(sources, "_read", lambda text, package: real(text + b"\nX = 1", package))
+    sources._lines.cache_clear()
+    assert store.identify(recipe("smoke", method="daq", bits=(1, 1))) != usual
+    sources._lines.cache_clear()
+
+
+def test_a_large_network_can_be_read_again(tmp_path, monkeypatch):
+    """What others hand over is bounded tightly, what the suite itself wrote is not."""
+    made = small(epochs=1)
+    _, path = run(made, tmp_path)
+    monkeypatch.setattr(checkpoints, "MAX_BYTES", path.stat().st_size - 1)
+    with pytest.raises(CheckpointError, match="not a file of at most"):
+        checkpoints.read(path)
+    run(made, tmp_path, progress=never)
+    monkeypatch.setattr(store, "MAX_BYTES", path.stat().st_size - 1)
+    with pytest.raises(CheckpointError, match=r"not a file of at most .* delete it, to train again"):
+        run(made, tmp_path, progress=never)
+
+
+def test_again_trains_what_has_ended(tmp_path):
+    made, shares = small(), []
+    ended, path = run(made, tmp_path)
+    again, same = run(made, tmp_path, again=True, progress=shares.append)
+    assert same == path
+    assert (shares[0], shares[-1]) == (0, 1)
+    assert networks.fingerprint(again) == networks.fingerprint(ended)
+
+
 def test_what_fixes_the_bits_beside_the_recipe_has_a_file_of_its_own(tmp_path, monkeypatch):
     made, threads = small(), torch.get_num_threads()
     _, path = run(made, tmp_path)
@@ -76,7 +138,9 @@ def test_what_fixes_the_bits_beside_the_recipe_has_a_file_of_its_own(tmp_path, m
         torch.set_num_threads(threads)
     monkeypatch.setattr(torch, "__version__", "another")
     assert run(made, tmp_path)[1] != path
-    assert store.here("key", "cuda:1") == store.here("key", "cuda:0") != store.here("key", "cpu")
+    device = trainer.Device
+    assert store.here("key", device("cuda:1")) == store.here("key", device("cuda:0")) != store.here("key")
+    assert store.here("key", device("cuda:1", compiled=True)) != store.here("key", device("cuda:1"))
 
 
 def test_the_time_of_all_epochs_is_added_up(tmp_path):

@@ -3,6 +3,7 @@
 import threading
 import time
 
+import pytest
 import torch
 
 from reference import registry
@@ -39,6 +40,15 @@ def test_whoever_waits_for_quiet_lets_others_compute():
     other.join()
     assert at >= ended[0]
     assert spent < 0.05
+
+
+def test_whoever_waits_for_minutes_says_for_whom(monkeypatch):
+    answers = iter([True, True, True, False])
+    monkeypatch.setattr(timing.files, "is_locked", lambda path: next(answers))
+    monkeypatch.setattr(timing, "LONG", 0.0)
+    with pytest.warns(UserWarning, match=f"waiting: a process that times something holds {timing.QUIET}") as said:
+        timing.wait_for_quiet()
+    assert len(said) == 1
 
 
 def test_bytes_kept():

@@ -6,20 +6,23 @@ import math
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import tomllib
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch._dynamo.utils import counters
 
 from reference import dasr as dasr_names
 from reference import registry
-from tests.strategies import NIGHTLY
+from tests.strategies import NIGHTLY, QUICK
 from tests.torchimpl import networks
-from tests.torchimpl.networks import images, small
+from tests.torchimpl.networks import fingerprint, images, small
 from torchimpl.checkpoints import NORMALIZATIONS
 from torchimpl.data.cifar10 import DataError, Split
 from torchimpl.layers import QuantizedLayer
@@ -61,31 +64,30 @@ def differing(one, other):
 
 # Recipes
 
-INHERITED = {"cifar10-short": "cifar10", "embedded": "cifar10", "smoke": "embedded"}
-
 
 @pytest.mark.parametrize("profile", PROFILES)
 def test_every_field_of_a_profile_has_a_source_or_the_value_of_one_that_has(profile):
-    known = tomllib.loads(recipes.FILE.read_text())["profiles"]
-    sources = recipes.sources()
-    for name, value in known[profile].items():
+    known = tomllib.loads(recipes.FILE.read_text())
+    profiles, sources = known["profiles"], known["sources"]
+    for name, value in profiles[profile].items():
         where = profile
         while name not in sources[where]:
-            assert where in INHERITED, f"{profile}: {name} has no source"
-            where = INHERITED[where]
-            assert known[where][name] == value, f"{profile}: {name} has no source, and differs from {where}'s"
-        assert sources[where][name].strip()
-    assert sources[profile].keys() <= known[profile].keys()
+            assert where in recipes.INHERITED, f"{profile}: {name} has no source"
+            where = recipes.INHERITED[where]
+            assert profiles[where][name] == value, f"{profile}: {name} has no source, and differs from {where}'s"
+        assert recipes.source(recipe(profile), name) == sources[where][name] != ""
+    assert sources[profile].keys() <= profiles[profile].keys()
 
 
 def test_what_methods_add_has_a_source():
     known = tomllib.loads(recipes.FILE.read_text())
     assert known["methods"]
     for name, fields in known["methods"].items():
-        assert fields.keys() == recipes.sources()[name].keys()
-        assert recipe("embedded", method=name, bits=lowest_bits(name)).penalty == fields["penalty"]
+        made = recipe("embedded", method=name, bits=lowest_bits(name))
+        assert {field: recipes.source(made, field) for field in fields} == known["sources"][name]
+        assert made.penalty == fields["penalty"]
     assert recipe("embedded", method="daq", bits=(1, 1)).penalty == 0
-    assert recipes.sources().keys() == {*known["profiles"], *known["methods"]}
+    assert known["sources"].keys() == {*known["profiles"], *known["methods"]}
 
 
 def test_the_protocol_of_the_paper():
@@ -524,10 +526,45 @@ def test_two_ranks_make_the_steps_of_one_and_end_alike(tmp_path, forks):
         one, other = (torch.load(tmp_path / f"rank{rank}-{i}.pt") for rank in range(2))
         parameters = [name for name, _ in trainer.build(made).named_parameters()]
         assert [name for name in parameters if not torch.equal(one[name], other[name])] == []
+        assert one["alone"] == (i + 1) * made.epochs * 3  # of each step's two parts, one is each rank's own
     alone, found = trained(both[0]), torch.load(tmp_path / "rank1-0.pt")
     for name, value in alone.model.items():
         assert found[name].numpy() == pytest.approx(value.numpy(), abs=1e-5), name
     assert found["correct"] == alone.correct
+
+
+# Compiled
+
+
+def test_compiled_steps_do_what_others_do_and_go_on_to_the_bit(monkeypatch):
+    """By day without the compiler's last stage, which takes seconds, and a C++ compiler."""
+    if QUICK or not shutil.which("c++"):
+        monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    made = small("plain", "daq", options={"bits": (1, 1)}, epochs=3)
+    compiled, states = trainer.Device(compiled=True), []
+    usual = trained(made, 80)  # the last batch is smaller
+    ended = trained(made, 80, device=compiled, keep=lambda state: states.append(copy.deepcopy(state)))
+    assert ended.loss == pytest.approx(usual.loss, abs=1e-4)
+    for name, value in usual.model.items():
+        if value.is_floating_point():
+            assert ended.model[name].numpy() == pytest.approx(value.numpy(), abs=1e-3), name
+    assert fingerprint(trained(made, 80, device=compiled, state=states[0])) == fingerprint(ended)
+
+
+def test_a_process_compiles_as_many_networks_as_it_trains(monkeypatch):
+    """All of a class share their code, which torch compiles a few times only."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    compiled = []
+    for seed in range(6):
+        counters["frames"].clear()
+        trained(recipe("smoke", seed=seed, batch=32), 80, device=trainer.Device(compiled=True))  # 3 batches: 32, 32, 16
+        compiled.append(dict(counters["frames"]))
+    assert compiled == [{"total": 2, "ok": 2}] * 6
+
+
+def test_a_device_may_be_named_as_torch_names_it():
+    made = small(epochs=1)
+    assert len({fingerprint(trained(made, device=one)) for one in ("cpu", torch.device("cpu"), trainer.CPU)}) == 1
 
 
 # Rehearsals and digests

@@ -1,5 +1,6 @@
 """``python -m torchimpl.training``: one run from the command line, in this process, on a few digits."""
 
+import dataclasses
 import re
 
 import pytest
@@ -48,7 +49,61 @@ def test_a_run_that_has_ended_is_read(tmp_path, monkeypatch, capsys):
     before = capsys.readouterr().out
     monkeypatch.setattr(store.trainer, "train", lambda *_, **__: pytest.fail("trained again"))
     assert run(tmp_path, "--method", "lsq", "--bits", "2/2") == 0
-    assert capsys.readouterr().out in before
+    now = capsys.readouterr().out
+    assert now.count(" (trained before; --again trains it anew)\n") == 1
+    assert now.replace(" (trained before; --again trains it anew)", "") in before
+    with pytest.raises(pytest.fail.Exception, match="trained again"):
+        run(tmp_path, "--method", "lsq", "--bits", "2/2", "--again")
+
+
+def test_steps_are_compiled_where_that_is_asked_for(tmp_path, monkeypatch):
+    """Compiled code has a file of its own, as its bits are others; a run goes on with the same code."""
+    devices = []
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
+    monkeypatch.setattr(store.trainer, "train", lambda *_, device, state, **__: devices.append(device) or state)
+    assert run(tmp_path, "--compile") == 0
+    assert run(tmp_path) == 0
+    assert devices == [("cpu", True), ("cpu", False)]
+
+
+def test_a_machine_without_a_compiler_is_told_at_once(tmp_path, monkeypatch, capsys):
+    def none(*_, **__):
+        raise RuntimeError("no working C++ compiler was found\nand more")
+
+    monkeypatch.setattr(torch, "compile", none)
+    assert run(tmp_path, "--compile") == 2
+    said = "error: --compile: torch.compile does not work here: no working C++ compiler was found\n"
+    assert capsys.readouterr().err == said
+
+
+def test_the_recipe_is_shown_with_where_it_comes_from(tmp_path, capsys):
+    assert run(tmp_path, "--method", "dsq", "--rate", "0.5", "--show") == 0
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
+    assert set(lines) == {field.name for field in dataclasses.fields(recipe("smoke"))} - {"profile"}
+    assert re.fullmatch(r"rate +0\.5 +as asked for", lines["rate"])
+    assert re.fullmatch(r"bits +\(1, 1\) +the default", lines["bits"])
+    assert re.fullmatch(r"method +dsq +as asked for", lines["method"])
+    assert re.fullmatch(r"weight_decay +0\.0001 +DAQ, Section 4\.1", lines["weight_decay"])
+    assert re.fullmatch(r"penalty +0\.0001 +ours: .*coefficient was not at hand", lines["penalty"])
+    assert not files(tmp_path)
+    for arguments, words in (([], "the method takes signs"), (["--activation", "hardtanh"], "as asked for")):
+        assert run(tmp_path, "--method", "irnet", *arguments, "--show") == 0
+        assert re.search(rf"^activation +hardtanh +{words}$", capsys.readouterr().out, re.MULTILINE)
+
+
+def test_again_trains_the_run_that_is_asked_for_and_not_its_start(tmp_path, monkeypatch, capsys):
+    assert run(tmp_path, "--method", "daq") == 0
+    capsys.readouterr()
+    assert run(tmp_path, "--method", "daq", "--again") == 0
+    ended = [line for line in capsys.readouterr().out.splitlines() if ".pt" in line]
+    assert ["trained before" in line for line in ended] == [line.startswith("full precision") for line in ended]
+    monkeypatch.setattr(store.trainer, "train", interrupted)
+    assert run(tmp_path, "--method", "daq", "--again") == 130
+    assert "the same command without --again goes on where it was" in capsys.readouterr().err
+
+
+def interrupted(*_, **__):
+    raise KeyboardInterrupt
 
 
 def test_from_new_weights_is_another_run(tmp_path, capsys):
@@ -63,7 +118,7 @@ def test_from_new_weights_is_another_run(tmp_path, capsys):
 
 def test_a_method_of_signs_gets_a_network_with_signs(tmp_path, monkeypatch):
     made = []
-    monkeypatch.setattr(command, "run", lambda recipe, given: made.append(recipe))
+    monkeypatch.setattr(command, "run", lambda recipe, *_: made.append(recipe))
     for method, bits in (("irnet", "1/1"), ("irnet", "1/32"), ("daq", "1/1")):
         assert run(tmp_path, "--method", method, "--bits", bits) == 0
     assert run(tmp_path, "--method", "irnet", "--activation", "relu") == 0
@@ -95,6 +150,7 @@ BAD = [
     (["--network", "vgg"], "network must be one of"),
     (["--epochs", "0"], "epochs must be a whole number from 1, got 0"),
     (["--device", "gpu"], "--device gpu: "),
+    (["--network", f"{networks.HERE}:linear", "--option", "x={1}"], "options must be what JSON can hold"),
     (["--method", "daq", "--option", "foo=1"], "unexpected keyword argument 'foo'"),
     (["--method", "daq", "--network", f"{networks.HERE}:linear"], "makes its own; --option tells it more"),
     (["--bits", "2/2"], "--bits is of quantizers: it needs --method"),
@@ -136,9 +192,6 @@ def test_damaged_files_and_folders_are_one_line_and_status_2(tmp_path, capsys):
 
 
 def test_an_interruption_says_what_to_do(tmp_path, monkeypatch, capsys):
-    def interrupted(*_, **__):
-        raise KeyboardInterrupt
-
     monkeypatch.setattr(store.trainer, "train", interrupted)
     assert run(tmp_path) == 130
     assert capsys.readouterr().err == "error: interrupted; the same command goes on where it was\n"

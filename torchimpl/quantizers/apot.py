@@ -112,11 +112,9 @@ class APoT(Quantizer):
         """Alpha starts at a constant whatever the data are."""
         return True
 
-    @torch.no_grad()
-    def initialize(self, x: Tensor) -> None:
+    def set_first_values(self, x: Tensor) -> None:
         """Set alpha to its first value; `x` is not looked at."""
         self.alpha.fill_(self._first_alpha())
-        self.mark_initialized()
 
     def arguments(self, x: Tensor) -> tuple[Any, ...]:
         """Return alpha, the magnitudes, whether there are signs, and whether x has a gradient beyond either end."""

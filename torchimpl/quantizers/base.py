@@ -20,8 +20,8 @@ from torchimpl.operators import Operator, is_traced
 class Quantizer(nn.Module):
     """A quantizer that learns, or measures, its parameters.
 
-    A method defines `operator`, its `arguments`, `initialize` and `decode`, and where its levels are multiples of a
-    unit, `unit`.
+    A method defines `operator`, its `arguments`, `set_first_values` and `decode`, and where its levels are multiples
+    of a unit, `unit`.
 
     Parameters
     ----------
@@ -82,14 +82,21 @@ class Quantizer(nn.Module):
         self._ready = ready
         self.initialized.fill_(ready)
 
+    @torch.no_grad()
     def initialize(self, x: Tensor) -> None:
         """Give the parameters their first values, by the method's rule, from a first batch or the weights.
 
         Raises
         ------
         ValueError
-            If `x` does not do, because it is empty, not finite or has no spread.
+            If `x` does not do, because it is no floating-point tensor, empty, not finite or has no spread.
         """
+        check_input(x)
+        self.set_first_values(x)
+        self.mark_initialized()
+
+    def set_first_values(self, x: Tensor) -> None:
+        """Set the parameters from a floating-point `x`, for `initialize`; ValueError if it does not do."""
         raise NotImplementedError
 
     @property

@@ -108,12 +108,11 @@ class DoReFa(Quantizer):
         """There is no parameter to set."""
         return True
 
-    def initialize(self, x: Tensor) -> None:
-        """Set nothing. Raises ValueError if weights are empty, all zero or not finite; activations may be anything."""
+    def set_first_values(self, x: Tensor) -> None:
+        """Set nothing; raise ValueError if weights are empty, all zero or not finite. Activations are not looked at."""
         if self.role == "weight":
             mean = ordered_sum(x.detach().to(wide(x)).abs()) / max(x.numel(), 1)
             check_positive("mean magnitude of the weights", mean)
-        self.mark_initialized()
 
     def arguments(self, x: Tensor) -> tuple[Any, ...]:
         """Return the statistics of weights, or 2^bits - 1, or both."""

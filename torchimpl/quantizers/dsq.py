@@ -89,8 +89,7 @@ class DSQ(UniformQuantizer):
         """Never: the clip range comes from data, for weights too."""
         return False
 
-    @torch.no_grad()
-    def initialize(self, x: Tensor) -> None:
+    def set_first_values(self, x: Tensor) -> None:
         """Set the clip range to the range of `x`. Raises ValueError if `x` has none."""
         least, high = (float(x.min()), float(x.max())) if x.numel() else (0.0, 0.0)
         low = 0.0 if self.role == "activation" else least
@@ -98,7 +97,6 @@ class DSQ(UniformQuantizer):
             raise checks.refuse("range of the first batch", (low, high), "of finite values that differ")
         self.lower.fill_(low)
         self.upper.fill_(high)
-        self.mark_initialized()
 
     def arguments(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, int, bool]:
         """Return clip range, alpha, 2^bits - 1 and whether l and u get the soft output's gradients."""

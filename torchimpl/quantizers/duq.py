@@ -100,8 +100,7 @@ class DuQ(Quantizer):
         self.a = nn.Parameter(torch.zeros(shape))
         self.c = nn.Parameter(torch.zeros(shape))
 
-    @torch.no_grad()
-    def initialize(self, x: Tensor) -> None:
+    def set_first_values(self, x: Tensor) -> None:
         """Set both scales: for weights to 0.9 times the largest magnitude, else to the first batch's upper quantile.
 
         Raises
@@ -116,7 +115,6 @@ class DuQ(Quantizer):
         raw = scale + torch.log(-torch.expm1(-scale))
         self.a.copy_(raw)
         self.c.copy_(raw)
-        self.mark_initialized()
 
     def arguments(self, x: Tensor) -> tuple[Tensor, Tensor, float, int, bool]:
         """Return both scales, the lower end of the clip range in units of a, and the grid."""

@@ -100,7 +100,7 @@ class IRNet(Quantizer):
         """Nothing needs a first batch."""
         return True
 
-    def initialize(self, x: Tensor) -> None:
+    def set_first_values(self, x: Tensor) -> None:
         """Nothing is set: what depends on the data does so at every call.
 
         Raises ValueError for other channels, and if weights (in any channel) are fewer than two, all equal, or not
@@ -113,7 +113,6 @@ class IRNet(Quantizer):
                 raise checks.refuse(
                     "weights of a channel", "too few, equal or infinite ones", "finite, and not all equal"
                 )
-        self.mark_initialized()
 
     def set_progress(self, progress: float, *, t_min: float = T_MIN, t_max: float = T_MAX) -> None:
         """Set t for a share of training, 0 to 1: geometrically from `t_min` to `t_max`.

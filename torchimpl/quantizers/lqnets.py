@@ -125,8 +125,7 @@ class LQNets(Quantizer):
         powers = 2.0 ** torch.arange(len(self.basis), device=scale.device)
         return powers.reshape(-1, *[1] * len(self.shape)) * (QUARTILE * scale)
 
-    @torch.no_grad()
-    def initialize(self, x: Tensor) -> None:
+    def set_first_values(self, x: Tensor) -> None:
         """Set the first basis for weights; activations are not looked at.
 
         Raises
@@ -141,7 +140,6 @@ class LQNets(Quantizer):
             half = 2 ** (len(self.basis) - 1)
             self.basis.copy_(self._first_basis(torch.full_like(self.basis[0], 1.0) * scale / half))
         self.steps.zero_()
-        self.mark_initialized()
 
     @staticmethod
     def _drawn_deviation(x: Tensor) -> float:

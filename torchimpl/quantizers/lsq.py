@@ -114,14 +114,12 @@ class LSQ(Quantizer):
         self.shape = parameter_shape(shape)
         self.step = nn.Parameter(torch.ones(self.shape))
 
-    @torch.no_grad()
-    def initialize(self, x: Tensor) -> None:
+    def set_first_values(self, x: Tensor) -> None:
         """Set the step size to ``2 mean|x| / sqrt(Q_P)``. Raises ValueError if that is not positive and finite."""
         mean = x.abs().mean(other_axes(x, self.step.shape), keepdim=True) if x.numel() else x.new_zeros(())
         if not bool(((mean > 0) & (mean < math.inf)).all()):
             raise checks.refuse("mean magnitude of the first batch", mean.tolist(), "positive and finite")
         self.step.copy_(2 * mean.reshape(self.step.shape) / math.sqrt(self.high))
-        self.mark_initialized()
 
     def arguments(self, x: Tensor) -> tuple[Tensor, int, int, float, bool, bool]:
         """Return the step size, the numbers of levels below and above 0, the gradient's factor, and what masks."""

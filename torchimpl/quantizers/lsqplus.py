@@ -102,8 +102,7 @@ class LSQPlus(Quantizer):
         else:
             self.beta = nn.Parameter(torch.zeros(shape))
 
-    @torch.no_grad()
-    def initialize(self, x: Tensor) -> None:
+    def set_first_values(self, x: Tensor) -> None:
         """Set step size and offset by the rule of `reference.lsqplus.init`, computed in float64.
 
         For activations ``paper`` sorts `x` and searches, which takes time in proportion to the sorting: a few tenths
@@ -127,7 +126,6 @@ class LSQPlus(Quantizer):
         self.step.copy_(step.reshape(self.step.shape))
         if beta is not None:
             self.beta.copy_(beta.reshape(self.beta.shape))
-        self.mark_initialized()
 
     def arguments(self, x: Tensor) -> tuple[Tensor, Tensor, int, int, float, float, bool]:
         """Return step size and offset, the numbers of levels below and above 0, the gradients' factors, what masks."""

@@ -78,11 +78,9 @@ class PACT(Quantizer):
         """Alpha starts at 10 whatever the data are."""
         return True
 
-    @torch.no_grad()
-    def initialize(self, x: Tensor) -> None:
+    def set_first_values(self, x: Tensor) -> None:
         """Set alpha to 10; `x` is not looked at."""
         self.alpha.fill_(ALPHA)
-        self.mark_initialized()
 
     def arguments(self, x: Tensor) -> tuple[Tensor, int, bool, bool]:
         """Return alpha, 2^bits - 1, and whether x has a gradient at 0 and at alpha."""

@@ -110,14 +110,12 @@ class QIL(Quantizer):
         else:
             self.register_buffer("gamma", torch.ones(shape))
 
-    @torch.no_grad()
-    def initialize(self, x: Tensor) -> None:
+    def set_first_values(self, x: Tensor) -> None:
         """Set the interval to reach from 0 to the largest magnitude. Raises ValueError if that is 0 or not finite."""
         largest = largest_magnitude(x, self.center.shape)
         for parameter in (self.center, self.distance):
             parameter.copy_(largest / 2)
         self.gamma.fill_(1)
-        self.mark_initialized()
 
     def arguments(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, int, bool]:
         """Return the interval's parameters, the greatest integer, and whether there are negative ones."""

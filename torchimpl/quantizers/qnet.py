@@ -202,8 +202,7 @@ class QNet(Quantizer):
         start, end = (checks.check_scalar(name, value, *TEMPERATURE_RANGE) for name, value in ends.items())
         self.set_temperature(start + (end - start) * share)
 
-    @torch.no_grad()
-    def initialize(self, x: Tensor) -> None:
+    def set_first_values(self, x: Tensor) -> None:
         """Set beta to 5p/(4q), alpha to its reciprocal, and the biases.
 
         Raises
@@ -219,7 +218,6 @@ class QNet(Quantizer):
         self.alpha.fill_(1 / beta)
         self.beta.fill_(beta)
         self.biases.copy_(self._first_biases(data * beta))
-        self.mark_initialized()
 
     def _first_biases(self, scaled: Tensor) -> Tensor:
         if self.role == "weight" and self.bits == 1:

@@ -168,8 +168,7 @@ class RQ(Quantizer):
             self.register_buffer("beta", torch.tensor(0.0))
         self.is_integral = self.role != "signed_activation"
 
-    @torch.no_grad()
-    def initialize(self, x: Tensor) -> None:
+    def set_first_values(self, x: Tensor) -> None:
         """Set alpha so that the farther end of the grid is at 3 standard deviations, sigma to a third of it, beta to 0.
 
         Raises
@@ -185,7 +184,6 @@ class RQ(Quantizer):
         self.alpha.fill_(alpha)
         self.sigma.fill_(alpha * FIRST_SIGMA)
         self.beta.zero_()
-        self.mark_initialized()
 
     def draw(self, x: Tensor) -> Tensor:
         """Draw the noise of Eq. 5, of a Gumbel distribution: for each grid point and element, in float32 at least."""

@@ -127,8 +127,7 @@ class SoftToHard(Quantizer):
         """Sigma of the softmax, over a square of the input's unit."""
         return self.hardness / self.spacing.square()
 
-    @torch.no_grad()
-    def initialize(self, x: Tensor) -> None:
+    def set_first_values(self, x: Tensor) -> None:
         """Set the centres to those of k-means, and the unit of the hardness to their mean distance.
 
         Raises
@@ -144,7 +143,6 @@ class SoftToHard(Quantizer):
         centers = kmeans(data, first)
         self.centers.copy_(centers)
         self.spacing.copy_((centers[-1] - centers[0]) / (len(centers) - 1))
-        self.mark_initialized()
 
     def arguments(self, x: Tensor) -> tuple[Any, ...]:
         """Return the centres, sigma, and whether training is soft."""

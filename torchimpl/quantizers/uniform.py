@@ -50,8 +50,7 @@ class UniformQuantizer(Quantizer):
         """Whether the initial clip range needs no data: that of standardised weights."""
         return self.role == "weight"
 
-    @torch.no_grad()
-    def initialize(self, x: Tensor) -> None:
+    def set_first_values(self, x: Tensor) -> None:
         """Set the clip range from a first batch: 3 standard deviations (DAQ, Section 4.1).
 
         Raises
@@ -67,7 +66,6 @@ class UniformQuantizer(Quantizer):
             self.upper.fill_(3 * deviation)
             if self.role == "signed_activation":
                 self.lower.fill_(-3 * deviation)
-        self.mark_initialized()
 
     def check_parameters(self, x: Tensor) -> None:
         """Raise ValueError unless the clip range and its width are finite, and it is not empty."""

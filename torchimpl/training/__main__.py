@@ -19,15 +19,18 @@ from torchimpl.checkpoints import CheckpointError, parse_bits
 from torchimpl.data.cifar10 import DataError, Split
 from torchimpl.models import needs_signs
 from torchimpl.training import batches, store, trainer
-from torchimpl.training.recipe import Recipe, profiles, recipe
+from torchimpl.training.recipe import Recipe, profiles, recipe, source
+from torchimpl.training.trainer import Device
 
 EPILOG = """\
 A quantized network starts from the full-precision one of the same profile and seed, which is trained first. Each epoch
-is written to OUT: a run that was stopped goes on where it was, and one that has ended is only read.
+is written to OUT: a run that was stopped goes on where it was, and one that has ended is only read. With other sources,
+of the suite or of a package of your own, it is another run.
 
   python -m torchimpl.training --method daq --bits 1/1
   python -m torchimpl.training --method dasr --bits 1/1 --option variant=kernel --option beta=12
   python -m torchimpl.training --profile cifar10-short --method lsq --bits 2/2 --data DIR
+  python -m torchimpl.training --method dsq --show         the recipe, and where it comes from
   python -m torchimpl.training --network my_package.models:make      a function without arguments that returns a Module
 
 Exit status: 0 done; 2 bad input.
@@ -60,6 +63,13 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--data", metavar="DIR", help="folder with CIFAR-10, or QUANTGAP_DATA")
     result.add_argument("--out", metavar="DIR", default="out/training", help="where runs go (default: out/training)")
     result.add_argument("--device", default="cpu", help="cpu (default), cuda, ...")
+    result.add_argument("--compile", action="store_true", help="steps through torch.compile: faster, after a minute")
+    result.add_argument(
+        "--again",
+        action="store_true",
+        help="train what has ended, or was stopped, from its beginning, but not its start",
+    )
+    result.add_argument("--show", action="store_true", help="show the recipe with its sources, and train nothing")
     result.add_argument("--quiet", action="store_true", help="no progress bar")
     return result
 
@@ -70,14 +80,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if os.environ.get("WORLD_SIZE", "1") not in ("", "1"):
             raise ValueError("under torchrun call torchimpl.training.trainer.train in a program of your own")
-        store.check_device(given.device)
-        run(_recipe(given), given)
-    except (ValueError, DataError, CheckpointError, ImportError, AttributeError) as error:
+        made = _recipe(given)
+        if given.show:
+            show(made, given)
+        else:
+            run(made, given, store.check_device(given.device, compiled=given.compile))
+    except (ValueError, DataError, CheckpointError, ImportError) as error:
         return _refuse(str(error))
     except OSError as error:
         return _refuse(f"{error.filename or given.out}: {error.strerror}")
     except KeyboardInterrupt:
-        return _refuse("interrupted; the same command goes on where it was", status=130)
+        how = "the same command without --again" if given.again else "the same command"
+        return _refuse(f"interrupted; {how} goes on where it was", status=130)
     return 0
 
 
@@ -117,23 +131,41 @@ def _option(text: str) -> tuple[str, Any]:
         return name, value
 
 
-def run(made: Recipe, given: argparse.Namespace) -> None:
+def show(made: Recipe, given: argparse.Namespace) -> None:
+    """Print a recipe: each field with its value and where that comes from."""
+    asked = {name for name, value in vars(given).items() if value is not None}
+    if given.option:
+        asked.add("options")
+    for name, value in made.as_json().items():
+        words = "as asked for" if name in asked else source(made, name)
+        if name == "activation" and name not in asked and value == "hardtanh":
+            words = "the method takes signs"
+        print(f"{name:15} {value!s:22} {words or 'the default'}")
+
+
+def run(made: Recipe, given: argparse.Namespace, device: Device) -> None:
     """Train, and print what came of each epoch."""
     data = given.data or os.environ.get("QUANTGAP_DATA")
     training, test = batches.splits(made.images, Path(data) if data else None)
     _try(made, training)
     folder = Path(given.out)
 
-    def ended(wanted: Recipe, start: Recipe | None) -> Mapping[str, Any]:
+    def ended(wanted: Recipe, start: Recipe | None, again: bool) -> Mapping[str, Any]:
         words = wanted.network if ":" in wanted.network else "full precision"
         if wanted.method is not None:
             words = f"{wanted.method} {given.bits or '1/1'}"
         with _bar(given.quiet) as bar:
             task = bar.add_task(words, total=1.0)
+            trained = False
+
+            def advance(share: float) -> None:
+                nonlocal trained
+                trained = True
+                bar.update(task, completed=share)
 
             def weights() -> Mapping[str, Any]:
                 assert start is not None
-                return ended(start, None)
+                return ended(start, None, again=False)
 
             state, path = store.run(
                 wanted,
@@ -142,14 +174,15 @@ def run(made: Recipe, given: argparse.Namespace) -> None:
                 test,
                 start=weights if start else None,
                 key_of=partial(store.identify, start=start),
-                device=given.device,
-                progress=lambda share: bar.update(task, completed=share),
+                device=device,
+                again=again,
+                progress=advance,
             )
         for epoch, (loss, correct) in enumerate(zip(state.loss, state.correct, strict=True), 1):
             print(f"{words}: epoch {epoch}, loss {loss:.4f}, test accuracy {100 * correct / len(test.labels):.2f} %")
         if state.diverged:
             print(f"{words}: ended early, {state.diverged}")
-        print(f"{words}: {path}")
+        print(f"{words}: {path}{'' if trained else ' (trained before; --again trains it anew)'}")
         return state.model
 
     first = None
@@ -157,7 +190,7 @@ def run(made: Recipe, given: argparse.Namespace) -> None:
         first = dataclasses.replace(
             recipe(made.profile), network=made.network, activation=made.activation, seed=made.seed
         )
-    ended(made, first)
+    ended(made, first, given.again)
 
 
 def _try(made: Recipe, training: Split) -> None:

@@ -23,7 +23,6 @@ from reference import daq_theory
 from torchimpl.calibration import calibrate
 from torchimpl.layers import QuantizedLayer
 from torchimpl.models import NETWORKS
-from torchimpl.optimization import parameter_groups
 from torchimpl.quantizers.base import SETTINGS, Quantizer
 from torchimpl.quantizers.ste import STE
 from torchimpl.statistics import standardize
@@ -140,26 +139,17 @@ def follow(model: nn.Module, recipe: Recipe, source: Batches, factor: float) -> 
     """Train by a recipe, but for `factor` times the rate of quantized weights."""
     weights = [layer.weight for layer in _layers(model)]
     chosen = {id(weight) for weight in weights}
-    network, quantizers = (group["params"] for group in parameter_groups(model))
-    groups: list[dict[str, Any]] = [
-        {"params": [p for p in network if id(p) not in chosen]},
-        {"params": weights, "lr": factor * recipe.rate},
-    ]
-    optimizers = [
-        torch.optim.SGD(groups, recipe.rate, momentum=recipe.momentum, weight_decay=recipe.weight_decay),
-        torch.optim.Adam(quantizers, recipe.quantizer_rate),
-    ]
+    optimizers = trainer.optimizers(model, recipe)
+    sgd = optimizers[0]
+    sgd.param_groups[0]["params"] = [p for p in sgd.param_groups[0]["params"] if id(p) not in chosen]
+    sgd.add_param_group({"params": weights})
     steps = recipe.epochs * len(source)
-    schedules = [
-        torch.optim.lr_scheduler.LambdaLR(one, lambda done: (1 + math.cos(math.pi * done / steps)) / 2)
-        for one in optimizers
-    ]
     model.train()
     for epoch in range(recipe.epochs):
-        for images, labels in source.epoch(epoch):
+        for i, (images, labels) in enumerate(source.epoch(epoch)):
+            trainer.schedule(model, optimizers, recipe, (epoch * len(source) + i) / steps)
+            sgd.param_groups[1]["lr"] *= factor
             trainer.step(model, model, optimizers, recipe, images, labels)
-            for schedule in schedules:
-                schedule.step()
 
 
 BESIDE = 1e-6  # deviations, by which a control begins beside

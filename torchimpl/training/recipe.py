@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from torchimpl.models import NETWORKS
 IMAGES = ("cifar10", "digits")
 ACTIVATIONS = ("relu", "hardtanh")
 PRECISIONS = ("float32", "bfloat16")
+INHERITED = {"smoke": "embedded", "embedded": "cifar10", "cifar10-short": "cifar10"}  # whose sources a profile has, too
 FILE = Path(__file__).with_name("recipes.toml")
 
 
@@ -39,7 +41,7 @@ class Recipe:
     bits : tuple of (int or None)
         Of weights and activations.
     options : mapping
-        For both quantizers; ``weight_options`` and ``input_options`` in it are for one of them.
+        For both quantizers; ``weight_options`` and ``input_options`` in it are for one of them. What JSON can hold.
     epochs, batch : int
         Length, and images a step.
     rate, momentum, weight_decay : float
@@ -116,6 +118,10 @@ class Recipe:
             ("penalty", 1e3),
         ):
             checks.check_scalar(name, getattr(self, name), 0, most)
+        try:
+            json.dumps(self.options)
+        except (TypeError, ValueError):  # the latter for one that holds itself
+            raise checks.refuse("options", self.options, "what JSON can hold: numbers, words, lists") from None
         if self.method is not None:
             registry.method(self.method)
 
@@ -160,9 +166,17 @@ def profiles() -> tuple[str, ...]:
     return tuple(_file()["profiles"])
 
 
-def sources() -> Mapping[str, Mapping[str, str]]:
-    """Where each field comes from, by profile or method."""
-    return _file()["sources"]
+def source(made: Recipe, name: str) -> str:
+    """Say where a field of a profile's recipe comes from: a paper, a usual choice, our own.
+
+    >>> source(recipe("embedded"), "weight_decay")
+    'DAQ, Section 4.1'
+    """
+    known = _file()
+    where = made.method if name in known["methods"].get(made.method, {}) else made.profile
+    while name not in known["sources"].get(where, {}) and where in INHERITED:
+        where = INHERITED[where]
+    return str(known["sources"].get(where, {}).get(name, ""))
 
 
 @cache

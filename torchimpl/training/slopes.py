@@ -25,6 +25,16 @@ SHAPES: Mapping[str, tuple[str, str]] = {  # method and variant of the activatio
 }
 
 
+def methods(options: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the methods of a network that `with_slopes` or `with_gain` builds with these options.
+
+    >>> methods({"network": "resnet8", "method": "dasr", "gain": 1.3}), methods({"network": "resnet8", "shape": "flat"})
+    (('dasr',), ('ste', 'daq'))
+    """
+    own = [options["method"]] if "method" in options else [method for method, _ in SHAPES.values()]
+    return tuple(dict.fromkeys(own))
+
+
 class _ScaledGradient(torch.autograd.Function):
     """The identity, whose gradient is multiplied by a constant."""
 

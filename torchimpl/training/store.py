@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import io
+import itertools
 import json
 import re
 import warnings
@@ -15,28 +16,37 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchimpl import checkpoints, files, timing
+from reference import registry
+from torchimpl import checkpoints, files, sources, timing
 from torchimpl.data.cifar10 import Split
 from torchimpl.training import trainer
 from torchimpl.training.recipe import Recipe
-from torchimpl.training.trainer import State
+from torchimpl.training.trainer import CPU, Device, State, as_device
 
 SCHEMA = 2
+MAX_BYTES = 64 * 2**30  # of a file of our own: weights and the states of their optimizers
 
 
 def identify(recipe: Recipe, start: Recipe | None = None) -> str:
-    """Return a hash of a recipe and of that of its start; `paper_tables` adds the sources."""
-    text = json.dumps([recipe.as_json(), start and start.as_json()], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+    """Return a hash of a recipe, of that of its start, and of what the sources mean: the suite's, and one's own."""
+    own = recipe.network.partition(":")[0] if ":" in recipe.network else ""
+    methods = list(registry.methods()) if own else [recipe.method]  # one's own may have any
+    found = [
+        json.dumps([recipe.as_json(), start and start.as_json()], sort_keys=True),
+        sources.meaning([trainer.__name__, *itertools.chain(*map(sources.method_modules, methods))]),
+        sources.meaning_of_own(own) if own else "",
+    ]
+    return hashlib.sha256("\0".join(found).encode()).hexdigest()
 
 
-def here(key: str, device: str = "cpu") -> str:
+def here(key: str, device: Device = CPU) -> str:
     """Return a run's key with what else fixes its bits: torch's version, the threads, the kind of device."""
-    return f"{key} torch {torch.__version__}, {torch.get_num_threads()} threads, {device.partition(':')[0]}"
+    kind = device._replace(name=device.name.partition(":")[0])
+    return f"{key} torch {torch.__version__}, {torch.get_num_threads()} threads, {kind}"
 
 
-def check_device(name: str) -> str:
-    """Return the name of a device that is here.
+def check_device(name: str, *, compiled: bool = False) -> Device:
+    """Return a device that is here, and for which steps can be compiled, if they are to be.
 
     Raises
     ------
@@ -47,7 +57,13 @@ def check_device(name: str) -> str:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:  # the latter where torch was built without it
         raise ValueError(f"--device {name}: {str(error).splitlines()[0]}") from None
-    return name
+    if compiled:
+        try:
+            torch.compile(lambda x: x + 1)(torch.zeros(2, device=name))
+        except Exception as error:  # whatever the compiler lacks: torch documents no exception types
+            why = str(error).strip().partition("\n")[0] or type(error).__name__
+            raise ValueError(f"--compile: torch.compile does not work here: {why}") from None
+    return Device(name, compiled)
 
 
 def path_of(folder: Path, recipe: Recipe, key: str) -> Path:
@@ -67,7 +83,8 @@ def run(
     *,
     start: Callable[[], Mapping[str, Tensor]] | None = None,
     key_of: Callable[[Recipe], str] = identify,
-    device: str = "cpu",
+    device: Device | str | torch.device = CPU,
+    again: bool = False,
     progress: Callable[[float], None] = lambda share: None,
 ) -> tuple[State, Path]:
     """Train a network, go on with its training, or read it if it has ended.
@@ -85,9 +102,11 @@ def run(
         default weights are new.
     key_of : callable
         Names what a run rests on, but for what `here` adds; a file with another key is another run's.
-    device : str
+    device : Device or torch's
+    again : bool
+        Whether to train from the beginning, whatever the file holds.
     progress : callable
-        Is told the share of the run that is done.
+        Is told the share of the run that is done; not called if the run has ended before.
 
     Returns
     -------
@@ -101,11 +120,12 @@ def run(
     OSError
         If it cannot be written.
     """
+    device = as_device(device)
     key = here(key_of(recipe), device)
     path = path_of(folder, recipe, key)
     with files.locked(path.with_suffix(".lock")):
         files.sweep(folder)
-        state = read(path, key) if path.exists() else State()
+        state = read(path, key) if path.exists() and not again else State()
         if state.epochs == recipe.epochs or state.diverged:
             return state, path
         weights = start() if start and not state.epochs else None
@@ -141,7 +161,7 @@ def read(path: Path, key: str) -> State:
     remedy = "delete it, to train again"
     content: Any
     try:
-        content, _ = checkpoints.read_content(path)
+        content, _ = checkpoints.read_content(path, most=MAX_BYTES)
     except checkpoints.CheckpointError as error:
         raise checkpoints.CheckpointError(f"{error}; {remedy}") from None
     names = {field.name for field in dataclasses.fields(State)}

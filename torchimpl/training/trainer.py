@@ -15,8 +15,9 @@ import importlib
 import math
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +36,37 @@ from torchimpl.training.batches import Batches, Loader
 from torchimpl.training.recipe import Recipe
 
 FUNCTIONS = {"relu": F.relu, "hardtanh": F.hardtanh}
+
+
+class Device(NamedTuple):
+    """Where a network is trained, and how.
+
+    Attributes
+    ----------
+    name : str
+        Of torch's: cpu, cuda, cuda:1, ...
+    compiled : bool
+        Whether steps run through `torch.compile`, which takes a minute first. Bits are others then.
+    """
+
+    name: str = "cpu"
+    compiled: bool = False
+
+    def __str__(self) -> str:
+        """Name it.
+
+        >>> str(Device("cuda", compiled=True))
+        'cuda, compiled'
+        """
+        return f"{self.name}{', compiled' * self.compiled}"
+
+
+CPU = Device()
+
+
+def as_device(device: Device | str | torch.device) -> Device:
+    """Return a device of ours, also of torch's names: not compiled then."""
+    return device if isinstance(device, Device) else Device(str(device))
 
 
 @dataclass
@@ -135,7 +167,7 @@ def train(
     *,
     start: Mapping[str, Tensor] | None = None,
     state: State | None = None,
-    device: str | torch.device = "cpu",
+    device: Device | str | torch.device = CPU,
     accumulate: int = 1,
     keep: Callable[[State], None] = lambda state: None,
     progress: Callable[[float], None] = lambda share: None,
@@ -153,7 +185,7 @@ def train(
         State of a full-precision network to start from; by default weights are new.
     state : State, optional
         Of the same run, to be gone on with.
-    device : device
+    device : Device or torch's
     accumulate : int
         Parts of a batch whose gradients are added up, for less memory. Normalisations see the parts.
     keep : callable
@@ -168,11 +200,12 @@ def train(
     State
         At the end. A run whose loss is not finite ends there, and says so: it is a result.
     """
-    device = torch.device(device)
+    device = as_device(device)
+    there = torch.device(device.name)
     state = State() if state is None else state
     rank = torch.distributed.get_rank() if ranks() > 1 else 0
-    batches = Batches(training, recipe, device, rank, ranks()) if isinstance(training, Split) else training
-    model = channels_last(build(recipe, start).to(device))
+    batches = Batches(training, recipe, there, rank, ranks()) if isinstance(training, Split) else training
+    model = channels_last(build(recipe, start).to(there))
     if state.model:
         model.load_state_dict(state.model)
     else:
@@ -180,7 +213,13 @@ def train(
     optimize = optimizers(model, recipe)
     for optimizer, kept in zip(optimize, state.optimizers, strict=bool(state.optimizers)):
         optimizer.load_state_dict(kept)
-    whole = DistributedDataParallel(model) if ranks() > 1 else model
+    whole = model
+    if device.compiled:
+        torch.compiler.reset()  # what was compiled before, of other networks, counts towards a limit
+        # Not dynamic: a last, smaller batch does not change the code of the others.
+        whole = cast(nn.Module, torch.compile(model, dynamic=False))
+    if ranks() > 1:
+        whole = DistributedDataParallel(whole)
     steps = recipe.epochs * len(batches)
     while state.epochs < recipe.epochs and not state.diverged:
         begun = time.perf_counter()
@@ -226,13 +265,15 @@ def step(
         optimizer.zero_grad(set_to_none=True)
     total = torch.zeros((), device=images.device)
     parts = list(zip(images.chunk(accumulate), labels.chunk(accumulate), strict=True))  # may be fewer than asked for
-    for x, y in parts:
-        with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=recipe.precision == "bfloat16"):
-            logits = whole(x)
-        loss = F.cross_entropy(logits.float(), y) * (len(x) / len(images))
-        if recipe.penalty:
-            loss = loss + recipe.penalty / len(parts) * penalty(model)
-        loss.backward()  # type: ignore[no-untyped-call]
+    for i, (x, y) in enumerate(parts):
+        last = i + 1 == len(parts)  # where ranks meet
+        with whole.no_sync() if isinstance(whole, DistributedDataParallel) and not last else nullcontext():
+            with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=recipe.precision == "bfloat16"):
+                logits = whole(x)
+            loss = F.cross_entropy(logits.float(), y) * (len(x) / len(images))
+            if recipe.penalty:
+                loss = loss + recipe.penalty / len(parts) * penalty(model)
+            loss.backward()  # type: ignore[no-untyped-call]
         total += loss.detach()
     for optimizer in optimize:
         optimizer.step()
