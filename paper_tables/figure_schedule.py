@@ -52,7 +52,7 @@ def draw(options: Options, measured: Measured) -> Figure:
         axes.xaxis.set_minor_locator(NullLocator())
         axes.set_xticklabels([str(tick) for tick in ticks])
         axes.set_xlabel("epochs (log scale)")
-        axes.margins(x=0.06)
+        axes.margins(x=0.02)
     panels[0].set_ylabel("test accuracy (%)")
     return figure
 
@@ -71,7 +71,7 @@ def _panel(axes: Axes, by_contender: dict[runs.Contender, dict[int, tuple[float,
     low, high = axes.get_ylim()
     last = max(epochs for by_epochs in by_contender.values() for epochs in by_epochs)
     for label, at in figures.apart(ends, 0.055 * (high - low)).items():
-        figures.write(axes, label, last, at, colors[label], dx=8)
+        figures.write(axes, label, last, at, colors[label], dx=14)
 
 
 def _printed(axes: Axes) -> None:
