@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from paper_tables import runs, trained
+from paper_tables import arms, runs, trained
 from paper_tables.jobs import Job
 from paper_tables.tables import Measured, Options, Table
 from reference import daq
@@ -40,7 +40,7 @@ def _recipe(arm: str, profile: str, seed: int) -> Recipe:
 
 def jobs(options: Options) -> list[Job]:
     """Return a job for each arm and profile."""
-    return trained.jobs_of("constants", ARMS, _recipe, SEEDS, options, held_out=True)
+    return arms.jobs_of("constants", ARMS, _recipe, SEEDS, options, held_out=True)
 
 
 def run(options: Options, measured: Measured) -> Table:
@@ -48,8 +48,8 @@ def run(options: Options, measured: Measured) -> Table:
     shown = [runs.with_seeds(measured[job.place]) for job in jobs(options)]
     said = []
     for profile in SEEDS:
-        places = trained.places_of("constants", ARMS, profile)
-        found = trained.gains({arm: measured[place] for arm, place in places.items()}, PAPER)
+        places = arms.places_of("constants", ARMS, profile)
+        found = arms.gains({arm: measured[place] for arm, place in places.items()}, PAPER)
         if found is not None:
             said.append(f"{trained.LABELS[profile]}: against the paper's constants, {found}.")
     columns = tuple(trained.LABELS[profile] for profile in SEEDS)

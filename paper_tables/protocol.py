@@ -6,7 +6,7 @@ import dataclasses
 import math
 from typing import Any
 
-from paper_tables import runs, trained
+from paper_tables import arms, runs, trained
 from paper_tables.jobs import Job
 from paper_tables.tables import Measured, Options, Table
 from torchimpl.training.recipe import Recipe, recipe
@@ -41,7 +41,7 @@ def _recipe(arm: str, profile: str, seed: int) -> Recipe:
 
 def jobs(options: Options) -> list[Job]:
     """Return a job for each arm and profile."""
-    return trained.jobs_of("protocol", ARMS, _recipe, SEEDS, options)
+    return arms.jobs_of("protocol", ARMS, _recipe, SEEDS, options)
 
 
 def run(options: Options, measured: Measured) -> Table:
@@ -49,15 +49,15 @@ def run(options: Options, measured: Measured) -> Table:
     shown = [runs.with_seeds(measured[job.place]) for job in jobs(options)]
     said = []
     for profile in SEEDS:
-        places = trained.places_of("protocol", ARMS, profile)
-        found = trained.gains({arm: measured[place] for arm, place in places.items()}, PAPER)
+        places = arms.places_of("protocol", ARMS, profile)
+        found = arms.gains({arm: measured[place] for arm, place in places.items()}, PAPER)
         if found is not None:
             said.append(f"{trained.LABELS[profile]}: against the paper's protocol, {found}; {_together(found)}.")
     columns = tuple(trained.LABELS[profile] for profile in SEEDS)
     return Table("protocol", TITLE, INTRO, tuple(shown), findings=tuple(said), columns=columns)
 
 
-def _together(found: trained.Gains) -> str:
+def _together(found: arms.Gains) -> str:
     """Say whether the changes together are worth their sum."""
     alone = sum(found.means[arm] for arm in CHANGES)
     off = found.means[TOGETHER] - alone

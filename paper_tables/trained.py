@@ -11,7 +11,7 @@ ordering says anything.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import NamedTuple
@@ -20,12 +20,10 @@ import numpy as np
 from scipy import stats
 
 from paper_tables import runs, verdicts
-from paper_tables.cells import Cell, Place
-from paper_tables.jobs import Job
+from paper_tables.cells import Cell
 from paper_tables.reported import Printed, ReportedTable, printed_decimals
 from paper_tables.runs import Contender
 from paper_tables.tables import Measured, Options, printed_text
-from torchimpl.training.recipe import Recipe
 
 LEVEL = 0.05
 POWER = 0.8  # with which as many seeds as are named would tell
@@ -289,92 +287,6 @@ def _compared(
         takes = max(len(values) + 1, math.ceil((quantile * spread.deviation / mean) ** 2))
         reason += f"; about {takes} seeds would tell, were this the true difference ({100 * POWER:.0f} % power)"
     return Compared(ordering, mean, (mean - half, mean + half), verdict, reason, seeds)
-
-
-def places_of(table: str, arms: Iterable[str], profile: str) -> dict[str, Place]:
-    """Return where the arms of one of the suite's own tables stand, in the column of a profile."""
-    return {arm: Place("DAQ", table, arm, LABELS[profile]) for arm in arms}
-
-
-def jobs_of(
-    table: str,
-    arms: Iterable[str],
-    make: Callable[[str, str, int], Recipe],
-    seeds: Mapping[str, int],
-    options: Options,
-    *,
-    held_out: bool = False,
-) -> list[Job]:
-    """Return a job for each arm and profile; `make` returns the recipe of an arm, a profile and a seed."""
-    return [
-        runs.job_of_seeds(place, [make(arm, profile, seed) for seed in range(count)], options, held_out=held_out)
-        for profile, count in seeds.items()
-        for arm, place in places_of(table, arms, profile).items()
-    ]
-
-
-class Gains(NamedTuple):
-    """What arms have more than another one, in points.
-
-    Attributes
-    ----------
-    means : dict of str to float
-        By arm.
-    chances : dict of str to float
-        Probabilities, adjusted for one another by Holm's procedure; none of an arm that hardly learned, and none at
-        all if the one they are compared with has not, or of one seed.
-    dead : set of str
-        The arms that hardly learned.
-    spread : Pooled
-        Deviation of the difference of two runs of one seed.
-    seeds : int
-    """
-
-    means: dict[str, float]
-    chances: dict[str, float]
-    dead: set[str]
-    spread: Pooled
-    seeds: int
-
-    @property
-    def complete(self) -> bool:
-        """Whether all arms learned, so that there is an interval of whatever is made of them."""
-        return self.chances.keys() == self.means.keys() and self.spread.degrees > 0
-
-    def __str__(self) -> str:
-        """List the arms, each with its probability, and the interval."""
-        listed = []
-        for arm, mean in self.means.items():
-            words = f" (p = {self.chances[arm]:.2g})" if arm in self.chances else ""
-            if arm in self.dead:
-                words = " (hardly learned)"
-            listed.append(f"{arm} {mean:+.1f}{words}")
-        if self.chances:
-            half = half_width(self.spread, self.seeds)
-            interval = f"95 % interval of one: +/-{half:.1f}; p by Holm, for {len(listed)}"
-        else:
-            interval = (
-                f"{'one seed' if self.seeds == 1 else 'that with which they are compared hardly learned'}: no interval"
-            )
-        return f"{'; '.join(listed)} points ({interval})"
-
-
-def gains(arms: Mapping[str, Cell], base: str) -> Gains | None:
-    """Compare arms with one of them, paired by seed; None where one was not run."""
-    if any(cell.measured is None or cell.value_verdict == "stale" for cell in arms.values()):
-        return None
-    values = {arm: np.asarray(cell.detail["accuracies"], float) for arm, cell in arms.items()}
-    dead = {arm for arm, some in values.items() if some.min() < max(LEARNED, values[base].mean() / 2)}
-    alive = {arm: some for arm, some in values.items() if arm not in dead}  # others scatter otherwise
-    spread = spread_of_differences([dict(enumerate(some)) for some in alive.values()])
-    differences = {arm: some - values[base] for arm, some in values.items() if arm != base}
-    means = {arm: float(some.mean()) for arm, some in differences.items()}
-    chances = {arm: 1.0 if arm in dead else chance(list(some), spread) for arm, some in differences.items()}
-    adjusted = dict(zip(chances, verdicts.holm(list(chances.values())), strict=True))
-    judged = set() if base in dead or not spread.degrees else alive.keys() - {base}
-    return Gains(
-        means, {arm: p for arm, p in adjusted.items() if arm in judged}, dead - {base}, spread, len(values[base])
-    )
 
 
 def cells(
