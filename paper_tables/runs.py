@@ -29,7 +29,7 @@ from torchimpl import sources
 from torchimpl.checkpoints import CheckpointError
 from torchimpl.data import cifar10, digits
 from torchimpl.data.cifar10 import DataError
-from torchimpl.training import batches, slopes, store, trainer
+from torchimpl.training import batches, bfloat16, slopes, store, trainer
 from torchimpl.training.recipe import Recipe, recipe
 from torchimpl.training.trainer import Device, State
 
@@ -367,7 +367,7 @@ def train(
 
 def rehearsal(made: Recipe, training: cifar10.Split, test: cifar10.Split) -> dict[str, Detail]:
     """Rehearse a run on the CPU; what came of it is recorded beside the run."""
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), bfloat16.products():
         warnings.filterwarnings("ignore", ".*its values are NaN")  # of every layer, where rates are too high
         found = trainer.rehearsal(made, training, test)
     numbers = {

@@ -19,7 +19,7 @@ from torch import Tensor
 from reference import registry
 from torchimpl import checkpoints, files, sources, timing
 from torchimpl.data.cifar10 import Split
-from torchimpl.training import trainer
+from torchimpl.training import bfloat16, trainer
 from torchimpl.training.recipe import Recipe
 from torchimpl.training.trainer import CPU, Device, State, as_device
 
@@ -133,7 +133,7 @@ def run(
         def keep(now: State) -> None:
             write(path, key, now)
 
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), bfloat16.products():
             warnings.filterwarnings("ignore", ".*its values are NaN")  # of every layer: the state says it once
             ended = trainer.train(
                 recipe, training, test, start=weights, state=state, device=device, keep=keep, progress=progress,
