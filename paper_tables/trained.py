@@ -338,6 +338,9 @@ def _accuracy_cell(table: ReportedTable, entry: Entry, profile: str, found: Sequ
     if stopped:
         reason += f"; ended early: {'; '.join(sorted(stopped))}"
     reason += runs.vouched(found)
+    processors = sorted({str(cell.hardware.get("processor")) for cell in found if cell.hardware})
+    if len(processors) > 1:
+        reason += f"; runs are of different machines: {', '.join(processors)}"
     first = found[0]
     return Cell(
         paper=table.paper,

@@ -357,8 +357,9 @@ NEWER = {**HERE, "versions": {"torch": "2"}}
         (HERE, {}, False),  # the bits should be the same
         (ELSEWHERE, {}, True),
         (NEWER, {}, True),
-        (NEWER, {"loss": 1.549, "correct": 41.0, "first loss": 2.514, "gradient": 4.54}, True),
-        (NEWER, {"loss": 1.449}, False),
+        (NEWER, {"loss": 1.574, "correct": 41.0, "first loss": 2.514, "gradient": 4.54}, True),
+        (NEWER, {"loss": 1.424}, False),
+        (NEWER, {"loss": -1.0}, False),  # it diverges, as the recorded one did not
         (NEWER, {"correct": 161.0}, False),
         (NEWER, {"first loss": 2.484}, False),
         (NEWER, {"gradient": 4.56}, False),
@@ -379,6 +380,19 @@ def test_elsewhere_a_rehearsal_may_differ_within_the_bounds(there, now, stands, 
     before = {name: detail[name] for name in ("rehearsal", "rehearsal loss", "rehearsal correct")}  # of older records
     assert runs.stands(dataclasses.replace(found, detail=before), detail)
     assert not runs.stands(dataclasses.replace(found, detail=before), given)  # it lacks what there is to compare
+
+
+@pytest.mark.parametrize(("loss", "stands"), [(-1.0, True), (10.1, True), (9.9, False)])
+def test_elsewhere_a_rehearsal_that_diverged_is_told_by_its_first_step(loss, stands, monkeypatch):
+    monkeypatch.setattr(cells, "hardware", lambda: HERE["hardware"])
+    monkeypatch.setattr(cells, "versions", lambda: HERE["versions"])
+    step = {"rehearsal first loss": 2.5, "rehearsal gradient": 3.5}
+    detail = {"rehearsal": "bits", "rehearsal loss": loss, "rehearsal correct": 0.0, **step}
+    found = Measurement(paper="P", table="t", row="r", column="c", unit="percent", detail=detail, **ELSEWHERE)
+    now = {"rehearsal": "other bits", "rehearsal loss": 2.3, "rehearsal correct": 97.0, **step}
+    assert bool(runs.stands(found, now)) is stands
+    assert not runs.stands(found, {**now, "rehearsal first loss": 2.6})
+    assert not runs.stands(found, {**now, "rehearsal gradient": 7.0})
 
 
 def test_a_job_of_more_seeds_or_another_length_is_not_what_was_recorded(results, rehearsed, tmp_path):

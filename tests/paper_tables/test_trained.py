@@ -550,6 +550,16 @@ def test_rows_say_what_was_vouched_for_and_what_ended_early():
             assert ("3 recorded with other sources" in cell.reason) is (steep.name not in cell.row)
 
 
+@pytest.mark.parametrize("processors", [("one", "one", "one"), ("one", "one", "other")])
+def test_rows_say_whether_runs_are_of_different_machines(processors):
+    cells = all_runs(table6, "cifar10-short", lambda c, w, s: 50 + wobble(s))
+    there = [dataclasses.replace(cell, hardware={"processor": processors[cell.seeds[0]]}) for cell in cells]
+    rows = [c for c in trained_rows(table("6", there, profile="cifar10-short"), "cifar10-short") if not c.claim_verdict]
+    assert rows
+    for cell in rows:
+        assert ("; runs are of different machines: one, other" in cell.reason) is (len(set(processors)) > 1)
+
+
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_without_runs_a_table_is_what_is_printed_and_the_command_that_trains_it(name):
     found = table(name, [], profile="embedded")
