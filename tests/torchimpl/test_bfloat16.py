@@ -78,8 +78,15 @@ def test_runs_and_rehearsals_take_what_the_cpu_has(monkeypatch, tmp_path):
     state, _ = store.run(made, tmp_path, *both)
     assert networks.fingerprint(state) == expected[0]
     assert runs.rehearsal(made, *both)["rehearsal"] == expected[1].digest
+    assert not isinstance(bfloat16.products("cuda"), RoundedProducts)
     monkeypatch.setattr(bfloat16, "has_instructions", lambda: True)
     seen = []
     monkeypatch.setattr(RoundedProducts, "__torch_function__", lambda *given: seen.append(given))
     store.run(made, tmp_path / "other", *both)
     assert not seen
+
+
+def test_without_its_library_torch_has_no_instructions(monkeypatch):
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    monkeypatch.delattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", raising=False)
+    assert not bfloat16.has_instructions()

@@ -19,17 +19,19 @@ from torch.overrides import TorchFunctionMode
 PRODUCTS = (F.conv2d, F.linear)
 
 
-def products() -> AbstractContextManager[Any]:
-    """Return a context in which networks are trained in bfloat16 on the CPU at a speed that the CPU admits.
+def products(device: str = "cpu") -> AbstractContextManager[Any]:
+    """Return a context in which networks are trained in bfloat16 on a CPU at the speed that it admits.
 
-    It changes nothing where the CPU has instructions for bfloat16; elsewhere, sums are taken in another order.
+    It changes nothing on other devices, and where the CPU has instructions for bfloat16; elsewhere, sums are taken in
+    another order.
     """
-    return nullcontext() if has_instructions() else RoundedProducts()
+    return RoundedProducts() if torch.device(device).type == "cpu" and not has_instructions() else nullcontext()
 
 
 def has_instructions() -> bool:
     """Whether this CPU has what torch's convolutions need to multiply bfloat16."""
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())  # torch documents no other way to ask
+    found = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return found and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())  # torch documents no other way to ask
 
 
 class RoundedProducts(TorchFunctionMode):

@@ -133,7 +133,7 @@ def run(
         def keep(now: State) -> None:
             write(path, key, now)
 
-        with warnings.catch_warnings(), bfloat16.products():
+        with warnings.catch_warnings(), bfloat16.products(device.name):
             warnings.filterwarnings("ignore", ".*its values are NaN")  # of every layer: the state says it once
             ended = trainer.train(
                 recipe, training, test, start=weights, state=state, device=device, keep=keep, progress=progress,
