@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,30 +15,36 @@ from torch import nn
 from paper_tables import keys, runs
 from paper_tables.cells import Cell, Place
 from paper_tables.jobs import Job
-from paper_tables.tables import Measured, Options, Table
+from paper_tables.tables import InputError, Measured, Options, Table
 from torchimpl import sources
-from torchimpl.data import digits
+from torchimpl.data import cifar10, digits
 from torchimpl.training import batches, disguise, trainer
 from torchimpl.training.recipe import Recipe, recipe
 from torchimpl.training.trainer import Device
 
+TABLE = "disguise"
 CPU = torch.device("cpu")
 TITLE = "DAQ's weights as straight-through weights in disguise"
-NEEDS = "--tune (it takes minutes)"
+NEEDS = "--tune (it takes minutes), and --data (CIFAR-10) for ResNet-20"
 INTRO = (
     "Schoenbauer et al. (arXiv 2405.05171): weights with a slope train, to first order in the rate, as "
-    "straight-through weights M(w) at the rate times alpha. For DAQ, M and alpha are closed forms. A ResNet-8 at 1/1 "
-    "on digits, plain gradient descent, all but the weights frozen; the same batches for all. Distances are root mean "
-    "squares over weights, in their deviations, after equal rate times steps: what the theorem neglects must shrink "
-    "with the rate, as long as no code differs. A code that falls otherwise is beyond the theorem: a single one moves "
-    "all gradients. Beside it, a run begun 1e-6 away (chaos), and how far the weights moved. Last, the recipe by which "
-    "the tables train, with momentum, decay, and ranges and scales that learn, from full precision: there nothing is "
-    "promised, and what the distance has over that of the run begun beside is the departure from the theorem. "
-    "Activations are straight-through in all of it, so that none of these networks is the tables' DAQ."
+    "straight-through weights M(w) at the rate times alpha. For DAQ, M and alpha are closed forms. ResNet-8 on digits "
+    "and ResNet-20 on CIFAR-10, at 1/1, plain gradient descent, all but the weights frozen; the same batches for all. "
+    "Distances are root mean squares over weights, in their deviations, after equal rate times steps: what the "
+    "theorem neglects must shrink with the rate, as long as no code differs. A code that falls otherwise is beyond "
+    "the theorem: a single one moves all gradients. Beside it, a run begun 1e-6 away (chaos), and how far the weights "
+    "moved. Last, the recipe by which the tables train, with momentum, decay, and ranges and scales that learn, from "
+    "full precision: there nothing is promised, and what the distance has over that of the run begun beside is the "
+    "departure from the theorem. Activations are straight-through in all of it, so that none of these networks is the "
+    "tables' DAQ."
 )
+PROFILES = {"embedded": "digits", "cifar10-short": "CIFAR-10"}
+BATCHES = {"embedded": 64, "cifar10-short": 16}  # as many pixels, times 3
 STEPS = 10  # at the first of the rates
 OTHERS_RATE = 0.02
 HALVINGS = (1, 2, 4)
+RECIPE_HALVINGS = {"embedded": HALVINGS, "cifar10-short": (1,)}  # five networks each, for hours
+RECIPE_EPOCHS = {"cifar10-short": 3}
 QUANTIZED_RATES = {"small steps": 1.0, "large steps": 100.0}  # in squared deviations of the weights
 RECIPE = "the tables' recipe"
 ARMS = ("M and alpha", "alpha alone", "neither", "chaos", "moved")
@@ -46,45 +52,60 @@ VARIANTS = ("paper", "released")
 
 
 def jobs(options: Options) -> list[Job]:
-    """Return a job for each kernel and way to train."""
-    found = []
-    for variant in VARIANTS:
-        made = _recipe(variant)
-        ways: dict[str, tuple[Any, dict[str, Any]]] = {
-            size: (partial(_measure, variant, rate), {"rates": [OTHERS_RATE, rate], "steps": [STEPS, HALVINGS]})
-            for size, rate in QUANTIZED_RATES.items()
-        }
-        ways[RECIPE] = (
-            partial(_measure_recipe, variant, made, options.out / "disguise", runs.device_of(options)),
-            {"recipe": runs.configuration(made), "rates": HALVINGS},
+    """Return a job for each network, kernel and way to train."""
+    return [job for profile in PROFILES for variant in VARIANTS for job in _jobs(options, profile, variant)]
+
+
+def _jobs(options: Options, profile: str, variant: str) -> list[Job]:
+    made, halvings = _recipe(profile, variant), RECIPE_HALVINGS[profile]
+    exact = recipe(profile, crop=0, flip=False, batch=BATCHES[profile])
+    first = {} if profile == "embedded" else {"exact": exact.as_json()}  # those of digits are recorded without
+    ways: dict[str, tuple[Any, dict[str, Any]]] = {
+        size: (
+            partial(_measure, exact, variant, rate, options.data),
+            {"rates": [OTHERS_RATE, rate], "steps": [STEPS, HALVINGS], **first},
         )
-        for column, (measure, settings) in ways.items():
-            key = keys.key(
-                ["torchimpl.training.disguise", *sources.method_modules("daq"), *sources.method_modules("ste")],
-                variant=variant,
-                images=digits.SHA256,
-                **settings,
-            )
-            place = Place("DAQ", "disguise", f"{variant} kernel", column)
-            command = "python -m paper_tables --table disguise --tune"
-            found.append(Job(place, "deviations", key, command, measure, ("tune",), parallel=True))
+        for size, rate in QUANTIZED_RATES.items()
+    }
+    ways[RECIPE] = (
+        partial(_measure_recipe, variant, made, halvings, options.data, options.out / TABLE, runs.device_of(options)),
+        {"recipe": runs.configuration(made), "rates": halvings},
+    )
+    found = []
+    for way, (measure, settings) in ways.items():
+        key = keys.key(
+            ["torchimpl.training.disguise", *sources.method_modules("daq"), *sources.method_modules("ste")],
+            variant=variant,
+            images=(cifar10 if made.images == "cifar10" else digits).SHA256,
+            **settings,
+        )
+        place = Place(
+            "DAQ", TABLE, f"{variant} kernel", way if profile == "embedded" else f"{way}, {PROFILES[profile]}"
+        )
+        command = f"python -m paper_tables --table {TABLE} --tune --profile {profile}"
+        needs = ("tune", "data") if made.images == "cifar10" else ("tune",)
+        found.append(Job(place, "deviations", key, command, measure, needs, profile, parallel=True))
     return found
 
 
-def _recipe(variant: str) -> Recipe:
+def _recipe(profile: str, variant: str) -> Recipe:
     contender = runs.DAQ if variant == "paper" else runs.DAQ_RELEASED
-    return contender.recipe("embedded", "1/1", 0)
+    made = contender.recipe(profile, "1/1", 0)
+    return dataclasses.replace(made, epochs=RECIPE_EPOCHS.get(profile, made.epochs), precision="float32")
 
 
-def _measure(variant: str, rate: float, progress: Callable[[float], None]) -> dict[str, Any]:
-    training, _ = batches.splits("digits", None)
-    made = recipe("embedded", crop=0)
-    source = batches.Batches(training, made, torch.device("cpu"))
-    steps = [
-        (images.double().contiguous(), labels)
-        for epoch in range(-(-STEPS * max(HALVINGS) // len(source)))
-        for images, labels in source.epoch(epoch)
-    ]
+def _measure(
+    made: Recipe, variant: str, rate: float, data: Path | None, progress: Callable[[float], None]
+) -> dict[str, Any]:
+    """Descend by a rate in steps that are all alike, and by ones that are more by as much as the rate is less."""
+    try:
+        training, _ = batches.splits(made.images, data)
+    except cifar10.DataError as error:
+        raise InputError(str(error)) from None
+    source = batches.Batches(training, made, CPU)
+    in_turn = itertools.chain.from_iterable(source.epoch(epoch) for epoch in itertools.count())
+    most = STEPS * max(HALVINGS)
+    steps = [(images.double().contiguous(), labels) for images, labels in itertools.islice(in_turn, most)]
     torch.manual_seed(0)
     model = disguise.build(made.network, variant, steps[0][0])
     found = {}
@@ -99,17 +120,23 @@ def _measure(variant: str, rate: float, progress: Callable[[float], None]) -> di
 
 
 def _measure_recipe(
-    variant: str, made: Recipe, folder: Path, device: Device, progress: Callable[[float], None]
+    variant: str,
+    made: Recipe,
+    halvings: Sequence[int],
+    data: Path | None,
+    folder: Path,
+    device: Device,
+    progress: Callable[[float], None],
 ) -> dict[str, Any]:
     """Train by the tables' recipe, and by ones that are longer by as much as their rates are less."""
     with runs.input_errors(folder):
-        training, test = batches.splits("digits", None)
+        training, test = batches.splits(made.images, data)
         first = runs.first_of(made)
         assert first is not None
         start = runs.train(first, folder, training, test, device).model
     model = disguise.learning(made.network, variant, next(batches.Batches(training, made, CPU).epoch(0))[0], start)
     found, accuracies = {}, {}
-    for i, halving in enumerate(HALVINGS):
+    for i, halving in enumerate(halvings):
         slower = dataclasses.replace(
             made,
             rate=made.rate / halving,
@@ -126,20 +153,19 @@ def _measure_recipe(
             arm: 100 * trainer.test_accuracy(network, test, slower)[0] / len(test.labels)
             for arm, (network, _) in found[halving].items()
         }
-        progress((i + 1) / len(HALVINGS))
+        progress((i + 1) / len(halvings))
     result = _result(found)
     for arm in ARMS:
-        result["detail"][f"{arm}, accuracy"] = tuple(accuracies[halving][arm] for halving in HALVINGS)
-    return result | {
-        "protocol": f"{runs.protocol(made)}; at a half and a quarter of the rates twice and four times that"
-    }
+        result["detail"][f"{arm}, accuracy"] = tuple(accuracies[halving][arm] for halving in halvings)
+    longer = "; at a half and a quarter of the rates twice and four times that" if len(halvings) > 1 else ""
+    return result | {"protocol": f"{runs.protocol(made)}{longer}"}
 
 
 def _result(found: Mapping[int, Mapping[str, tuple[nn.Module, disguise.Distance]]]) -> dict[str, Any]:
     detail: dict[str, Any] = {}
     for arm in ARMS:
-        detail[arm] = tuple(found[halving][arm][1].weights for halving in HALVINGS)
-        detail[f"{arm}, codes"] = tuple(found[halving][arm][1].codes for halving in HALVINGS)
+        detail[arm] = tuple(one[arm][1].weights for one in found.values())
+        detail[f"{arm}, codes"] = tuple(one[arm][1].codes for one in found.values())
     return {"measured": detail["M and alpha"][-1], "detail": detail}
 
 
@@ -155,17 +181,19 @@ def run(options: Options, measured: Measured) -> Table:
         for arm in ARMS:
             distances, codes = (_values(cell, name) for name in (arm, f"{arm}, codes"))
             halved = " → ".join(f"{distance:.1e}" for distance in distances)
-            reason = f"rate whole, half, quarter: {halved}; codes that differ: {100 * codes[-1]:.2f} %"
+            rates = ", ".join(("whole", "half", "quarter")[: len(distances)])
+            reason = f"rate {rates}: {halved}; codes that differ: {100 * codes[-1]:.2f} %"
             if f"{arm}, accuracy" in cell.detail:
                 of = "DAQ" if arm == "moved" else "this"
                 reason += f"; accuracy of {of}: {_values(cell, f'{arm}, accuracy')[-1]:.1f} %"
             found.append(dataclasses.replace(cell, row=f"{cell.row}, {arm}", measured=distances[-1], reason=reason))
         exact, off = _values(cell, "M and alpha"), _values(cell, "M and alpha, codes")
-        if cell.column == RECIPE:
+        if cell.column.startswith(RECIPE):
+            rates = "the rates, half and a quarter" if len(exact) > 1 else "the rates"
             lines = [f"{arm} {_lines(cell, arm)} ({_lines(cell, f'{arm}, codes', 100)} % of codes)" for arm in ARMS]
             beside = " → ".join(f"{a / b:.1f}" for a, b in zip(exact, _values(cell, "chaos"), strict=True))
             said.append(
-                f"{cell.row}, {cell.column}, one seed, at the rates, half and a quarter: {'; '.join(lines)}. The "
+                f"{cell.row}, {cell.column}, one seed, at {rates}: {'; '.join(lines)}. The "
                 f"disguise is {beside} times as far as the run begun beside. "
                 f"Accuracies: DAQ {_lines(cell, 'moved, accuracy')} %, its disguise "
                 f"{_lines(cell, 'M and alpha, accuracy')}, begun beside {_lines(cell, 'chaos, accuracy')}."
@@ -182,7 +210,7 @@ def run(options: Options, measured: Measured) -> Table:
                 f"is, at the rate, half and a quarter, {_lines(cell, 'M and alpha')}, of a run begun 1e-6 beside "
                 f"{_lines(cell, 'chaos')}, of straight-through weights without M and alpha {_lines(cell, 'neither')}."
             )
-    return Table("disguise", TITLE, INTRO, tuple(found), findings=tuple(said), layout="list")
+    return Table(TABLE, TITLE, INTRO, tuple(found), findings=tuple(said), layout="list")
 
 
 def _values(cell: Cell, name: str) -> tuple[float, ...]:

@@ -291,10 +291,16 @@ def of_depth():
 
 
 def of_disguise():
-    lines = {arm: (4e-3, 2e-3, 1e-3) for arm in disguise.ARMS} | {
-        f"{arm}, codes": (0.1, 0.0, 0.0) for arm in disguise.ARMS
-    }
-    return {job.place: cell(job, 1e-3, **lines) for job in disguise.jobs(OPTIONS)}
+    found = {}
+    for job in disguise.jobs(OPTIONS):
+        count = len(disguise.HALVINGS)
+        if job.place.column.startswith(disguise.RECIPE):
+            count = len(disguise.RECIPE_HALVINGS[job.profile])
+        lines = {arm: (4e-3, 2e-3, 1e-3)[:count] for arm in disguise.ARMS}
+        codes = {f"{arm}, codes": (0.1, 0.0, 0.0)[:count] for arm in disguise.ARMS}
+        accuracies = {f"{arm}, accuracy": (90.0, 91.0, 92.0)[:count] for arm in disguise.ARMS}
+        found[job.place] = cell(job, 1e-3, **lines, **codes, **accuracies)
+    return found
 
 
 FIGURES = {
@@ -352,9 +358,31 @@ def test_gradients_by_layer_and_arms_by_accuracy():
 
 
 def test_a_point_is_filled_where_no_code_differs():
-    for axes in figure_disguise.draw(OPTIONS, of_disguise()).axes:
+    found = figure_disguise.draw(OPTIONS, of_disguise()).axes
+    assert len(found) == len(disguise.jobs(OPTIONS)) == 12
+    for axes in found:
         fills = [line.get_markerfacecolor() for line in axes.get_lines() if line.get_marker() == "o"]
-        assert [fill == "none" for fill in fills] == [True, False, False] * len(figure_disguise.ARMS)
+        count = len(fills) // len(figure_disguise.ARMS)
+        assert [fill == "none" for fill in fills] == [True, False, False][:count] * len(figure_disguise.ARMS)
+        assert count == (1 if axes.get_title().endswith("recipe,\nCIFAR-10") else 3)
+
+
+def test_a_network_without_measurements_has_no_row():
+    some = {
+        job.place: of_disguise()[job.place]
+        if job.profile == "embedded"
+        else Cell(**job.place._asdict(), unit=job.unit, value_verdict="not run")
+        for job in disguise.jobs(OPTIONS)
+    }
+    assert len(figure_disguise.draw(OPTIONS, some).axes) == 6
+
+
+def test_what_came_of_the_recipe_is_said_of_as_many_rates_as_were_run():
+    said = [line for line in disguise.run(OPTIONS, of_disguise()).findings if disguise.RECIPE in line]
+    assert len(said) == 4
+    for line in said:
+        assert ("at the rates, half and a quarter: " in line) is ("CIFAR-10" not in line)
+        assert line.count(" → ") == (0 if "CIFAR-10" in line else 2 * (2 * len(disguise.ARMS) + 1 + 3))
 
 
 def test_curves_of_dsq_begin_before_training_and_have_every_seed():
