@@ -10,7 +10,7 @@ import pytest
 
 import quantgap_gate
 from arm import __main__
-from paper_tables import cli
+from paper_tables import cells, cli, table5, table7, trained
 from torchimpl.data import cifar10
 
 ROOT = Path(__file__).parents[1]
@@ -122,3 +122,16 @@ def test_the_download_command_exists(capsys):
         cifar10.main(["--help"])
     assert stop.value.code == 0
     assert "DIR" in capsys.readouterr().out
+
+
+def test_its_table_of_trained_orderings_has_what_the_recorded_runs_decide():
+    runs = [cells.read(path, cells.Measurement) for path in (cells.RESULTS / "training").glob("*.json")]
+    measured = {run.place: cells.Cell(**vars(run)) for run in runs}
+    decided = [
+        f"| {one.ordering.row}, {one.ordering.more.width} | {one.difference:+.1f} | {len(one.seeds)} | {one.verdict} |"
+        for table in (table5, table7)
+        for one in trained.compare(table.ORDERINGS, measured, "cifar10-short", trained.SEEDS)
+        if one.verdict != "undecided"
+    ]
+    assert len(decided) > 1
+    assert re.findall(r"^\|.* (?:holds|fails) \|$", README, re.MULTILINE) == decided
