@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -48,10 +48,12 @@ class Gains(NamedTuple):
         Probabilities, adjusted for one another by Holm's procedure; none of an arm that hardly learned, and none at
         all if the one they are compared with has not, or of one seed.
     dead : set of str
-        The arms that hardly learned.
+        The arms that hardly learned, the one they are compared with among them.
     spread : Pooled
         Deviation of the difference of two runs of one seed.
     seeds : int
+    base : str
+        The arm they are compared with.
     """
 
     means: dict[str, float]
@@ -59,6 +61,7 @@ class Gains(NamedTuple):
     dead: set[str]
     spread: Pooled
     seeds: int
+    base: str
 
     @property
     def complete(self) -> bool:
@@ -79,24 +82,43 @@ class Gains(NamedTuple):
             )
         elif self.seeds == 1:
             interval = "one seed: no interval"
-        else:
+        elif self.base in self.dead:
             interval = "that with which they are compared hardly learned: no interval"
+        else:
+            interval = "none of them learned: no interval"
         return f"{'; '.join(listed)} points ({interval})"
 
 
 def gains(arms: Mapping[str, Cell], base: str) -> Gains | None:
     """Compare arms with one of them, paired by seed; None where one was not run."""
-    if any(cell.measured is None or cell.value_verdict == "stale" for cell in arms.values()):
+    if not all(cell.stands for cell in arms.values()):
         return None
-    values = {arm: np.asarray(cell.detail["accuracies"], float) for arm, cell in arms.items()}
-    dead = {arm for arm, some in values.items() if some.min() < max(LEARNED, values[base].mean() / 2)}
-    alive = {arm: some for arm, some in values.items() if arm not in dead}  # others scatter otherwise
-    spread = spread_of_differences([dict(enumerate(some)) for some in alive.values()])
-    differences = {arm: some - values[base] for arm, some in values.items() if arm != base}
-    means = {arm: float(some.mean()) for arm, some in differences.items()}
-    chances = {arm: 1.0 if arm in dead else chance(list(some), spread) for arm, some in differences.items()}
+    values: dict[str, Sequence[float]] = {arm: cell.detail["accuracies"] for arm, cell in arms.items()}  # type: ignore[misc]
+    means, chances, dead, spread = paired(values, base)
     adjusted = dict(zip(chances, verdicts.holm(list(chances.values())), strict=True))
-    if base in dead or not spread.degrees:
-        adjusted = {}
-    judged = {arm: p for arm, p in adjusted.items() if arm not in dead}
-    return Gains(means, judged, dead - {base}, spread, len(values[base]))
+    judged = {arm: p for arm, p in adjusted.items() if spread.degrees and not {arm, base} & dead}
+    return Gains(means, judged, dead, spread, len(values[base]), base)
+
+
+class Paired(NamedTuple):
+    """What arms have more than one of them, and by which chance each alone, were there no difference; see `Gains`."""
+
+    means: dict[str, float]
+    chances: dict[str, float]
+    dead: set[str]
+    spread: Pooled
+
+
+def paired(values: Mapping[str, Sequence[float]], base: str) -> Paired:
+    """Compare arms with one of them, by seed.
+
+    Those that hardly learned scatter otherwise, and stay out of the deviation. Of them nothing is beyond chance; nor of
+    any arm, if the one that they are compared with is of them.
+    """
+    found = {arm: np.asarray(some, float) for arm, some in values.items()}
+    dead = {arm for arm, some in found.items() if some.min() < max(LEARNED, found[base].mean() / 2)}
+    spread = spread_of_differences([dict(enumerate(some)) for arm, some in found.items() if arm not in dead])
+    differences = {arm: some - found[base] for arm, some in found.items() if arm != base}
+    means = {arm: float(some.mean()) for arm, some in differences.items()}
+    chances = {arm: 1.0 if {arm, base} & dead else chance(list(some), spread) for arm, some in differences.items()}
+    return Paired(means, chances, dead, spread)

@@ -136,6 +136,11 @@ class Cell(Measurement):
     reason: str = ""
     command: str | None = None
 
+    @property
+    def stands(self) -> bool:
+        """Whether it has a number that is not stale."""
+        return self.measured is not None and self.value_verdict != "stale"
+
 
 def write(folder: Path, found: Iterable[Measurement]) -> None:
     """Write each measurement or cell to ``folder/table/file.json``."""

@@ -177,7 +177,7 @@ def _audit_pair(first: Mean, second: Mean, images: int, comparisons: int) -> boo
     )
     alone = significance.printed_interval(ours, theirs, images)
     corrected = significance.printed_interval(ours, theirs, images, comparisons)
-    verdict, by_itself = (significance.judge(difference, interval) for interval in (corrected, alone))
+    verdict, by_itself = (significance.judge(interval) for interval in (corrected, alone))
     out.print(f"95 % interval for other test images: {alone[0]:+.2f} to {alone[1]:+.2f} points")
     if comparisons > 1:
         out.print(f"as one of {comparisons} comparisons: {corrected[0]:+.2f} to {corrected[1]:+.2f} points")
@@ -199,7 +199,7 @@ def _audit_pair(first: Mean, second: Mean, images: int, comparisons: int) -> boo
     found = means.compare(first, second)
     if found is not None:
         low, high = found.interval(comparisons)
-        by_runs = significance.judge(difference, (low, high))
+        by_runs = significance.judge((low, high))
         out.print(
             f"{render.MARKS[by_runs]} better in other runs, on the same images: {by_runs}. {low:+.2f} to {high:+.2f} "
             f"points ({found.test}, {found.degrees:.1f} degrees of freedom)"

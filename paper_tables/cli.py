@@ -101,7 +101,11 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument(
         "--record", action="store_true", help="also write to results/ what takes data to measure, and the figures"
     )
-    result.add_argument("--again", action="store_true", help="measure even what is recorded")
+    result.add_argument(
+        "--again",
+        action="store_true",
+        help="measure even what is recorded; a network whose training has ended in OUT is tested again only",
+    )
     result.add_argument("--strict", action="store_true", help="exit with 1 if anything printed is contradicted")
     result.add_argument("--open", action="store_true", help="show the report in a browser when it is done")
     result.add_argument("--quiet", action="store_true", help="no tables and no progress bars")

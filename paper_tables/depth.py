@@ -19,14 +19,14 @@ import torch
 
 from paper_tables import keys, runs, trained
 from paper_tables.cells import Cell, Detail, Measurement, Place
-from paper_tables.jobs import Job
+from paper_tables.jobs import Job, command_of
 from paper_tables.table5 import RELEASED
 from paper_tables.tables import InputError, Measured, Options, Table
 from reference import daq, daq_theory
 from torchimpl import calibrate, checkpoints, evaluation, sources
 from torchimpl.data import cifar10
 from torchimpl.quantizers.base import SETTINGS
-from torchimpl.training import batches, slopes
+from torchimpl.training import slopes
 from torchimpl.training.recipe import Recipe, recipe
 from torchimpl.training.trainer import Device
 
@@ -82,8 +82,8 @@ def _gradient_jobs(options: Options) -> list[Job]:
             )
             measure = partial(_gradient, column, variant, options.data, options.checkpoints)
             place = Place("DAQ", "depth", f"gradient at the first quantized layer, {variant} kernel over flat", state)
-            command = "python -m paper_tables --table depth --data DIR --checkpoints DIR"
-            found.append(Job(place, "ratio", key, command, measure, ("data", "checkpoints"), parallel=True))
+            needs = ("data", "checkpoints")
+            found.append(Job(place, "ratio", key, command_of("depth", needs), measure, needs, parallel=True))
     return found
 
 
@@ -136,7 +136,7 @@ def _arm_jobs(options: Options) -> list[Job]:
             measure = partial(_arm, made, seeds, options.data, options.out / "depth", runs.device_of(options))
             place = Place("DAQ", "depth", name, f"{images}, {epochs} epochs")
             needs = ("tune", "data") if made.images == "cifar10" else ("tune",)
-            command = f"python -m paper_tables --table depth --tune --profile {profile}"
+            command = command_of("depth", needs, profile)
             rehearse = partial(_rehearse, made, options.data)
             found.append(Job(place, "percent", key, command, measure, needs, profile, parallel=True, rehearse=rehearse))
     return found
@@ -153,7 +153,7 @@ def _arm(
 ) -> dict[str, Any]:
     """Train an arm at each rate with each seed; from the full-precision networks that the tables train."""
     with runs.input_errors(folder):
-        training, test = batches.splits(made.images, data)
+        training, test = runs.splits(made.images, data)
         accuracies, seconds = np.empty((len(RATES), seeds)), 0.0
         for i, rate in enumerate(RATES):
             for seed in range(seeds):
@@ -187,7 +187,7 @@ def _arm(
 def _rehearse(made: Recipe, data: Path | None, found: Measurement) -> Mapping[str, Detail]:
     """Rehearse an arm at its best rate: see `jobs.Job.rehearse`."""
     own = dataclasses.replace(made, rate=float(found.detail["best rate"]))  # type: ignore[arg-type]
-    return runs.rehearse(own, partial(batches.splits, made.images, data), found)
+    return runs.rehearse(own, partial(runs.splits, made.images, data), found)
 
 
 def run(options: Options, measured: Measured) -> Table:
@@ -196,12 +196,8 @@ def run(options: Options, measured: Measured) -> Table:
     return Table("depth", TITLE, INTRO, tuple(found), findings=tuple(_findings(found)), layout="list")
 
 
-def _is_measured(cell: Cell) -> bool:
-    return cell.measured is not None and cell.value_verdict is None  # and not stale
-
-
 def _shown(cell: Cell) -> Cell:
-    if not _is_measured(cell):
+    if not cell.stands:
         return cell
     if cell.unit == "ratio":
         ratios = cell.detail["by layer"]
@@ -239,7 +235,7 @@ def _findings(found: list[Cell]) -> list[str]:
     """Say what the kernels do to gradients; what shape does at equal level, and level at equal shape, by seed."""
     said = [_of_gradients(found, variant) for variant in VARIANTS]
     for column in dict.fromkeys(cell.column for cell in found if cell.unit == "percent"):
-        here = {cell.row: cell for cell in found if cell.column == column and _is_measured(cell)}
+        here = {cell.row: cell for cell in found if cell.column == column and cell.stands}
         if here.keys() < arms().keys():
             continue
         best = {row: np.asarray(cell.detail["at the best rate"]) for row, cell in here.items()}
@@ -268,7 +264,7 @@ def _findings(found: list[Cell]) -> list[str]:
 def _of_gradients(found: list[Cell], variant: str) -> str:
     """Say by how much a kernel multiplies the gradient at the first quantized layer."""
     here = {cell.column: cell for cell in found if cell.unit == "ratio" and f", {variant} kernel" in cell.row}
-    if not here or not all(map(_is_measured, here.values())):
+    if not here or not all(cell.stands for cell in here.values()):
         return ""
     before, after = (here[state].measured for state in STATES)
     return (

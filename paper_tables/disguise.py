@@ -14,8 +14,8 @@ from torch import nn
 
 from paper_tables import keys, runs
 from paper_tables.cells import Cell, Place
-from paper_tables.jobs import Job
-from paper_tables.tables import InputError, Measured, Options, Table
+from paper_tables.jobs import Job, command_of
+from paper_tables.tables import Measured, Options, Table
 from torchimpl import sources
 from torchimpl.data import cifar10, digits
 from torchimpl.training import batches, disguise, trainer
@@ -25,7 +25,10 @@ from torchimpl.training.trainer import Device
 TABLE = "disguise"
 CPU = torch.device("cpu")
 TITLE = "DAQ's weights as straight-through weights in disguise"
-NEEDS = "--tune (it takes minutes), and --data (CIFAR-10) for ResNet-20"
+NEEDS = (
+    "--tune (it takes minutes, of ResNet-20 hours, on the CPU, and begins anew if it was stopped), and --data "
+    "(CIFAR-10) for ResNet-20"
+)
 INTRO = (
     "Schoenbauer et al. (arXiv 2405.05171): weights with a slope train, to first order in the rate, as "
     "straight-through weights M(w) at the rate times alpha. For DAQ, M and alpha are closed forms. ResNet-8 on digits "
@@ -59,11 +62,11 @@ def jobs(options: Options) -> list[Job]:
 def _jobs(options: Options, profile: str, variant: str) -> list[Job]:
     made, halvings = _recipe(profile, variant), RECIPE_HALVINGS[profile]
     exact = recipe(profile, crop=0, flip=False, batch=BATCHES[profile])
-    first = {} if profile == "embedded" else {"exact": exact.as_json()}  # those of digits are recorded without
+    own = {} if profile == "embedded" else {"exact": exact.as_json()}  # those of digits are recorded without
     ways: dict[str, tuple[Any, dict[str, Any]]] = {
         size: (
             partial(_measure, exact, variant, rate, options.data),
-            {"rates": [OTHERS_RATE, rate], "steps": [STEPS, HALVINGS], **first},
+            {"rates": [OTHERS_RATE, rate], "steps": [STEPS, HALVINGS], **own},
         )
         for size, rate in QUANTIZED_RATES.items()
     }
@@ -82,8 +85,8 @@ def _jobs(options: Options, profile: str, variant: str) -> list[Job]:
         place = Place(
             "DAQ", TABLE, f"{variant} kernel", way if profile == "embedded" else f"{way}, {PROFILES[profile]}"
         )
-        command = f"python -m paper_tables --table {TABLE} --tune --profile {profile}"
         needs = ("tune", "data") if made.images == "cifar10" else ("tune",)
+        command = command_of(TABLE, needs, profile)
         found.append(Job(place, "deviations", key, command, measure, needs, profile, parallel=True))
     return found
 
@@ -98,10 +101,7 @@ def _measure(
     made: Recipe, variant: str, rate: float, data: Path | None, progress: Callable[[float], None]
 ) -> dict[str, Any]:
     """Descend by a rate in steps that are all alike, and by ones that are more by as much as the rate is less."""
-    try:
-        training, _ = batches.splits(made.images, data)
-    except cifar10.DataError as error:
-        raise InputError(str(error)) from None
+    training, _ = runs.splits(made.images, data)
     source = batches.Batches(training, made, CPU)
     in_turn = itertools.chain.from_iterable(source.epoch(epoch) for epoch in itertools.count())
     most = STEPS * max(HALVINGS)
@@ -130,7 +130,7 @@ def _measure_recipe(
 ) -> dict[str, Any]:
     """Train by the tables' recipe, and by ones that are longer by as much as their rates are less."""
     with runs.input_errors(folder):
-        training, test = batches.splits(made.images, data)
+        training, test = runs.splits(made.images, data)
         first = runs.first_of(made)
         assert first is not None
         start = runs.train(first, folder, training, test, device).model
@@ -164,7 +164,7 @@ def _measure_recipe(
 def _result(found: Mapping[int, Mapping[str, tuple[nn.Module, disguise.Distance]]]) -> dict[str, Any]:
     detail: dict[str, Any] = {}
     for arm in ARMS:
-        detail[arm] = tuple(one[arm][1].weights for one in found.values())
+        detail[arm] = tuple(runs.as_json(one[arm][1].weights) for one in found.values())
         detail[f"{arm}, codes"] = tuple(one[arm][1].codes for one in found.values())
     return {"measured": detail["M and alpha"][-1], "detail": detail}
 
@@ -175,7 +175,7 @@ def run(options: Options, measured: Measured) -> Table:
     said = []
     for job in jobs(options):
         cell = measured[job.place]
-        if cell.measured is None or cell.value_verdict is not None:
+        if not cell.stands:
             found.append(cell)
             continue
         for arm in ARMS:
@@ -188,7 +188,9 @@ def run(options: Options, measured: Measured) -> Table:
                 reason += f"; accuracy of {of}: {_values(cell, f'{arm}, accuracy')[-1]:.1f} %"
             found.append(dataclasses.replace(cell, row=f"{cell.row}, {arm}", measured=distances[-1], reason=reason))
         exact, off = _values(cell, "M and alpha"), _values(cell, "M and alpha, codes")
-        if cell.column.startswith(RECIPE):
+        if diverged := [arm for arm in ARMS if min(_values(cell, arm)) < 0]:
+            said.append(f"{cell.row}, {cell.column}: {', '.join(diverged)} diverged: nothing is to be said.")
+        elif cell.column.startswith(RECIPE):
             rates = "the rates, half and a quarter" if len(exact) > 1 else "the rates"
             lines = [f"{arm} {_lines(cell, arm)} ({_lines(cell, f'{arm}, codes', 100)} % of codes)" for arm in ARMS]
             beside = " → ".join(f"{a / b:.1f}" for a, b in zip(exact, _values(cell, "chaos"), strict=True))

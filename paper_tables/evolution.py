@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -12,11 +13,11 @@ import numpy as np
 
 from paper_tables import keys, runs, trained
 from paper_tables.cells import Cell, Place
-from paper_tables.jobs import Job
+from paper_tables.jobs import Job, command_of
 from paper_tables.tables import Measured, Options, Table
 from reference import dsq
 from torchimpl import sources
-from torchimpl.training import batches, bounds, trainer
+from torchimpl.training import bounds, trainer
 from torchimpl.training.recipe import Recipe, recipe
 from torchimpl.training.trainer import Device, State
 
@@ -61,7 +62,7 @@ def jobs(options: Options) -> list[Job]:
                 _place(arm),
                 "percent",
                 keys.key(modules, runs=[one.as_json() for one in made], start=runs.configuration(_first(made[0]))),
-                "python -m paper_tables --table evolution --tune",
+                command_of("evolution", ("tune",), PROFILE),
                 partial(_measure, made, options.out / "evolution", runs.device_of(options)),
                 ("tune",),
                 PROFILE,
@@ -79,9 +80,9 @@ def _first(made: Recipe) -> Recipe:
 
 def _measure(made: list[Recipe], folder: Path, device: Device, progress: Callable[[float], None]) -> dict[str, Any]:
     """Train with each seed, and look at the network after each epoch."""
-    accuracies, losses, seen = [], {}, []
+    accuracies, losses, seen, ended = [], {}, [], []
     with runs.input_errors(folder):
-        training, test = batches.splits(made[0].images, None)
+        training, test = runs.splits(made[0].images, None)
         for i, one in enumerate(made):
             start = runs.train(_first(one), folder, training, test, device).model
             epochs: list[dict[str, float]] = []
@@ -93,12 +94,15 @@ def _measure(made: list[Recipe], folder: Path, device: Device, progress: Callabl
 
             state = trainer.train(one, training, test, start=start, device=device, keep=keep)
             accuracies.append(100 * state.correct[-1] / len(test.labels))
-            losses[f"loss, seed {one.seed}"] = tuple(state.loss)
+            losses[f"loss, seed {one.seed}"] = tuple(loss for loss in state.loss if math.isfinite(loss))
             seen.append(epochs)
+            ended += [f"seed {one.seed}: {state.diverged}"] if state.diverged else []
             progress((i + 1) / len(made))
-    means = {name: tuple(np.mean([[e[name] for e in some] for some in seen], axis=0).tolist()) for name in seen[0][0]}
+    curves: dict[str, Any] = {"diverged": "; ".join(ended)}
+    if not ended:
+        curves = {n: tuple(np.mean([[e[n] for e in some] for some in seen], axis=0).tolist()) for n in seen[0][0]}
     return runs.result_of_seeds(made, accuracies, len(test.labels)) | {
-        "detail": {"accuracies": tuple(accuracies), "device": str(device), **losses, **means}
+        "detail": {"accuracies": tuple(accuracies), "device": str(device), **losses, **curves}
     }
 
 
@@ -121,8 +125,10 @@ def run(options: Options, measured: Measured) -> Table:
 
 
 def _findings(found: Mapping[str, Cell]) -> tuple[str, ...]:
-    if any(cell.measured is None or cell.value_verdict == "stale" for cell in found.values()):
+    if not all(cell.stands for cell in found.values()):
         return ()
+    if said := tuple(f"{arm} diverged: {c.detail['diverged']}." for arm, c in found.items() if "diverged" in c.detail):
+        return said
     own, fixed = found[LEARNED].detail, found[FIXED].detail
 
     def ends(name: str, detail: Mapping[str, Any] = own) -> str:

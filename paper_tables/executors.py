@@ -83,9 +83,11 @@ def _in_processes(
                 done, _ = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
                 while True:
                     try:
-                        report(*reports.get_nowait())
+                        place, share = reports.get_nowait()
                     except queue.Empty:
                         break
+                    if place in running.values():  # a result may come before the last report
+                        report(place, share)
                 for future in done:
                     try:
                         found = future.result()

@@ -23,7 +23,7 @@ KERNELS: dict[str, tuple[str, Dashes]] = {
     "paper": (DAQ_ACTIVATIONS, "solid"),
     "released": (HUES["teal"], figures.DASHED),
 }
-STATES = {"before fine-tuning": 2.4, "released network": 1.2}  # widths of lines
+LINE_WIDTHS = {"before fine-tuning": 2.4, "released network": 1.2}
 
 
 def jobs(options: Options) -> list[Job]:
@@ -34,11 +34,7 @@ def jobs(options: Options) -> list[Job]:
 @figures.styled
 def draw(options: Options, measured: Measured) -> Figure:
     """Draw the gradients by layer, and the arms that were trained."""
-    found = [
-        cell
-        for job in depth.jobs(options)
-        if (cell := measured[job.place]).measured is not None and cell.value_verdict != "stale"
-    ]
+    found = [cell for job in depth.jobs(options) if (cell := measured[job.place]).stands]
     figure = Figure(figsize=(10, 4.6), layout="constrained")
     gradients = [cell for cell in found if cell.unit == "ratio"]
     arms = [cell for cell in found if cell.unit == "percent" and "digits" in cell.column]
@@ -62,7 +58,7 @@ def _gradients(axes: Axes, cells: list[Cell]) -> None:
         ratios = cell.detail["by layer"]
         assert isinstance(ratios, tuple)
         layers = np.arange(1, len(ratios) + 1)
-        axes.plot(layers, ratios, color=color, linestyle=dashes, linewidth=STATES[cell.column])
+        axes.plot(layers, ratios, color=color, linestyle=dashes, linewidth=LINE_WIDTHS[cell.column])
         below = kernel == "released" and cell.column == "released network"  # the two lie on each other
         figures.write(axes, f"{kernel}, {cell.column}", 1.0, ratios[0], color, dx=6, dy=-18 if below else 8)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))

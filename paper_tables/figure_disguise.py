@@ -37,7 +37,7 @@ def draw(options: Options, measured: Measured) -> Figure:
     rows: dict[str | None, list[Cell]] = {}
     for job in disguise.jobs(options):
         cell = measured[job.place]
-        if cell.measured is not None and cell.value_verdict != "stale":
+        if cell.stands:
             rows.setdefault(job.profile, []).append(cell)
     figure = Figure(figsize=(10, 3.8 * max(len(rows), 1)), layout="constrained")
     if not rows:

@@ -34,8 +34,10 @@ def draw(options: Options, measured: Measured) -> Figure:
     """Draw alpha, error and loss by epoch."""
     found = {job.place.row: measured[job.place] for job in evolution.jobs(options)}
     figure = Figure(figsize=(10, 3.6), layout="constrained")
-    if any(cell.measured is None or cell.value_verdict == "stale" for cell in found.values()):
-        figure.text(0.5, 0.5, "nothing is recorded", ha="center")
+    diverged = [arm for arm, cell in found.items() if "diverged" in cell.detail]
+    if diverged or not all(cell.stands for cell in found.values()):
+        said = f"{', '.join(diverged)} diverged" if diverged else "nothing is recorded"
+        figure.text(0.5, 0.5, said, ha="center")
         return figure
     alpha, error, loss = figure.subplots(1, 3)
     for role, color, dashes in (("weights", HUES["teal"], "solid"), ("activations", HUES["plum"], figures.DASHED)):

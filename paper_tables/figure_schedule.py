@@ -35,7 +35,7 @@ def jobs(options: Options) -> list[Job]:
 @figures.styled
 def draw(options: Options, measured: Measured) -> Figure:
     """Draw a panel for each profile that has runs."""
-    found = schedule.accuracies(options, measured)
+    found = schedule.accuracies(measured)
     figure = Figure(figsize=(9, 4.2), layout="constrained")
     if not found:
         figure.text(0.5, 0.5, "no run is recorded", ha="center")

@@ -1,7 +1,7 @@
 """What a figure script is, how its curves are sampled, and how its picture is written.
 
-Each script defines TITLE (a line), CAPTION (what to see in it), curves() -> everything that is plotted, by name, and
-draw() -> matplotlib Figure.
+Each script defines TITLE (a line), CAPTION (what to see in it) and draw() -> matplotlib Figure; those of the papers'
+figures curves(), too: everything that is plotted, by name.
 """
 
 from __future__ import annotations

@@ -28,6 +28,7 @@ NEEDED = {
     "foreign": "brevitas, torchao and onnxruntime (tox -e foreign)",
     "kernels": "ziglang and unicorn (pip install quantgap[arm])",
 }
+OPTIONS = {"tune": "--tune", "data": "--data DIR", "checkpoints": "--checkpoints DIR"}
 SPEED_OVER = 3600.0  # seconds; the time left is told from the speed of the last hour
 
 
@@ -94,6 +95,16 @@ class Job:
     def matches(self, found: Measurement | None) -> bool:
         """Whether what was found is a measurement of this very job: the same number, by the same key."""
         return found is not None and (found.place, found.unit, found.key) == (self.place, self.unit, self.key)
+
+
+def command_of(table: str, needs: Sequence[str], profile: str | None = None) -> str:
+    """Return the command that measures what needs these options.
+
+    >>> command_of("5", ("data",), "cifar10")
+    'python -m paper_tables --table 5 --profile cifar10 --data DIR'
+    """
+    chosen = [f"--profile {profile}"] if profile else []
+    return " ".join(["python -m paper_tables --table", table, *chosen, *(OPTIONS[name] for name in needs)])
 
 
 def run(jobs: Iterable[Job], options: Options) -> Measured:
@@ -177,21 +188,22 @@ def needed(scripts: Sequence[ModuleType], options: Options, figures: Sequence[Mo
 
 
 def unused(given: Iterable[str], wanted: Iterable[Job], options: Options) -> list[str]:
-    """Say of each folder in `given`, such as "data", that no job could use it, and why: a sentence each."""
+    """Say of each folder in `given`, such as "data", that no job was measured with it, and why: a sentence each."""
     sentences = []
     jobs_of = list(wanted)
     for name in given:
         users = {job.place: job for job in jobs_of if name in job.needs}
-        if any(not missing(job, options) and job.profile in (None, options.profile) for job in users.values()):
+        if any(_asked_for(job, options) for job in users.values()):
             continue
-        lacking = sorted({other for job in users.values() for other in missing(job, options)} - {"kernels"})
-        if lacking:
-            numbers = f"{len(users)} number{'s' * (len(users) != 1)}"
-            others = " and ".join(f"--{other}" for other in lacking)
-            why = f"the {numbers} that need{'s' * (len(users) == 1)} it need{'s' * (len(users) == 1)} {others} too"
-        else:
-            why = "nothing that was asked for needs it"
-        sentences.append(f"--{name} was not used: {why}.")
+        lacking = sorted({other for job in users.values() for other in missing(job, options)})
+        profiles = sorted({job.profile for job in users.values() if job.profile} - {options.profile})
+        others = [NEEDED[other] for other in lacking] + ([f"--profile {' or '.join(profiles)}"] if profiles else [])
+        numbers = f"{len(users)} number{'s' * (len(users) != 1)}"
+        need = "need" + "s" * (len(users) == 1)
+        why = f"the {numbers} that {need} it {need} {' and '.join(others)} too"
+        sentences.append(
+            f"--{name} was not used to measure: {why if users else 'nothing that was asked for needs it'}."
+        )
     return sentences
 
 
@@ -205,20 +217,19 @@ def regenerate(
 
 
 def recorded(job: Job, options: Options) -> Measurement | None:
-    """Return what is recorded of a job, in ``results/`` or else ``options.out``: with its key, if there is one.
+    """Return what is recorded of a job, in ``results/`` or else ``options.out``.
+
+    That with its key, if there is one; else one that a rehearsal could let stand, with the same configuration.
 
     Raises
     ------
     InputError
         If a file cannot be read, or holds anything but a measurement of this number.
     """
-    stale = None
-    for folder in (cells.RESULTS, options.out / "measured"):
-        found = _read(folder, job.place)
-        if job.matches(found):
-            return found
-        stale = stale or found
-    return stale
+    found = [_read(folder, job.place) for folder in (cells.RESULTS, options.out / "measured")]
+    there = [one for one in found if one is not None]
+    order = (job.matches, lambda one: keys.same_configuration(one.key, job.key), lambda one: True)
+    return next((one for suits in order for one in there if suits(one)), None)
 
 
 def _read(folder: Path, place: Place) -> Measurement | None:
@@ -255,7 +266,9 @@ def missing(job: Job, options: Options) -> list[str]:
 
 def shown(job: Job, found: Measurement | None, *, recorded: bool) -> Cell:
     """Join a job with what was found; the table adds what is printed, and the verdict on what was measured."""
-    asked = [NEEDED[name] for name in job.needs] or [f"--profile {job.profile}"]
+    asked = [NEEDED[name] for name in job.needs]
+    if job.profile and (job.profile != Options.profile or not asked):
+        asked.append(f"--profile {job.profile}")
     needs = f"needs {' and '.join(asked)}; see README"
     if found is None:
         return Cell(

@@ -22,7 +22,7 @@ import torch
 
 from paper_tables import cells, keys, verdicts
 from paper_tables.cells import Cell, Detail, Measurement, Place
-from paper_tables.jobs import Job
+from paper_tables.jobs import Job, command_of
 from paper_tables.tables import InputError, Measured, Options, writing
 from reference import daq_theory
 from torchimpl import sources
@@ -35,8 +35,7 @@ from torchimpl.training.trainer import Device, State
 
 TABLE = "training"
 LONG = ("cifar10-short", "cifar10")  # profiles that need CIFAR-10, whose runs are recorded
-BITS = dict[str, tuple[int | None, int | None]]
-WIDTHS: BITS = {"FP": (None, None), "1/1": (1, 1), "1/32": (1, None), "2/2": (2, 2)}
+WIDTHS: dict[str, tuple[int | None, int | None]] = {"FP": (None, None), "1/1": (1, 1), "1/32": (1, None), "2/2": (2, 2)}
 
 
 # Of a rehearsal on another kind of machine: about 1.4 times what two threads, other convolutions, or a processor of
@@ -208,15 +207,26 @@ def jobs(options: Options, contenders: Iterable[Contender]) -> list[Job]:
     ]
 
 
+def needs_of(profile: str) -> tuple[str, ...]:
+    """Return the options that runs of a profile need."""
+    return ("data",) if profile in LONG else ()
+
+
+def command(profile: str, options: Options) -> str:
+    """Return the command that trains the runs of Tables 5 to 7, with as many seeds as were asked for."""
+    seeds = f" --seeds {options.seeds}" if options.seeds != Options.seeds else ""
+    return command_of("5 6 7", needs_of(profile), profile) + seeds
+
+
 def _job(options: Options, contender: Contender, width: str, profile: str, seed: int) -> Job:
     made = contender.recipe(profile, width, seed)
     return Job(
         place(contender, width, profile, seed),
         "percent",
         key_of(made),
-        f"python -m paper_tables --table 5 6 7 --profile {profile}" + (" --data DIR" if profile in LONG else ""),
+        command(profile, options),
         partial(_measure, made, options.data, options.out / TABLE, device_of(options)),
-        needs=("data",) if made.images == "cifar10" else (),
+        needs=needs_of(profile),
         profile=profile,
         parallel=True,
         rehearse=partial(_rehearse, made, options.data),
@@ -224,9 +234,16 @@ def _job(options: Options, contender: Contender, width: str, profile: str, seed:
 
 
 @cache
-def _splits(images: str, data: Path | None) -> tuple[cifar10.Split, cifar10.Split]:
+def splits(images: str, data: Path | None, *, held_out: bool = False) -> tuple[cifar10.Split, cifar10.Split]:
+    """Return the images that train and those that test: see `torchimpl.training.batches.splits`.
+
+    Raises
+    ------
+    InputError
+        If CIFAR-10 is not in the folder `data`.
+    """
     try:
-        return batches.splits(images, data)
+        return batches.splits(images, data, held_out=held_out)
     except DataError as error:
         raise InputError(str(error)) from None
 
@@ -245,7 +262,7 @@ def _measure(
     made: Recipe, data: Path | None, folder: Path, device: Device, progress: Callable[[float], None]
 ) -> dict[str, Any]:
     """Train, and say what came of it."""
-    training, test = _splits(made.images, data)
+    training, test = splits(made.images, data)
     with input_errors(folder):
         state = train(made, folder, training, test, device, progress)
     images = len(test.labels)
@@ -287,16 +304,17 @@ def job_of_seeds(place: Place, made: Sequence[Recipe], options: Options, *, held
         Whether the test is on training images that are held out.
     """
     own = made[0]
+    needs = ("tune", "data") if own.images == "cifar10" else ("tune",)
     return Job(
         place,
         "percent",
         keys.key(modules(own), runs=[configuration(one) for one in made], held_out=held_out),
-        f"python -m paper_tables --table {place.table} --tune --profile {own.profile}",
+        command_of(place.table, needs, own.profile),
         partial(_measure_seeds, made, held_out, options.data, options.out / place.table, device_of(options)),
-        ("tune", "data") if own.images == "cifar10" else ("tune",),
+        needs,
         own.profile,
         parallel=True,
-        rehearse=partial(rehearse, own, partial(batches.splits, own.images, options.data, held_out=held_out)),
+        rehearse=partial(rehearse, own, partial(splits, own.images, options.data, held_out=held_out)),
     )
 
 
@@ -309,7 +327,7 @@ def _measure_seeds(
     progress: Callable[[float], None],
 ) -> dict[str, Any]:
     with input_errors(folder):
-        training, test = batches.splits(made[0].images, data, held_out=held_out)
+        training, test = splits(made[0].images, data, held_out=held_out)
         accuracies, seconds = [], 0.0
         for i, one in enumerate(made):
             state = train(one, folder, training, test, device)
@@ -336,7 +354,7 @@ def result_of_seeds(made: Sequence[Recipe], accuracies: Sequence[float], images:
 
 def with_seeds(cell: Cell) -> Cell:
     """Say what each seed gave, of what `job_of_seeds` has measured."""
-    if cell.measured is None or cell.value_verdict is not None:
+    if not cell.stands:
         return cell
     values = cell.detail["accuracies"]
     assert isinstance(values, tuple)
@@ -384,13 +402,22 @@ def rehearsal(made: Recipe, training: cifar10.Split, test: cifar10.Split) -> dic
     }
     return {
         "rehearsal": found.digest,
-        **{name: value if math.isfinite(value) else -1.0 for name, value in numbers.items()},  # JSON has no NaN
+        **{name: as_json(value) for name, value in numbers.items()},
         "threads": float(torch.get_num_threads()),
     }
 
 
+def as_json(value: float) -> float:
+    """Return a number that is never negative as JSON has it: without NaN and infinities, which are -1.
+
+    >>> as_json(0.5), as_json(float("nan"))
+    (0.5, -1.0)
+    """
+    return value if math.isfinite(value) else -1.0
+
+
 def _rehearse(made: Recipe, data: Path | None, found: Measurement) -> Mapping[str, Detail]:
-    return rehearse(made, partial(_splits, made.images, data), found)
+    return rehearse(made, partial(splits, made.images, data), found)
 
 
 def rehearse(
@@ -453,4 +480,4 @@ def protocol(made: Recipe) -> str:
 def found(measured: Measured, contender: Contender, width: str, profile: str, seeds: Sequence[int]) -> list[Cell]:
     """Return the runs that there are, by seed."""
     runs = [measured.get(place(contender, width, profile, seed)) for seed in seeds]
-    return [cell for cell in runs if cell is not None and cell.measured is not None and cell.value_verdict != "stale"]
+    return [cell for cell in runs if cell is not None and cell.stands]

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
-import numpy as np
-
-from paper_tables import runs, trained, verdicts
+from paper_tables import arms, runs, trained, verdicts
 from paper_tables.cells import Place
 from paper_tables.jobs import Job
 from paper_tables.tables import Measured, Options, Table
@@ -45,14 +42,14 @@ def _recipes(contender: runs.Contender, profile: str, epochs: int, seeds: int) -
     return [dataclasses.replace(contender.recipe(profile, "1/1", seed), epochs=epochs) for seed in range(seeds)]
 
 
-def accuracies(options: Options, measured: Measured) -> dict[str, dict[runs.Contender, dict[int, tuple[float, ...]]]]:
+def accuracies(measured: Measured) -> dict[str, dict[runs.Contender, dict[int, tuple[float, ...]]]]:
     """Return what seeds gave, by profile, contender and epochs."""
     found: dict[str, dict[runs.Contender, dict[int, tuple[float, ...]]]] = {}
     for profile, by_length in SEEDS.items():
         for contender in CONTENDERS:
             for epochs in by_length:
                 cell = measured.get(_place(contender, profile, epochs))
-                if cell is not None and cell.measured is not None and cell.value_verdict != "stale":
+                if cell is not None and cell.stands:
                     values = cell.detail["accuracies"]
                     assert isinstance(values, tuple)
                     found.setdefault(profile, {}).setdefault(contender, {})[epochs] = values
@@ -63,36 +60,34 @@ def run(options: Options, measured: Measured) -> Table:
     """Show the means, and say whether the order of DAQ and its rivals changes with the length."""
     shown = [runs.with_seeds(measured[job.place]) for job in jobs(options)]
     columns = tuple(f"{images}, {epochs} epochs" for images in IMAGES.values() for epochs in EPOCHS)
-    return Table("schedule", TITLE, INTRO, tuple(shown), findings=tuple(_findings(options, measured)), columns=columns)
+    return Table("schedule", TITLE, INTRO, tuple(shown), findings=tuple(_findings(measured)), columns=columns)
 
 
-def _findings(options: Options, measured: Measured) -> list[str]:
+def _findings(measured: Measured) -> list[str]:
     """Say how far DAQ is ahead of each other by length, and what of it may be chance."""
     said = []
-    for profile, by_contender in accuracies(options, measured).items():
+    for profile, by_contender in accuracies(measured).items():
         lengths = [e for e in SEEDS[profile] if all(e in by_contender.get(one, {}) for one in CONTENDERS)]
         if not lengths:
             continue
-        differences: dict[runs.Contender, dict[int, Any]] = {other: {} for other in CONTENDERS[1:]}
-        chances = {(other, epochs): 1.0 for epochs in SEEDS[profile] for other in CONTENDERS[1:]}
+        differences: dict[str, list[str]] = {other.name: [] for other in CONTENDERS[1:]}
+        chances = {(other, epochs): 1.0 for epochs in SEEDS[profile] for other in differences}
         halves = []
         for epochs in lengths:  # each has a scatter of its own
-            values = {one: by_contender[one][epochs] for one in CONTENDERS}
-            spread = trained.spread_of_differences([dict(enumerate(some)) for some in values.values()])
-            half = trained.half_width(spread, len(values[runs.DAQ]))
-            halves.append(f"+/-{half:.1f}" if spread.degrees else "none of one seed")
-            for other in CONTENDERS[1:]:
-                paired = np.subtract(values[runs.DAQ], values[other])
-                differences[other][epochs] = paired
-                chances[other, epochs] = trained.chance(list(paired), spread)
+            found = arms.paired({one.name: by_contender[one][epochs] for one in CONTENDERS}, runs.DAQ.name)
+            half = trained.half_width(found.spread, len(by_contender[runs.DAQ][epochs]))
+            halves.append(f"+/-{half:.1f}" if found.spread.degrees else "none of one seed")
+            for other in differences:
+                dead = " (hardly learned)" if {other, runs.DAQ.name} & found.dead else ""
+                differences[other].append(f"{-found.means[other]:+.1f}{dead}")
+                chances[other, epochs] = found.chances[other]
         adjusted = dict(zip(chances, verdicts.holm(list(chances.values())), strict=True))
-        for other, by_length in differences.items():
-            listed = ", ".join(f"{some.mean():+.1f}" for some in by_length.values())
+        for other, listed in differences.items():
             said.append(
-                f"{IMAGES[profile]}: DAQ less {other.name} after {', '.join(map(str, lengths))} epochs: {listed} "
-                f"points (95 % intervals: {', '.join(halves)})."
+                f"{IMAGES[profile]}: DAQ less {other} after {', '.join(map(str, lengths))} epochs: "
+                f"{', '.join(listed)} points (95 % intervals: {', '.join(halves)})."
             )
-        beyond = [f"{o.name} at {epochs} epochs" for (o, epochs), p in adjusted.items() if p <= trained.LEVEL]
+        beyond = [f"{other} at {epochs} epochs" for (other, epochs), p in adjusted.items() if p <= trained.LEVEL]
         said.append(
             f"{IMAGES[profile]}: of these differences "
             + (f"those from {', '.join(beyond)} are" if beyond else "none is")

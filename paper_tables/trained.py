@@ -410,8 +410,7 @@ def findings(entries: Sequence[Entry], options: Options, measured: Measured) -> 
         wanted = len({(e.contender, e.width) for e in entries}) * options.seeds
         have = len({cell.place for cell in cells_found})
         if have < wanted:
-            data = " --data DIR" if profile in runs.LONG else ""
-            command = f"python -m paper_tables --table 5 6 7 --profile {profile}{data}"
+            command = runs.command(profile, options)
             missing.append(f"{LABELS[profile]}: {have} of {wanted} runs are there; the others: {command}")
     noise_of_images = (
         "Verdicts on orderings are on these test images; seeds vary first weights, order and crops. Other images of "

@@ -15,13 +15,13 @@ from typing import Any
 
 from paper_tables import keys, runs, verdicts
 from paper_tables.cells import Detail, Measurement
-from paper_tables.jobs import Job
+from paper_tables.jobs import Job, command_of
 from paper_tables.runs import MAIN
 from paper_tables.tables import Measured, Options, Table
 from torchimpl import sources
 from torchimpl.data.cifar10 import Split
 from torchimpl.optimization import parameter_groups
-from torchimpl.training import batches, store, trainer
+from torchimpl.training import store, trainer
 from torchimpl.training.recipe import Recipe
 from torchimpl.training.trainer import Device
 
@@ -60,9 +60,9 @@ def jobs(options: Options) -> list[Job]:
             measure = partial(
                 _measure, made, first, images, options.data, options.out / "tuning", runs.device_of(options)
             )
-            command = f"python -m paper_tables --table tuning --profile {profile} --tune --record"
             place = runs.tuned_place(contender.name, profile)
             needs = ("tune", "data") if made.images == "cifar10" else ("tune",)
+            command = f"{command_of('tuning', needs, profile)} --record"
             found.append(Job(place, "percent", key, command, measure, needs, profile, parallel=True, rehearse=rehearse))
     return found
 
@@ -72,7 +72,7 @@ def run(options: Options, measured: Measured) -> Table:
     found = [measured[job.place] for job in jobs(options)]
     shown = []
     for cell in found:
-        if cell.measured is not None:
+        if cell.stands:
             own = f", quantizers {cell.detail['quantizer_rate']:g}" if cell.detail["quantizer_rate"] else ""
             rates = f"weights {cell.detail['rate']:g}{own}"
             tried = len(cell.detail["accuracies"])  # type: ignore[arg-type]
@@ -129,7 +129,7 @@ def _sought(
     device: Device,
     progress: Callable[[float], None],
 ) -> dict[str, Any]:
-    training, held_out = batches.splits(made.images, data, held_out=True)
+    training, held_out = runs.splits(made.images, data, held_out=True)
     start: Callable[[], Mapping[str, Any]] | None = None
     if first is not None:
         weights = store.run(first, folder, training, held_out, key_of=_key, device=device)[0].model
@@ -178,7 +178,7 @@ def _sought(
 def _rehearse(made: Recipe, data: Path | None, found: Measurement) -> Mapping[str, Detail]:
     """Rehearse the best attempt: see `jobs.Job.rehearse`."""
     rates: dict[str, Any] = {name: float(found.detail[name]) for name in ("rate", "quantizer_rate")}  # type: ignore[arg-type]
-    splits = partial(batches.splits, made.images, data, held_out=True)
+    splits = partial(runs.splits, made.images, data, held_out=True)
     return runs.rehearse(dataclasses.replace(made, **rates), splits, found)
 
 

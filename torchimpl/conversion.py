@@ -234,7 +234,7 @@ def plan_model(
         admitted = f"a network with layers to quantize (kept: {listed}; types seen: {types})"
         raise checks.refuse("module", type(module).__name__, admitted)
     for name in chosen:
-        settings[name].setdefault("input_role", _role(settings[name], input_role, found.signed.get(name)))
+        settings[name].setdefault("input_role", _role(input_role, found.signed.get(name)))
     _check_roles(chosen, settings)
     steps = tuple(_prepared(name, known[name], settings[name], said_of[name]) for name in chosen)
     rows = [
@@ -451,7 +451,7 @@ def _either(for_inputs: registry.Method, bits: Bits) -> str:
     return " or ".join(_admitted_roles(for_inputs, bits))
 
 
-def _role(settings: dict[str, Any], input_role: str | None, signed: bool | None) -> str | None:
+def _role(input_role: str | None, signed: bool | None) -> str | None:
     """What a layer is told of its inputs: None if nothing is known."""
     if signed is not None:
         return SIGNED if signed else "activation"

@@ -17,7 +17,7 @@ from __future__ import annotations
 import copy
 import importlib.util
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from torch.nn.utils import parametrize
 
 from reference import checks
 from torchimpl.conversion import Example, leave_parametrized
-from torchimpl.layers import QuantizedLayer
+from torchimpl.layers import QuantConvTranspose1d, QuantConvTranspose2d, QuantConvTranspose3d, QuantizedLayer
 from torchimpl.quantizers.base import Quantizer
 
 OPSET = 21
@@ -176,7 +176,7 @@ def staircase(quantizer: Quantizer) -> Staircase:
     Raises
     ------
     ValueError
-        If a parameter is out of range, or the codes are not monotone.
+        If a parameter is out of range.
 
     >>> from torchimpl.quantizers import build
     >>> found = staircase(build("pact", bits=1, role="activation"))  # alpha is 10
@@ -441,12 +441,12 @@ class _Layer(nn.Module):
             self.register_buffer(name, None if value is None else value.detach().clone())
         self._layer = (layer,)  # no submodule: it holds this one
 
-    def forward(self, x: Tensor, *rest: Any) -> Tensor:
+    def forward(self, x: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
         """Compute as the layer does in test mode."""
         (layer,) = self._layer
         w = self.get_buffer("constant") if self.of_weights is None else self.of_weights()
-        if rest:
-            layer._wanted_size = rest[0]
+        if isinstance(layer, QuantConvTranspose1d | QuantConvTranspose2d | QuantConvTranspose3d):
+            layer._wanted_size = output_size
         out = layer._linear_map(self.inputs(x), w)
         factor, offset = self._buffers["factor"], self._buffers["offset"]
         out = out if factor is None else out * factor

@@ -252,7 +252,7 @@ def comparisons(table: ReportedTable) -> Iterator[Comparison]:
             yield Comparison(table, column, method, ours[column], theirs, method == best)
 
 
-def judge(difference: Decimal, interval: tuple[float, float]) -> str:
+def judge(interval: tuple[float, float]) -> str:
     """Return "holds" if ours is better beyond the interval, "fails" if worse beyond it, else "undecided"."""
     low, high = interval
     if low > 0:

@@ -484,7 +484,7 @@ def scope(tables: Sequence[Table]) -> Scope:
             again = {
                 (cell.column, (cell.reported or "").rstrip("†"))
                 for cell in table.cells
-                if cell.reported and cell.measured is not None and cell.value_verdict != "stale"
+                if cell.reported and cell.stands
             }
             for row in printed.rows:
                 for column, number in zip(printed.columns, row.numbers, strict=True):

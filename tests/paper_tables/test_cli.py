@@ -685,9 +685,13 @@ def test_what_was_given_and_not_used_is_said(tmp_path, monkeypatch, capsys):
     arguments = ["--data", str(data), "--out", str(tmp_path / "out"), "--profile", "embedded"]
     monkeypatch.setattr(cells, "RESULTS", tmp_path / "results")
     assert cli.main(["--table", "2", *arguments]) == 0
-    assert "--data was not used: nothing that was asked for needs it.\n" in capsys.readouterr().out
+    assert "--data was not used to measure: nothing that was asked for needs it.\n" in capsys.readouterr().out
     assert cli.main(["--table", "code", *arguments]) == 0
-    assert "--data was not used: the 1 number that needs it needs --checkpoints too.\n" in capsys.readouterr().out
+    said = " ".join(capsys.readouterr().out.split())
+    assert "--data was not used to measure: the 1 number that needs it needs --checkpoints (the files DAQ" in said
+    assert cli.main(["--table", "6", *arguments]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "numbers that need it need --profile cifar10 or cifar10-short too. " in said
     assert cli.main(["--table", "2", "--out", str(tmp_path / "out")]) == 0
     assert "was not used" not in capsys.readouterr().out
 
@@ -699,7 +703,7 @@ def test_what_is_used_is_not_said_to_be_unused(tmp_path):
     only = tables.Options(data=tmp_path, profile="cifar10")
     assert jobs.unused(["data"], wanted, only) == []  # training needs data alone
     (said,) = jobs.unused(["checkpoints"], wanted, tables.Options(checkpoints=tmp_path, profile="cifar10"))
-    assert said == "--checkpoints was not used: the 3 numbers that need it need --data too."
+    assert said == "--checkpoints was not used to measure: the 3 numbers that need it need --data (CIFAR-10) too."
 
 
 def test_open_shows_the_report(tmp_path, monkeypatch):

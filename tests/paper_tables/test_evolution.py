@@ -6,14 +6,14 @@ import pytest
 import torch
 from scipy.integrate import quad
 
-from paper_tables import evolution, runs
+from paper_tables import cells, evolution, figure_evolution, runs
 from paper_tables.cells import Cell
 from paper_tables.evolution import ARMS, FIXED, LEARNED, STE
 from paper_tables.tables import Options
 from torchimpl.data import digits
 from torchimpl.layers import QuantizedLayer
 from torchimpl.quantizers.dsq import DSQ
-from torchimpl.training import bounds, trainer
+from torchimpl.training import batches, bounds, trainer
 from torchimpl.training.trainer import State
 
 
@@ -59,7 +59,7 @@ def test_fixed_bounds_are_those_of_the_first_batch_and_alpha_learns(trained):
     at_first = trainer.build(made)
     few = digits.load("train")
     few = type(few)(few.images[:192], few.labels[:192], few.sha256)
-    evolution.trainer.calibrate(at_first, next(evolution.batches.Batches(few, made, torch.device("cpu")).epoch(0))[0])
+    evolution.trainer.calibrate(at_first, next(batches.Batches(few, made, torch.device("cpu")).epoch(0))[0])
     start = [part for part in at_first.modules() if isinstance(part, DSQ)]
     assert len(start) == len(fixed) == 12
     for before, own, other in zip(start, fixed, learned, strict=True):
@@ -131,3 +131,28 @@ def test_a_measurement(monkeypatch, tmp_path):
     assert (found["runs"], found["seeds"], parts) == (2, (0, 1), [0.5, 1.0])
     assert len(found["detail"]["alpha of weights"]) == len(found["detail"]["loss, seed 1"]) == 2
     assert found["measured"] == pytest.approx(sum(found["detail"]["accuracies"]) / 2)
+
+
+def test_a_seed_that_diverges_is_written_and_said(monkeypatch, tmp_path):
+    """At its second epoch; the other goes to its end."""
+    monkeypatch.setattr(runs, "train", lambda made, *rest: State(model=trainer.build(made).state_dict()))
+    monkeypatch.setattr(evolution.bounds, "look", lambda model: {"error": math.nan, "alpha of weights": 0.2})
+    ends = {0: ([2.0, math.nan], "the loss is nan"), 1: ([2.0, 1.5, 1.0], "")}
+
+    def train(made, training, test, *, start, device, keep):
+        loss, diverged = ends[made.seed]
+        state = State(model=trainer.build(made).state_dict(), loss=loss, correct=[30] * len(loss), diverged=diverged)
+        for _ in loss:
+            keep(state)
+        return state
+
+    monkeypatch.setattr(evolution.trainer, "train", train)
+    made = [evolution._recipe(LEARNED, seed) for seed in ends]
+    place = evolution._place(LEARNED)
+    found = evolution._measure(made, tmp_path, trainer.CPU, lambda share: None)
+    cells.write(tmp_path, [cells.Measurement(**place._asdict(), unit="percent", **found)])
+    assert found["detail"]["loss, seed 0"] == (2.0,)
+    shown = made_up() | {place: Cell(**place._asdict(), unit="percent", **found)}
+    assert evolution.run(Options(), shown).findings == ("DSQ diverged: seed 0: the loss is nan.",)
+    (text,) = figure_evolution.draw(Options(), shown).texts
+    assert "diverged" in text.get_text()

@@ -9,6 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from scipy import stats
 
 from paper_tables import (
+    cells,
     constants,
     depth,
     disguise,
@@ -78,7 +79,7 @@ def test_seeds_are_trained_and_averaged(monkeypatch, tmp_path):
         labels = range(40)
 
     asked = []
-    monkeypatch.setattr(runs.batches, "splits", lambda images, data, held_out: asked.append(held_out) or (Split, Split))
+    monkeypatch.setattr(runs, "splits", lambda *of, held_out=False: asked.append(held_out) or (Split, Split))
     monkeypatch.setattr(runs, "rehearsal", lambda made, training, test: {"rehearsal": "bits", "threads": 1.0})
     monkeypatch.setattr(runs, "train", lambda made, folder, *rest: asked.append((made.epochs, made.seed)) or State)
     job = next(job for job in schedule.jobs(Options(out=tmp_path)) if job.place.column == "digits, 30 epochs")
@@ -142,6 +143,42 @@ def test_of_nine_differences_by_chance_none_is_said_to_be_beyond_it():
     assert float(half) == halves[1]
     assert float(least) > 0.5 * float(half)
     assert "of these differences none is beyond chance (least p = " in said
+
+
+def test_a_contender_that_hardly_learned_does_not_tell_the_others_scatter():
+    wave = {"DAQ": (0, 0.2, 0), "STE": (0.2, 0, 0.4), "DAQ, released kernel": (0, 0.4, 0.2)}
+
+    def value(row, epochs):
+        dead = row == "IR-Net" and epochs == 3
+        return [12.0, 35.0, 20.0] if dead else [80.0 + seed + 5 * wave.get(row, (0, 0, 0))[seed] for seed in range(3)]
+
+    *lines, said = schedule.run(OPTIONS, of_schedule(value, profiles=("embedded",))).findings
+    halves = [float(half) for half in re.findall(r"\+/-([\d.]+)", lines[0])]
+    assert halves[0] < 5
+    assert "DAQ less IR-Net after 3, 10, 30 epochs: +59.0 (hardly learned), " in lines[2]
+    assert "hardly" not in lines[0] + lines[1]
+    assert "none is beyond chance" in said
+
+
+def test_where_nothing_but_the_first_learned_there_is_no_interval():
+    values = {arm: [10.0, 11.0, 10.0] for arm in protocol.ARMS} | {protocol.PAPER: [90.0, 91.0, 92.0]}
+    (said,) = protocol.run(OPTIONS, of_protocol(values)).findings
+    assert "points (none of them learned: no interval)" in said
+    assert "p = " not in said
+
+
+def test_a_network_that_diverged_is_written_and_said(tmp_path):
+    apart = disguise.disguise.Distance
+    found = {1: {arm: (None, apart(float("nan") if arm == "M and alpha" else 1e-3, 0.1)) for arm in disguise.ARMS}}
+    made = of_disguise()
+    (place,) = (p for p in made if (p.row, p.column) == ("paper kernel", f"{disguise.RECIPE}, CIFAR-10"))
+    result = disguise._result(found)
+    cells.write(tmp_path, [cells.Measurement(**place._asdict(), unit="deviations", **result)])
+    accuracies = {f"{arm}, accuracy": (90.0,) for arm in disguise.ARMS}
+    made[place] = dataclasses.replace(made[place], detail=result["detail"] | accuracies)
+    said = disguise.run(OPTIONS, made).findings
+    assert f"{place.row}, {place.column}: M and alpha diverged: nothing is to be said." in said
+    FigureCanvasAgg(figure_disguise.draw(OPTIONS, made)).draw()
 
 
 def fields(made):

@@ -8,7 +8,20 @@ import math
 import pytest
 import torch
 
-from paper_tables import cells, cli, jobs, runs, tuning
+from paper_tables import (
+    cells,
+    cli,
+    constants,
+    depth,
+    disguise,
+    evolution,
+    jobs,
+    protocol,
+    runs,
+    schedule,
+    table5,
+    tuning,
+)
 from paper_tables.cells import Cell, Measurement, Place
 from paper_tables.tables import InputError, Options
 from tests.torchimpl import networks
@@ -35,7 +48,7 @@ def results(tmp_path_factory, monkeypatch):
 def few(monkeypatch):
     """A few digits in the place of all, and of CIFAR-10."""
     both = networks.images("train", 128), networks.images("test", 40)
-    monkeypatch.setattr(runs, "_splits", lambda images, data: both)
+    monkeypatch.setattr(runs, "splits", lambda images, data, *, held_out=False: both)
     with torch.random.fork_rng(devices=[]):
         yield both
 
@@ -184,7 +197,7 @@ def test_a_full_disk_or_a_damaged_run_is_one_line(module, error, said, monkeypat
 
 def test_without_cifar10_its_runs_ask_for_it(tmp_path, monkeypatch):
     (tmp_path / "empty").mkdir()
-    runs._splits.cache_clear()
+    runs.splits.cache_clear()
     with pytest.raises(InputError, match="empty"):
         job(Options(profile="cifar10", data=tmp_path / "empty"), profile="cifar10").run(lambda share: None)
 
@@ -291,6 +304,45 @@ def test_without_data_a_run_of_other_sources_is_stale(wanted, results, rehearsed
     cell, trained = shown(wanted, Options(out=tmp_path, profile="embedded"))
     assert (cell.value_verdict, trained, rehearsed) == ("stale", False, [])
     assert "--data" in cell.reason
+
+
+def test_a_run_whose_configuration_is_recorded_elsewhere_too_is_rehearsed(wanted, results, rehearsed, tmp_path):
+    """In `results` of another recipe, in the folder of this machine of this one: both with other sources."""
+    record(results, wanted, key="a-0")
+    record(tmp_path / "measured", wanted)
+    cell, trained = shown(wanted, Options(data=tmp_path, out=tmp_path, profile="cifar10-short"))
+    assert (cell.value_verdict, trained, len(rehearsed)) == (None, False, 1)
+
+
+JOBS_BY_REHEARSAL = {
+    "runs": lambda options: runs.jobs(options, [CONTENDER]),
+    **{script.__name__: script.jobs for script in (tuning, depth, schedule, protocol, constants)},
+}
+
+
+@pytest.mark.parametrize("name", JOBS_BY_REHEARSAL)
+def test_a_rehearsal_without_its_images_is_one_line(name, tmp_path):
+    options = Options(data=tmp_path, tune=True, out=tmp_path)
+    wanted = next(j for j in JOBS_BY_REHEARSAL[name](options) if j.rehearse and "data" in j.needs)
+    detail = {"rehearsal": "bits", "best rate": 0.1, "rate": 0.1, "quantizer_rate": 0.1}
+    recorded = cells.Measurement(**wanted.place._asdict(), unit=wanted.unit, measured=1.0, key="a-0", detail=detail)
+    with pytest.raises(InputError, match=str(tmp_path)):
+        wanted.vouch(recorded, lambda share: None)
+
+
+def test_what_is_missing_and_the_command_that_measures_it(tmp_path):
+    options = Options(data=tmp_path, tune=True, seeds=5)
+    commands = {}
+    for script in (table5, depth, schedule, protocol, constants, disguise, evolution, tuning):
+        for wanted in script.jobs(options):
+            if wanted.profile == "cifar10-short":
+                cell = jobs.shown(wanted, None, recorded=False)
+                assert "--profile cifar10-short; see README" in cell.reason
+                assert all(f"--{need}" in cell.command for need in wanted.needs)
+                assert "--profile cifar10-short" in cell.command
+                commands[script.__name__] = cell.command
+    assert commands["paper_tables.table5"].endswith("--table 5 6 7 --profile cifar10-short --data DIR --seeds 5")
+    assert len(commands) == 7  # evolution has digits only
 
 
 def test_what_long_runs_leave_lets_them_be_rehearsed(rehearsed, monkeypatch, tmp_path):

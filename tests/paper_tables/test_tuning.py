@@ -114,7 +114,7 @@ def asked(monkeypatch):
         right = 20 - (made.rate != 0.03) - (made.quantizer_rate != 0.01)
         return State(epochs=1, model={"of": made.method}, correct=[40, right]), folder / "a file"
 
-    monkeypatch.setattr(tuning.batches, "splits", splits)
+    monkeypatch.setattr(runs, "splits", splits)
     monkeypatch.setattr(tuning.store, "run", run)
     return found
 
@@ -242,6 +242,8 @@ def test_the_table_shows_rates_and_what_was_not_sought(results, tmp_path, capsys
     assert shown[place].reason == (
         "weights 0.07, quantizers 0.003; best of 3; that of quantizers is at an edge of what was tried"
     )
+    stale = dataclasses.replace(found[place], value_verdict="stale", reason="recorded with other sources")
+    assert stale in tuning.run(options, found | {place: stale}).cells
     assert cli.main(["--table", "tuning", "--out", str(tmp_path / "out"), "--profile", "smoke"]) == 0
     out = capsys.readouterr().out
     assert "--tune" in " ".join(out.split())

@@ -216,6 +216,26 @@ def test_other_parts_and_inputs_by_name(tmp_path, quiet):
         export_onnx(model, example, tmp_path / "net.onnx", "qcdq")
 
 
+class Twice(nn.Module):
+    """A transposed convolution of two calls: with a size that is asked for, by name, and without."""
+
+    def __init__(self):
+        super().__init__()
+        self.up = QuantConvTranspose2d(3, 3, 3, stride=2, padding=1, method="ste", bits=(2, None))
+
+    def forward(self, image):
+        height, width = image.shape[2:]
+        return self.up(self.up(image, output_size=[2 * height, 2 * width]))
+
+
+@needs_onnx
+def test_a_size_that_is_asked_for_is_of_one_call(tmp_path, quiet):
+    torch.manual_seed(0)
+    model = calibrate(Twice(), X).eval()
+    path = export_onnx(model, X, tmp_path / "net.onnx", "operators")
+    check_near("outputs", run(path, X), model(X).detach().numpy(), 1e-5)
+
+
 @needs_onnx
 @both_forms
 def test_a_network_of_linear_layers_in_mixed_bits(form, tmp_path, quiet):

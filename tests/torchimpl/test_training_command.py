@@ -153,6 +153,7 @@ BAD = [
     (["--network", f"{networks.HERE}:linear", "--option", "x={1}"], "options must be what JSON can hold"),
     (["--method", "daq", "--option", "foo=1"], "unexpected keyword argument 'foo'"),
     (["--method", "daq", "--network", f"{networks.HERE}:linear"], "makes its own; --option tells it more"),
+    (["--activation", "hardtanh", "--network", f"{networks.HERE}:linear"], "--activation hardtanh: "),
     (["--bits", "2/2"], "--bits is of quantizers: it needs --method"),
     (["--option", "gamma=2"], "--option is of quantizers: it needs --method"),
     (["--network", "resnet20"], "--network resnet20 cannot be trained: "),

@@ -105,9 +105,11 @@ def _recipe(given: argparse.Namespace) -> Recipe:
     for name in ("epochs", "batch", "rate", "quantizer_rate", "seed", "network", "activation"):
         if getattr(given, name) is not None:
             fields[name] = getattr(given, name)
+    if ":" in (given.network or ""):
+        for name in ("method", "activation"):
+            if value := getattr(given, name):
+                raise ValueError(f"--{name} {value}: {given.network} makes its own; --option tells it more")
     if given.method is not None:
-        if ":" in (given.network or ""):
-            raise ValueError(f"--method {given.method}: {given.network} makes its own; --option tells it more")
         bits = parse_bits(given.bits or "1/1")
         fields = {"activation": "hardtanh" if needs_signs(given.method, bits) else "relu", **fields}
         fields |= {"method": given.method, "bits": bits}

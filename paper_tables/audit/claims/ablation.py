@@ -55,8 +55,8 @@ def adaptive(evidence: Evidence) -> tuple[Decimal, Decimal]:
     return numbers[0], numbers[1]
 
 
-def _images(evidence: Evidence, name: str = "6") -> int:
-    images = evidence.tables[name].images
+def _images(evidence: Evidence) -> int:
+    images = evidence.tables["6"].images
     assert images
     return images
 

@@ -73,9 +73,9 @@ def ste_mismatch(*, per_input: bool = False) -> float:
     return mismatch(ste.slope(x), (lambda y: y + offset) if per_input else grid.round_half_down)
 
 
-def dsq_mismatch(alpha: float = dsq.INITIAL_ALPHA) -> float:
+def dsq_mismatch() -> float:
     """DSQ's mismatch: hard quantizer forward, derivative of the soft one backward."""
-    return mismatch(dsq.slope(inside_cells(), alpha=alpha), dsq.hard)
+    return mismatch(dsq.slope(inside_cells(), alpha=dsq.INITIAL_ALPHA), dsq.hard)
 
 
 def sigmoid_mismatch() -> float:
@@ -108,9 +108,9 @@ def dsq_agreements() -> dict[float, float]:
     return {noise: agreement.agreement(slope, noise) for noise in (NARROW, WIDE)}
 
 
-def dasr_slopes(beta: float, sigma: float = WEIGHTS) -> Array:
+def dasr_slopes(beta: float) -> Array:
     """phi'(x; beta) at a fixed temperature, over one cell with its level, x = 0, and its transition point, x = 1/2."""
-    return daq.kernel_soft_argmax_slope(with_edges()[with_edges() <= 0.5], beta, sigma=sigma)
+    return daq.kernel_soft_argmax_slope(with_edges()[with_edges() <= 0.5], beta, sigma=WEIGHTS)
 
 
 def rounding_error() -> float:
