@@ -7,10 +7,11 @@ from paper_tables.audit import claims
 from paper_tables.audit.claims import dsq as about_dsq
 from paper_tables.audit.claims import gradients, quantizer, tables, temperature
 from paper_tables.audit.claims.judging import Evidence
-from reference import daq, daq_theory, dsq, grid, lsq, pact, qil, qnet, ste
+from reference import daq, daq_theory, dsq, grid, lsq, pact, qil, qnet, rq, soft_to_hard, ste
 
 JUDGES = claims.judgements()
 W, A = 1.0, 2.0  # widths of the kernel for weights and activations
+NOISE = np.random.default_rng(0)
 SLOPE, SOFT = daq.kernel_soft_argmax_slope, daq.kernel_soft_argmax
 
 
@@ -195,9 +196,9 @@ BREAKS = {
         "fails",
     ),
     "the sigmoid has a mismatch": (
-        "related-soft-continuous-both-passes", [(gradients, "sigmoid_mismatch", constant(1.0))], "fails",
+        "abstract-soft-alleviates-mismatch", [(gradients, "sigmoid_mismatch", constant(1.0))], "fails",
     ),
-    "the tanh has a mismatch": ("related-soft-continuous-both-passes", [(dsq, "slope", constant(1.0))], "fails"),
+    "the tanh has a mismatch": ("abstract-soft-alleviates-mismatch", [(dsq, "slope", constant(1.0))], "fails"),
     "neither DSQ nor sigmoid has a mismatch": (
         "soft-quantizers-alleviate-mismatch", [(gradients, "dsq_mismatch", constant(0.0))], "holds",
     ),
@@ -261,9 +262,53 @@ BREAKS = {
         "fails",
     ),
     "no gap at a high temperature": (
-        "intro-soft-gap", [(temperature, "sigmoid_gap", lambda T: 0.3 if T == 4 else 0.0)], "fails",
+        "abstract-soft-causes-gap", [(temperature, "sigmoid_gap", lambda T: 0.3 if T == 4 else 0.0)], "fails",
     ),
-    "a larger gap at a high temperature": ("intro-soft-gap", [(temperature, "sigmoid_gap", lambda T: T)], "fails"),
+    "a larger gap at a high temperature": (
+        "abstract-soft-causes-gap", [(temperature, "sigmoid_gap", lambda T: T)], "fails",
+    ),
+    "no soft quantizer has a gap": ("intro-soft-gap", [(about_dsq, "sigmoid_gap", constant(0.0))], "fails"),
+    "DSQ has a gap, too": ("intro-soft-gap", [(about_dsq, "far_from_the_nearest", constant(0.1))], "holds"),
+    "sigmoids are farther at any temperature": (
+        "assignment-more-accurate-than-sigmoid", [(quantizer, "sigmoid_gap", constant(0.3))], "holds",
+    ),
+    "sigmoids are nearer at one temperature": (
+        "assignment-more-accurate-than-sigmoid",
+        [(quantizer, "sigmoid_gap", where(lambda T: T == 8, quantizer.sigmoid_gap, constant(0.0)))],
+        "fails",
+    ),
+    "half a level at a transition point": (
+        "assignment-more-accurate-than-sigmoid",
+        [(daq_theory, "fixed_beta_gap", for_sigma(daq_theory.fixed_beta_gap, A, constant(0.5)))],
+        "fails",
+    ),
+    "RQ's probabilities do not sum to 1": (
+        "related-rq-stochastic", [(rq, "probabilities", lambda x, params: np.full((8, x.size), 0.1))], "fails",
+    ),
+    "RQ draws the same twice": (
+        "related-rq-stochastic", [(rq, "gumbel", lambda shape, bits, seed=0: np.zeros((2**bits, *shape)))], "fails",
+    ),
+    "RQ draws in test, too": (
+        "related-rq-stochastic",
+        [(rq, "forward", lambda x, params, training, noise=None: NOISE.normal(size=x.shape))],
+        "fails",
+    ),
+    "RQ has a negative gradient": (
+        "related-rq-stochastic", [(rq, "vjp", lambda x, params, grad, noise: (-grad, {}))], "fails",
+    ),
+    "RQ without a gap": (
+        "related-rq-shvq-gap", [(rq, "forward", lambda x, params, training, noise=None: np.zeros(x.shape))], "fails",
+    ),
+    "soft-to-hard without a gap": (
+        "related-rq-shvq-gap",
+        [(soft_to_hard, "forward", lambda x, params, training: soft_to_hard._nearest(x, params))],
+        "fails",
+    ),
+    "a codeword that is not used": (
+        "related-rq-shvq-gap",
+        [(soft_to_hard, "init", lambda x, bits, role: soft_to_hard.Params(np.arange(8.0) - 2, bits, role, sigma=1.0))],
+        "fails",
+    ),
     "QNet's gap rises once": (
         "related-qnet-transforms-gradually",
         [(temperature, "sigmoid_gap", where(lambda T: T == 140, temperature.sigmoid_gap, constant(0.3)))],

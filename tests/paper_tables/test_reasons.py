@@ -22,6 +22,7 @@ from paper_tables.audit import claims, code
 from paper_tables.audit.claims import ablation, dsq, gradients, methods, quantizer, tables, temperature
 from paper_tables.audit.claims.judging import Evidence
 from paper_tables.tables import Options
+from reference import rq, soft_to_hard
 
 # Not within a name, an exponent or a citation: x_1, 2^b and [12] have no numbers but the 2
 NUMBER = re.compile(r"(?<![\w.^\[])[-+]?\d+(?:,\d{3})*(?:\.\d+)?(?:e[+-]\d+)?(?!\w)")
@@ -229,6 +230,47 @@ def losses(bits, variant):
     return [sig(first), sig(loss(low, high, n)), str(bits)]
 
 
+DRAWS = [rq.gumbel((4096,), 3, seed).T.tolist() for seed in (0, 1)]
+SPREAD = [float(norm.ppf((k + 0.5) / 4096)) for k in range(4096)]
+TOP = 4 / (3 * math.sqrt(sum(v * v for v in SPREAD) / 4095))  # the farther end of the grid, -4, is at 3 deviations
+
+
+def rq_output(v, noise):
+    """In levels: the mean of the grid points under a softmax of noisy logits. sigma is a third of a level."""
+    logits = [math.log(logistic(3 * (k + 0.5 - v)) - logistic(3 * (k - 0.5 - v))) for k in range(-4, 4)]
+    shares = [math.exp(logit + u) for logit, u in zip(logits, noise, strict=True)]
+    return sum(k * share for k, share in enumerate(shares, -4)) / sum(shares)
+
+
+def logistic(z):
+    return 1 / (1 + math.exp(-z))
+
+
+def rq_in_training():
+    """The greatest difference of two draws, and the least gradient, by difference quotients."""
+    differ, least, h = 0.0, math.inf, 1e-5
+    for v, *noises in zip(SPREAD, *DRAWS, strict=True):
+        one, other = (rq_output(v * TOP, noise) for noise in noises)
+        differ = max(differ, abs(one - other))
+        for noise in noises:
+            least = min(least, (rq_output(v * TOP + h, noise) - rq_output(v * TOP - h, noise)) / (2 * h))
+    return [sig(differ), sig(least)]
+
+
+def soft_codebooks():
+    relaxed = sum(
+        abs(rq_output(v * TOP, noise) - min(max(round(v * TOP), -4), 3))
+        for v, noise in zip(SPREAD, DRAWS[0], strict=True)
+    )
+    centers = soft_to_hard.init(SPREAD, 3, "weight").centers.tolist()
+    spacing, softened = (centers[-1] - centers[0]) / 7, 0.0
+    for v in SPREAD:
+        shares = [math.exp(-(((v - c) / spacing) ** 2)) for c in centers]
+        soft = sum(c * share for c, share in zip(centers, shares, strict=True)) / sum(shares)
+        softened += abs(soft - min(centers, key=lambda c: abs(v - c)))
+    return [sig(relaxed / 4096), sig(softened / 4096 / spacing), "8", "3"]
+
+
 def dsq_mean_far():
     """Mean distance of DSQ's tanh from the hard quantizer, alpha = 0.2: K = ln 9, s = 1.25, by the integral of tanh."""
     K = math.log(9)
@@ -268,7 +310,12 @@ REASONS = {
     "assignment-kernel-grows": lambda: ["1", sig(kappa(W)), sig(kappa(A))],
     "assignment-one-clear-peak": lambda: [sig(1 - far(0.5, 4, W)), sig(1 - far(0.5, 4, A)), "4", "0.5"],
     "intro-dasr-accurate": lambda: [
-        sig(far(0.5, 4, W)), "4", sig(far(0.5, 24, W)), "24", "1", sig(LAMBDA), "0", "10",
+        sig(far(0.5, 4, W)), "4", sig(far(0.5, 24, W)), "24", sig(far(0.5, 4, A)), sig(far(0.5, 24, A)),
+        sig(LAMBDA), "0", "10",
+    ],
+    "assignment-more-accurate-than-sigmoid": lambda: [
+        sig(mean_far(4, W)), sig(mean_far(4, A)), "4", sig(sigmoid_mean_far(4)), "4",
+        "24", sig(sigmoid_mean_far(24)), "4",
     ],
     "assignment-much-smaller-temperature": lambda: [
         f"{equal_temperature(4, W):.4g}", "4", f"{equal_temperature(24, W):.4g}", "24",
@@ -280,7 +327,8 @@ REASONS = {
     "related-soft-argmax-limit": lambda: ["10", "150", sig(mean_far(10, NONE)), sig(mean_far(150, NONE)), "0.5"],
     "related-no-sigmoid-or-tanh": lambda: [TINY, "6"],
     "temperature-shapes-assignment": lambda: [sig(far(0.25, 4, W)), "4", f"{far(0.25, 24, W):.1e}", "24"],
-    "intro-soft-gap": lambda: [sig(sigmoid_mean_far(4)), "4", sig(sigmoid_mean_far(100)), "100", "0.5"],
+    "abstract-soft-causes-gap": lambda: [sig(sigmoid_mean_far(4)), "4", sig(sigmoid_mean_far(100)), "100", "0.5"],
+    "intro-soft-gap": lambda: [sig(sigmoid_mean_far(4)), "4", "0", "2"],
     "related-qnet-transforms-gradually": lambda: [
         "5", "275", sig(sigmoid_mean_far(5)), sig(sigmoid_mean_far(275)),
     ],
@@ -309,7 +357,7 @@ REASONS = {
     "table1-same-output-as-rounding": lambda: [sig(LAMBDA), "9", "10"],
     "abstract-rounding-not-differentiable": lambda: ["1", "0"],
     "abstract-ste-mismatch": lambda: ["1", "1", sig(mean_daq(W)), sig(mean_daq(A))],
-    "related-soft-continuous-both-passes": lambda: ["0", "1"],
+    "abstract-soft-alleviates-mismatch": lambda: ["0", "1"],
     "soft-quantizers-alleviate-mismatch": lambda: [
         "0", "1", "1", "2", agreement(dsq_slope, 0.1), "0.1", agreements(0.1)[2],
         agreement(dsq_slope, 0.5), "0.5", agreements(0.5)[2],
@@ -350,6 +398,8 @@ REASONS = {
         "200", *(number for variant in ("hard", "soft") for bits in (1, 2, 4) for number in losses(bits, variant)),
     ],
     "dsq-less-memory": lambda: ["32", "1", "2", "4", *(f"{32 / bits:g}" for bits in (1, 2, 4)), "32"],
+    "related-rq-stochastic": lambda: ["8", "3", "1", TINY, *rq_in_training(), "0"],
+    "related-rq-shvq-gap": soft_codebooks,
     "related-ste-rounding-forward": lambda: ["4097", "0", "0"],
     "related-intervals-use-rounding": lambda: ["3", "4096", *all_outputs()],
     "learners-use-ste": lambda: ["1", "1", "1", sig(1 / math.cosh(math.log(9) / 2) ** 2), "1", "2"],
@@ -845,6 +895,7 @@ FROM_TABLES = {
     "lsq-slightly-better": lsq_slightly,
     "various-bit-widths": lambda found: ("holds", ["8", "2", "6", "3", "1", "4", "2", "5"]),
     "others-specific-settings": lambda found: ("not testable", ["8", "1", "6", "1", "1", "2", "5"]),
+    "irnet-58-1": lambda found: ("holds", ["58.1", "18", "1", "1"]),
     "cifar10-size": lambda found: ("by definition", ["50000", "10000", "10"]),
 }
 

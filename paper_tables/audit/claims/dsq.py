@@ -12,7 +12,7 @@ from scipy.stats import norm
 
 from paper_tables.audit.claims import gradients
 from paper_tables.audit.claims.judging import Evidence, Judged, Judgements, Verdict, decide, shown
-from paper_tables.audit.claims.quantizer import BITS
+from paper_tables.audit.claims.quantizer import BITS, EXACT, sigmoid_gap
 from paper_tables.audit.claims.tables import TABLES, Pair, value, wins
 from paper_tables.equations import difference_quotient, inside_cells
 from reference import dsq, grid
@@ -41,6 +41,20 @@ def no_gap(_: Evidence) -> Judged:
         "By definition training and test are one function. At 1 to 8 bits its outputs, and what the integer codes of "
         f"a network at test time decode to, are {shown(off)} away from the nearest of the 2^b levels, found by search "
         f"among them; and the derivative used is that of the soft quantizer (to {used:.0e}). {FROM_MEMORY}",
+    )
+
+
+@judges("intro-soft-gap", "related-soft-rounding-at-inference")
+def soft_quantizers_with_dsq(_: Evidence) -> Judged:
+    sigmoid = sigmoid_gap(4.0)
+    off = max(far_from_the_nearest(bits, role) for bits in BITS for role in grid.ROLES)
+    gaps = [sigmoid > EXACT, off > 0]
+    verdict: Verdict = "holds" if all(gaps) else "undecided" if any(gaps) else "fails"
+    return verdict, (
+        f"True of QNet's sigmoids, whose outputs in training and in test differ by {shown(sigmoid)} of a level on "
+        "average at T = 4. But DSQ [12], of tanh functions, which the sentence is on too, rounds in training: its "
+        f"outputs are {shown(off)} away from the nearest level in both. The paper's Section 2 says so itself: "
+        f'"This alleviates the quantizer gap problem at inference". {FROM_MEMORY}'
     )
 
 

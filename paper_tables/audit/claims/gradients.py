@@ -154,7 +154,7 @@ def ste_has_it(_: Evidence) -> Judged:
     )
 
 
-@judges("abstract-soft-alleviates-mismatch", "related-soft-continuous-both-passes")
+@judges("abstract-soft-alleviates-mismatch")
 def soft_quantizers(_: Evidence) -> Judged:
     tanh = mismatch(dsq.slope(inside_cells(), alpha=dsq.INITIAL_ALPHA), lambda y: dsq.soft(y, alpha=dsq.INITIAL_ALPHA))
     return decide(
@@ -165,7 +165,7 @@ def soft_quantizers(_: Evidence) -> Judged:
     )
 
 
-@judges("intro-soft-alleviates-mismatch", "soft-quantizers-alleviate-mismatch")
+@judges("intro-soft-alleviates-mismatch", "related-soft-continuous-both-passes", "soft-quantizers-alleviate-mismatch")
 def soft_quantizers_with_dsq(_: Evidence) -> Judged:
     found, agrees, stes = dsq_mismatch(), dsq_agreements(), ste_agreements()
     sigmoid = sigmoid_mismatch() < ZERO

@@ -1,4 +1,4 @@
-"""Claims on other papers' methods, as far as the suite holds them: STE, LSQ, QIL, PACT and DSQ.
+"""Claims on other papers' methods, as far as the suite holds them: STE, LSQ, QIL, PACT, DSQ, RQ and SHVQ.
 
 What is judged is the suite's reference, which was held against public code where there is any (each method's file says
 which). Each function judges the claims named above it.
@@ -14,7 +14,7 @@ import numpy as np
 from scipy.stats import norm
 
 from paper_tables.audit.claims.judging import Evidence, Judged, Judgements, Verdict, decide, shown
-from reference import dsq, lsq, pact, qil, ste
+from reference import dsq, lsq, pact, qil, rq, soft_to_hard, ste
 from reference.grid import Array, Role
 
 judges = Judgements()
@@ -68,7 +68,7 @@ def slopes() -> Iterator[Slopes]:
         yield Slopes(name, np.unique(y).size, falls, float(used.min() / used.max()))
 
 
-@judges("related-ste-rounding-forward")
+@judges("intro-ste-replaces-derivative", "related-ste-avoids-vanishing", "related-ste-rounding-forward")
 def ste_rounds(_: Evidence) -> Judged:
     params = ste.Params(np.asarray(0.0), np.asarray(7.0), BITS, "weight")
     x = np.linspace(0, 7, 4097)
@@ -84,7 +84,7 @@ def ste_rounds(_: Evidence) -> Judged:
     )
 
 
-@judges("related-intervals-use-rounding")
+@judges("intro-staircase", "related-intervals-use-rounding")
 def staircases(_: Evidence) -> Judged:
     found = list(slopes())
     facts = ", ".join(f"{one.name} {one.outputs}" for one in found)
@@ -107,4 +107,49 @@ def learners(_: Evidence) -> Judged:
         f"{facts}. Where that is 1 the rounding is passed by as the identity is, which is the STE. DSQ rounds forward "
         "too and uses a soft quantizer's derivative instead: an STE in the sense of the paper's Section 2, not in that "
         "of its Abstract.",
+    )
+
+
+def of_rq() -> tuple[rq.Params, Array]:
+    """RQ's parameters for normally distributed weights, and these."""
+    x = inputs("weight")
+    return rq.init(x, BITS, "weight"), x
+
+
+@judges("related-rq-samples", "related-gumbel-relaxes", "related-rq-stochastic")
+def rq_draws(_: Evidence) -> Judged:
+    params, x = of_rq()
+    shares = rq.probabilities(x, params)
+    off = float(np.abs(shares.sum(axis=0) - 1).max())
+    draws = [rq.forward(x, params, training=True, noise=rq.gumbel(x.shape, BITS, seed)) for seed in (0, 1)]
+    gradients = [rq.vjp(x, params, np.ones_like(x), noise=rq.gumbel(x.shape, BITS, seed))[0] for seed in (0, 1)]
+    tests = [rq.forward(x, params, training=False) for _ in range(2)]
+    differ, differ_in_test = (float(np.abs(np.subtract(*some)).max() / params.alpha) for some in (draws, tests))
+    least = min(float(gradient.min()) for gradient in gradients)
+    return decide(
+        off < EXACT and differ > EXACT and differ_in_test == 0 and least > 0,
+        f"In the suite's RQ each input has probabilities of the {len(shares)} grid points of {BITS} bits, which sum to "
+        f"1 (to {off:.0e}); a softmax of them and Gumbel noise gives the output in training, so that two draws differ "
+        f"by up to {shown(differ)} levels, and gradients are positive, {shown(least)} or more. In test there is no "
+        f"noise, and the outputs of two runs differ by {shown(differ_in_test)}.",
+    )
+
+
+@judges("related-shvq-codebook", "related-rq-shvq-gap")
+def soft_codebooks(_: Evidence) -> Judged:
+    params, x = of_rq()
+    noise = rq.gumbel(x.shape, BITS)
+    in_training, in_test = rq.forward(x, params, training=True, noise=noise), rq.forward(x, params, training=False)
+    relaxed = float(np.abs(in_training - in_test).mean() / params.alpha)
+    codebook = soft_to_hard.init(x, BITS, "weight")
+    spacing = soft_to_hard.spacing(codebook.centers)
+    soft, hard = (soft_to_hard.forward(x, codebook, training=training) for training in (True, False))
+    softened = float(np.abs(soft - hard).mean() / spacing)
+    used = np.unique(hard).size
+    return decide(
+        used == len(codebook.centers) and min(relaxed, softened) > EXACT,
+        f"Outputs in training and in test differ on average by {shown(relaxed)} of a level with RQ, its noise among "
+        f"it, and by {shown(softened)} of the codewords' mean distance with soft-to-hard quantization (SHVQ [1]) as it "
+        f"begins, whose {used} codewords at {BITS} bits are assigned by a softmax in training and are the only outputs "
+        "in test.",
     )

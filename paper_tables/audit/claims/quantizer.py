@@ -108,8 +108,8 @@ def nearest(_: Evidence) -> Judged:
 @judges("score-increases-with-closeness")
 def score_grows(_: Evidence) -> Judged:
     scores = daq.distance_score(np.linspace(4, 0, 1025), 0.0)
-    return decide(
-        bool(np.all(np.diff(scores) > 0)),
+    return (
+        "by definition" if np.all(np.diff(scores) > 0) else "fails",
         f"exp(-|x - q|) grows at every step from a distance of 4 levels ({shown(float(scores[0]))}) to none "
         f"({shown(float(scores[-1]))}).",
     )
@@ -172,8 +172,8 @@ def level_set(_: Evidence) -> Judged:
 def kernel(_: Evidence) -> Judged:
     near = float(daq.kernel(0.0, 0.0, sigma=WEIGHTS))
     far = {name: daq.kappa(sigma) for name, sigma in SIGMAS.items()}
-    return decide(
-        near == 1 and all(value < near for value in far.values()),
+    return (
+        "by definition" if near == 1 and all(value < near for value in far.values()) else "fails",
         f"The kernel is {near:g} at the nearest level, so that its score is kept, and at the other "
         + " and ".join(f"{shown(value)} ({name})" for name, value in far.items())
         + ".",
@@ -189,9 +189,9 @@ def one_peak(_: Evidence) -> Judged:
         return float(daq.distance_probability(scores, beta)[0].min())
 
     peaks = {name: smallest(sigma) for name, sigma in SIGMAS.items()}
-    return decide(
-        min(peaks.values()) > 0.5,
-        "The nearest level's probability is at least "
+    return (
+        "by definition" if min(peaks.values()) > 0.5 else "fails",
+        "Since the kernel is less at the other level, the nearest level's probability is above a half: at least "
         + " and ".join(f"{shown(value)} ({name})" for name, value in peaks.items())
         + f" at beta = {beta:g}, the transition point included ({shown(smallest(math.inf))} there without kernel).",
     )
@@ -202,7 +202,6 @@ def one_peak(_: Evidence) -> Judged:
     "dasr-very-close-to-nearest",
     "assignment-approximates-argmax",
     "assignment-argmax-well",
-    "assignment-more-accurate-than-sigmoid",
     "conclusion-dasr-approximates-rounding",
 )
 def more_accurate_than_sigmoid(_: Evidence) -> Judged:
@@ -217,13 +216,40 @@ def more_accurate_than_sigmoid(_: Evidence) -> Judged:
             )
             better &= largest < 0.5 and mean < min(rivals)
     first, last = KERNEL_BETAS[0], KERNEL_BETAS[-1]
+    gaps = {
+        (beta, name): shown(daq_theory.fixed_beta_gap(beta, sigma=sigma))
+        for beta in (first, last)
+        for name, sigma in SIGMAS.items()
+    }
     return decide(
         better,
-        f"phi is at most {shown(daq_theory.fixed_beta_gap(first, sigma=WEIGHTS))} of a level from the rounding at "
-        f"beta = {first:g} and {shown(daq_theory.fixed_beta_gap(last, sigma=WEIGHTS))} at {last:g} (sigma = "
-        f"{WEIGHTS:g}; lambda = {shown(daq.lambda_())} at beta*, 0 after Eq. 10). Sigmoids are up to half a level away "
-        "at every temperature; on average they are farther too, at T = beta and, where there is one, at the T of equal "
-        "slope at the transition point.",
+        f"phi is at most {gaps[first, 'weights']} of a level from the rounding at beta = {first:g} and "
+        f"{gaps[last, 'weights']} at {last:g} (weights; for activations {gaps[first, 'activations']} and "
+        f"{gaps[last, 'activations']}; lambda = {shown(daq.lambda_())} at beta*, 0 after Eq. 10). Sigmoids are up to "
+        "half a level away at every temperature; on average they are farther too, at T = beta and, where there is one, "
+        "at the T of equal slope at the transition point.",
+    )
+
+
+@judges("assignment-more-accurate-than-sigmoid")
+def nearer_than_sigmoids(_: Evidence) -> Judged:
+    first, last = KERNEL_BETAS[0], KERNEL_BETAS[-1]
+    means = {
+        (beta, name): daq_theory.fixed_beta_mean_gap(beta, sigma=sigma)
+        for beta in KERNEL_BETAS
+        for name, sigma in SIGMAS.items()
+    }
+    largest = max(daq_theory.fixed_beta_gap(beta, sigma=sigma) for beta in KERNEL_BETAS for sigma in SIGMAS.values())
+    alike = largest < 0.5 and all(gap < sigmoid_gap(beta) for (beta, _name), gap in means.items())
+    steeper = all(means[first, name] < sigmoid_gap(last) for name in SIGMAS)
+    verdict: Verdict = "holds" if alike and steeper else "undecided" if alike else "fails"
+    listed = " and ".join(f"{shown(means[first, name])} ({name})" for name in SIGMAS)
+    return (
+        verdict,
+        f"At equal temperatures it does: on average phi is {listed} of a level from the rounding at beta = {first:g}, "
+        f"sigmoids {shown(sigmoid_gap(first))} at T = {first:g}, and half a level at the transition point at any T. On "
+        f"average it is a matter of T: sigmoids of T = {last:g} are {shown(sigmoid_gap(last))} away, nearer than phi "
+        f"at {first:g}.",
     )
 
 

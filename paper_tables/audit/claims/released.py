@@ -72,13 +72,9 @@ judges("first-and-last-layers-kept")(by_code("layers without a quantizer"))
 judges("gamma-is-2")(by_code("gamma"))
 judges("weights-standardized")(by_code("standardised weights"))
 judges("weight-bounds-at-3")(by_code("first bounds of the weights"))
-judges("activation-bounds-at-3-sigma")(
-    by_code(
-        "first upper bound of the inputs",
-        note="Of the two bounds for inputs that do not come from a ReLU the released network has no case.",
-    )
+judges("relu-lower-bound-zero")(
+    by_code("lower bound of the inputs", "learned lower bounds of the inputs", "first upper bound of the inputs")
 )
-judges("relu-lower-bound-zero")(by_code("lower bound of the inputs", "learned lower bounds of the inputs"))
 judges("cifar10-splits")(
     by_code(
         "splits of CIFAR-10",

@@ -35,8 +35,6 @@ def settings() -> Iterator[tuple[float, daq.Variant]]:
 @judges(
     "abstract-soft-causes-gap",
     "intro-soft-discrete-at-inference",
-    "intro-soft-gap",
-    "related-soft-rounding-at-inference",
     "abstract-soft-rounding-at-test",
     "related-soft-outputs-differ",
     "intro-raised-temperature-relieves-gap",
@@ -221,8 +219,9 @@ def transition_point(_: Evidence) -> Judged:
     q_f, q_c = (float(level) for level in daq.nearest_levels(0.25))
     q_t = (q_f + q_c) / 2
     f, c = (float(daq.distance_score(q_t, q)) for q in (q_f, q_c))
-    return decide(
-        f == c and float(grid.round_half_down(np.nextafter(q_t, 1))) == q_c,
+    changes = f == c and float(grid.round_half_down(np.nextafter(q_t, 1))) == q_c
+    return (
+        "by definition" if changes else "fails",
         f"At {q_t:g}, halfway, both distance scores are {shown(f)}, and the rounding changes there.",
     )
 
@@ -246,7 +245,6 @@ def gradients_of_own_functions(_: Evidence) -> Judged:
 
 
 @judges(
-    "figure2-nearest",
     "overview-nearest",
     "abstract-both-gap",
     "abstract-controller-addresses-gap",
@@ -281,7 +279,12 @@ def no_gap(_: Evidence) -> Judged:
     )
 
 
-@judges("intro-same-output-as-rounding", "related-adaptive-no-discrepancy", "table1-same-output-as-rounding")
+@judges(
+    "figure2-nearest",
+    "intro-same-output-as-rounding",
+    "related-adaptive-no-discrepancy",
+    "table1-same-output-as-rounding",
+)
 def dasr_itself_has_no_gap(evidence: Evidence) -> Judged:
     x = with_edges()
     phi = daq.kernel_soft_argmax(x, daq.adaptive_temperature(x, sigma=WEIGHTS), sigma=WEIGHTS)
