@@ -192,7 +192,8 @@ def dsq_consistently(evidence: Evidence) -> list[Pair]:
 @wins(
     judges,
     "dsq-others-degrade",
-    note="(Numbers quoted in the DAQ paper, of methods published before 2019, in 1/1, 1/2 and 2/2.)",
+    note="(Numbers quoted in the DAQ paper, of methods published before 2019, in 1/1, 1/2 and 2/2. "
+    "Severe is taken for more than noise.)",
 )
 def others_degrade(evidence: Evidence) -> list[Pair]:
     found = []

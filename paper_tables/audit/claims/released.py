@@ -52,13 +52,15 @@ def _fact(cell: Cell) -> str:
     return f"{cell.row}: {number}({cell.reason})"
 
 
+ONE_NETWORK = "What is released is ResNet-20; the sentence is on all networks."
+
 judges("sgd-rate-resnets")(by_code("learning rate of the weights"))
 judges("adam-rate-quantization-parameters")(by_code("learning rate of the quantizers"))
 judges("no-decay-on-quantization-parameters")(by_code("weight decay of the quantizers"))
 judges("resnet20-recipe")(by_code("epochs", "batch size", "weight decay of the weights"))
 judges("cosine-annealing")(by_code("cosine schedule"))
 judges("initialized-from-full-precision")(
-    by_code("start of training", "batch size", says="training begins from full-precision models")
+    by_code("start of training", "batch size", says="training begins from full-precision models", note=ONE_NETWORK)
 )
 judges("fine-tunes-directly")(
     by_code(
@@ -68,7 +70,7 @@ judges("fine-tunes-directly")(
         note="BatchNorm's counters leave room for no training at other bit-widths in between.",
     )
 )
-judges("first-and-last-layers-kept")(by_code("layers without a quantizer"))
+judges("first-and-last-layers-kept")(by_code("layers without a quantizer", note=ONE_NETWORK))
 judges("gamma-is-2")(by_code("gamma"))
 judges("weights-standardized")(by_code("standardised weights"))
 judges("weight-bounds-at-3")(by_code("first bounds of the weights"))
