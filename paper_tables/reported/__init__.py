@@ -1,7 +1,8 @@
 """What the papers print: their tables and claims as data, each with its source, and no judgement on any of it.
 
 ``table1.toml`` to ``table7.toml`` are the tables of the DAQ paper and, at the same time, the format in which a table of
-one's own is handed in. ``claims_daq.toml`` and ``claims_dsq.toml`` hold the sentences that claim something.
+one's own is handed in. ``claims_daq.toml`` and ``claims_dsq.toml`` hold the sentences that claim something;
+``irnet_readme.toml`` holds what IR-Net's authors print of a setting that DAQ's tables leave out.
 Printed decimals survive: numbers are `Decimal`, so that 70.0 stays 70.0.
 """
 
@@ -153,6 +154,16 @@ def tables() -> Mapping[str, ReportedTable]:
     ['1', '2', '3', '4', '5', '6', '7']
     """
     return MappingProxyType({table.table: table for table in map(load_table, sorted(_HERE.glob("table?.toml")))})
+
+
+@cache
+def irnet_readme() -> ReportedTable:
+    """Return what IR-Net's authors print beside their code, by bit-width and network.
+
+    >>> irnet_readme().row("1/1").values["ResNet-20"].value
+    Decimal('86.5')
+    """
+    return load_table(_HERE / "irnet_readme.toml")
 
 
 @cache

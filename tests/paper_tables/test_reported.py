@@ -165,6 +165,23 @@ def test_claims_include(source, words):
     assert any(claim.source == source and words in claim.text for claim in CLAIMS)
 
 
+def test_irnet_prints_beside_its_code_what_daq_quotes_of_it_and_what_its_tables_leave_out():
+    readme = reported.irnet_readme()
+    printed = {(row.method, column): str(cell.value) for row in readme.rows for column, cell in row.values.items()}
+    assert printed == {
+        ("1/1", "ResNet-20"): "86.5",
+        ("1/1", "ResNet-18"): "58.1",
+        ("1/1", "ResNet-34"): "62.9",
+        ("1/32", "ResNet-20"): "90.8",
+        ("1/32", "ResNet-18"): "66.5",
+        ("1/32", "ResNet-34"): "70.4",
+    }
+    for number, network in (("2", "ResNet-18"), ("3", "ResNet-34"), ("5", "ResNet-20")):
+        quoted = TABLES[number].row("IRNet").values
+        assert quoted["1/32"].value == readme.row("1/32").values[network].value
+        assert "1/1" not in quoted or quoted["1/1"].value < readme.row("1/1").values[network].value
+
+
 def test_malformed_claims_are_refused(tmp_path):
     path = tmp_path / "claims.toml"
     claim = '[[claims]]\nid = "a"\nsource = "s"\ntext = "t"\ntopic = "u"\n'
@@ -592,5 +609,6 @@ def test_shipped_files_are_one_table_each():
     assert sorted(path.name for path in HERE.glob("*.toml")) == [
         "claims_daq.toml",
         "claims_dsq.toml",
+        "irnet_readme.toml",
         *(f"table{number}.toml" for number in range(1, 8)),
     ]

@@ -399,14 +399,16 @@ def irnet_1_1(evidence: Evidence) -> list[Pair]:
     return pairs(evidence, "2", columns=("1/1",), citations=IRNET)
 
 
-# In 1/1, README of github.com/htqin/IR-Net at 831282f. Which of the two structures each is of, it does not say.
-IRNET_README = {"ResNet-18": Decimal("58.1"), "ResNet-34": Decimal("62.9"), "ResNet-20": Decimal("86.5")}
-
-
 def _irnet_prints(network: str) -> str:
+    value = reported.irnet_readme().row("1/1").values[network].value
     return (
-        f"IR-Net's authors print {IRNET_README[network]} in 1/1 with their code, which DAQ's table has not: perhaps of "
-        "the Bi-Real structure, with additional connections."
+        f"IR-Net's authors print {value} for {network} in 1/1 with their code, of which structure they do not say there"
+    )
+
+
+def _irnet_not_in_table(network: str) -> str:
+    return (
+        f"{_irnet_prints(network)}: perhaps of Bi-Real, with additional connections. DAQ's table has not this number."
     )
 
 
@@ -414,11 +416,8 @@ def _irnet_prints(network: str) -> str:
 def irnet_with_connections(_: Evidence) -> Judged:
     (claim,) = (claim for claim in reported.claims() if claim.id == "irnet-58-1")
     (quoted,) = re.findall(r"top-1 accuracy of ([\d.]+) in an 1/1-bit", claim.text)
-    return decide(
-        Decimal(quoted) == IRNET_README["ResNet-18"],
-        f"IR-Net's authors print {IRNET_README['ResNet-18']} for ResNet-18 in 1/1 with their code, of which of the two "
-        "structures that they evaluate they do not say there.",
-    )
+    printed = reported.irnet_readme().row("1/1").values["ResNet-18"].value
+    return decide(Decimal(quoted) == printed, f"{_irnet_prints('ResNet-18')}.")
 
 
 @wins(judges, "beats-irnet-1-32")
@@ -505,7 +504,7 @@ def _differences(evidence: Evidence, name: str) -> Judged:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-@wins(judges, "resnet34-outperforms-1-1", note=_irnet_prints("ResNet-34"))
+@wins(judges, "resnet34-outperforms-1-1", note=lambda _: _irnet_not_in_table("ResNet-34"))
 def resnet34_1_1(evidence: Evidence) -> list[Pair]:
     return best_pairs(evidence, "3", ("1/1",))
 
@@ -566,7 +565,7 @@ def mobilenet(evidence: Evidence) -> list[Pair]:
     return pairs(evidence, "4", citations=(8, 12), like=False)
 
 
-@wins(judges, "cifar10-outperforms-1-1", note=_irnet_prints("ResNet-20"))
+@wins(judges, "cifar10-outperforms-1-1", note=lambda _: _irnet_not_in_table("ResNet-20"))
 def cifar10_1_1(evidence: Evidence) -> list[Pair]:
     return best_pairs(evidence, "5", ("1/1",))
 
