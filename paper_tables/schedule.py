@@ -20,7 +20,7 @@ INTRO = (
     "1/1-bit networks trained for 3, 10 and 30 epochs, each from the full-precision network of the same seed, with the "
     "rates of the profile whatever the length (table tuning; on CIFAR-10 they were sought in one epoch), a cosine over "
     "the whole schedule, and nothing else changed. The paper trains for 400. IR-Net has Hardtanh in the place of ReLU, "
-    "and a start of its own."
+    "and a start of its own. Of one seed, or where no two arms learn, there is no interval."
 )
 
 
@@ -76,7 +76,7 @@ def _findings(measured: Measured) -> list[str]:
         for epochs in lengths:  # each has a scatter of its own
             found = arms.paired({one.name: by_contender[one][epochs] for one in CONTENDERS}, runs.DAQ.name)
             half = trained.half_width(found.spread, len(by_contender[runs.DAQ][epochs]))
-            halves.append(f"+/-{half:.1f}" if found.spread.degrees else "none of one seed")
+            halves.append(f"+/-{half:.1f}" if found.spread.degrees else "none")
             for other in differences:
                 dead = " (hardly learned)" if {other, runs.DAQ.name} & found.dead else ""
                 differences[other].append(f"{-found.means[other]:+.1f}{dead}")

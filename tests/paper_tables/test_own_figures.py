@@ -105,7 +105,7 @@ def test_differences_are_paired_by_seed_and_have_an_interval():
         "3, 10, 30 epochs: +1.0, +1.0, +1.0 points" in said and "+/-0.0, +/-0.0, +/-0.0" in said for said in digits
     )
     assert all("3, 10, 30 epochs: +1.0, +1.0, +1.0 points" in said for said in cifar)
-    assert all("+/-0.0, +/-0.0, none of one seed" in said for said in cifar)
+    assert all("+/-0.0, +/-0.0, none)" in said for said in cifar)
     assert "adjusted for 9" in of_digits
     assert "adjusted for 9" in of_cifar  # those of which nothing is known are of the family
     assert "STE at 30 epochs" in of_digits
