@@ -29,6 +29,11 @@ FILE holds integer layers (reference/exchange.py says how). From a checkpoint of
 
 Exit status: 0; 2 bad input.
 """
+TAKEN = re.compile(  # words of C11, then names of a program, of types, and of the kernels
+    "auto|break|case|char|const|continue|default|do|double|else|enum|extern|float|for|goto|if|inline|int|long|register|"
+    "restrict|return|short|signed|sizeof|static|struct|switch|typedef|union|unsigned|void|volatile|while|"
+    r"main|\w+_t|qg_\w+"
+)
 TYPES = {"int8": "int8_t", "uint8": "uint8_t", "int16": "int16_t", "int32": "int32_t"}
 
 
@@ -122,15 +127,15 @@ def header(name: str, layer: PackedLayer, size: tuple[int, int], batch: int = 1)
 
 
 def identifier(name: str) -> str:
-    """Return a layer's name as a name in C.
+    """Return a layer's name as a name in C that is free.
 
-    >>> identifier("layer1.0.conv1"), identifier("1x1")
-    ('layer1_0_conv1', 'layer_1x1')
+    >>> identifier("layer1.0.conv1"), identifier("1x1"), identifier("double")
+    ('layer1_0_conv1', 'layer_1x1', 'layer_double')
     """
     found = re.sub(r"[^0-9A-Za-z]+", "_", name).strip("_")
     if not found:
         raise checks.refuse("name", name, "one with letters or digits")
-    return f"layer_{found}" if found[0].isdigit() else found
+    return f"layer_{found}" if TAKEN.fullmatch(found) or found[0].isdigit() else found
 
 
 def write(folder: Path, layers: dict[str, tuple[IntegerLayer, tuple[int, int]]]) -> list[Path]:
@@ -144,8 +149,9 @@ def write(folder: Path, layers: dict[str, tuple[IntegerLayer, tuple[int, int]]])
     texts: dict[str, str] = {}
     for name, (layer, size) in layers.items():
         file = f"{identifier(name)}.h"
-        if file in texts or file in {source.name for source in build.sources()}:
-            raise checks.refuse("name", name, f"one of its own in C: {file} is there already")
+        for there in (*texts, *(source.name for source in build.sources())):
+            if there.lower() == file.lower():  # an include guard and an enum are in capitals
+                raise checks.refuse("name", name, f"one of its own in C, in capitals too: {there} is there already")
         texts[file] = header(name, deployment.pack(layer), size)
     folder.mkdir(parents=True, exist_ok=True)
     written = []

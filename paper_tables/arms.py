@@ -66,7 +66,7 @@ class Gains(NamedTuple):
     @property
     def complete(self) -> bool:
         """Whether all arms learned, so that there is an interval of whatever is made of them."""
-        return self.chances.keys() == self.means.keys() and self.spread.degrees > 0
+        return self.chances.keys() == self.means.keys() and self.spread.known
 
     def __str__(self) -> str:
         """List the arms, each with its probability, and the interval."""
@@ -84,8 +84,10 @@ class Gains(NamedTuple):
             interval = "one seed: no interval"
         elif self.base in self.dead:
             interval = "that with which they are compared hardly learned: no interval"
-        else:
+        elif self.means.keys() <= self.dead:
             interval = "none of them learned: no interval"
+        else:
+            interval = "by seed they differ alike: no interval"
         return f"{'; '.join(listed)} points ({interval})"
 
 
@@ -96,7 +98,7 @@ def gains(arms: Mapping[str, Cell], base: str) -> Gains | None:
     values: dict[str, Sequence[float]] = {arm: cell.detail["accuracies"] for arm, cell in arms.items()}  # type: ignore[misc]
     means, chances, dead, spread = paired(values, base)
     adjusted = dict(zip(chances, verdicts.holm(list(chances.values())), strict=True))
-    judged = {arm: p for arm, p in adjusted.items() if spread.degrees and not {arm, base} & dead}
+    judged = {arm: p for arm, p in adjusted.items() if spread.known and not {arm, base} & dead}
     return Gains(means, judged, dead, spread, len(values[base]), base)
 
 

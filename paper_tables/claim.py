@@ -90,9 +90,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--against-deviation", metavar="POINTS", help="its standard deviation over --against-runs")
     result.add_argument("--against-runs", metavar="N", help="training runs that it is the mean of (default: 1)")
     result.add_argument("--images", metavar="N", help="test images behind each")
-    result.add_argument(
-        "--comparisons", metavar="N", default="1", help="how many such comparisons are made (default: 1)"
-    )
+    result.add_argument("--comparisons", metavar="N", help="how many such comparisons are made (default: 1)")
     result.add_argument("--table", metavar="FILE", help="a table in TOML")
     result.add_argument("--out", metavar="DIR", help="with --table: also write the results there, as JSON")
     result.add_argument("--strict", action="store_true", help="exit with 1 if anything claimed is contradicted")
@@ -104,20 +102,25 @@ def main(arguments: Sequence[str]) -> int:
     given = parser().parse_args(arguments)
     single = [given.accuracy, given.images]
     others = [given.against, given.deviation, given.runs, given.against_deviation, given.against_runs]
-    if given.table is not None and not any((*single, *others)):
+    if given.table is not None and not any((*single, *others, given.comparisons)):
         contradicted = _audit_table(given.table, given.out)
     elif all(single) and given.table is None:
+        if given.out is not None:
+            raise InputError("--out goes with --table")
         images = _count("--images", given.images)
         first = _mean("", given.accuracy, given.deviation, given.runs)
-        if given.against is None and any(others[3:]):
-            raise InputError("--against-deviation and --against-runs go with --against")
+        if given.against is None and any((*others[3:], given.comparisons)):
+            raise InputError("--against-deviation, --against-runs and --comparisons go with --against")
         if given.against is None:
             contradicted = _audit_single(first, images)
         else:
             second = _mean("against", given.against, given.against_deviation, given.against_runs)
-            contradicted = _audit_pair(first, second, images, _count("--comparisons", given.comparisons))
+            comparisons = 1 if given.comparisons is None else _count("--comparisons", given.comparisons)
+            contradicted = _audit_pair(first, second, images, comparisons)
     else:
-        raise InputError("give either --accuracy and --images, with --against to compare, or --table")
+        raise InputError(
+            "give either --accuracy and --images, with --against to compare, or --table, with --out and --strict alone"
+        )
     return 1 if given.strict and contradicted else 0
 
 
@@ -206,7 +209,7 @@ def _audit_pair(first: Mean, second: Mean, images: int, comparisons: int) -> boo
         )
         fails.append(by_runs == "fails")
     fails += [_granularity(one, images, out) for one in (first, second)]
-    runs = "" if found is not None else " One run each: too narrow if other seeds differ."
+    runs = "" if found is not None else " It knows nothing of other seeds: too narrow if they differ."
     out.print(f"The interval for images is unpaired: too wide if both saw the same images.{runs}")
     return any(fails)
 

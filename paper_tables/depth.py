@@ -250,9 +250,9 @@ def _findings(found: list[Cell]) -> list[str]:
             beyond = [f"{pair.one} over {pair.other} ({mean:+.1f})" for pair, mean in means.items() if abs(mean) > half]
             words.append(
                 f"{differs} at equal {given} is worth {min(means.values()):+.1f} to {max(means.values()):+.1f} points"
-                + (f", beyond chance in {'; '.join(beyond)}" if beyond else ", none of it beyond chance" * (seeds > 1))
+                + (f", beyond chance in {'; '.join(beyond)}" if beyond else ", none of it beyond chance" * spread.known)
             )
-        interval = f"95 % interval, for {len(pairs())} comparisons: +/-{half:.1f}" if seeds > 1 else "one seed"
+        interval = f"95 % interval, for {len(pairs())} comparisons: +/-{half:.1f}" if spread.known else "no interval"
         edge = [row for row, cell in here.items() if cell.detail["best rate"] in (RATES[0], RATES[-1])]
         said.append(
             f"{column}: {'; '.join(words)} (each arm at its best rate; {interval}). The best rate lies at an end of "

@@ -16,9 +16,9 @@ from paper_tables.tables import Measured, Options
 TITLE = "Test accuracy during training"
 CAPTION = (
     "After the paper's caption: accuracy on the test images after each epoch, tested by rounding, 1/1-bit networks. A "
-    "panel for each protocol that was run: lines are means over seeds, shaded from the least to the greatest. The "
-    "paper gives no temperature for the combined STE; drawn are one in the middle of Table 6's, and beta*, where each "
-    "slope is the controller's over 1.313."
+    "panel for each protocol that was run: lines are means over seeds (how many, in brackets), as far as all of them "
+    "were trained, shaded from the least to the greatest. The paper gives no temperature for the combined STE; drawn "
+    "are one in the middle of Table 6's, and beta*, where each slope is the controller's over 1.313."
 )
 LINES: dict[Contender, tuple[str, Dashes, str]] = {
     runs.DAQ: (DAQ_WEIGHTS, "solid", "controller (DAQ)"),
@@ -41,10 +41,9 @@ def curves(options: Options, measured: Measured) -> dict[str, dict[Contender, np
         for contender in LINES:
             cells = runs.found(measured, contender, "1/1", profile, range(options.seeds))
             lines = [np.asarray(cell.detail["accuracy"]) for cell in cells]
-            if lines:
-                longest = max(len(line) for line in lines)
-                padded = [np.pad(line, (0, longest - len(line)), constant_values=np.nan) for line in lines]
-                found.setdefault(profile, {})[contender] = np.stack(padded)
+            shortest = min(map(len, lines), default=0)  # a run that ended early ends the mean, which would jump
+            if shortest:
+                found.setdefault(profile, {})[contender] = np.stack([line[:shortest] for line in lines])
     return found
 
 
@@ -70,17 +69,17 @@ def _panel(axes: Axes, profile: str, by_contender: dict[Contender, np.ndarray]) 
     for contender, accuracy in by_contender.items():
         color, dashes, label = LINES[contender]
         epochs = np.arange(1, accuracy.shape[1] + 1)
-        mean = np.nanmean(accuracy, axis=0)
+        mean = accuracy.mean(axis=0)
         axes.plot(epochs, mean, color=color, linestyle=dashes, label=label, marker="o" if len(epochs) == 1 else "")
-        axes.fill_between(epochs, np.nanmin(accuracy, axis=0), np.nanmax(accuracy, axis=0), color=color, alpha=0.15)
-        ends[contender] = float(mean[~np.isnan(mean)][-1])
+        axes.fill_between(epochs, accuracy.min(axis=0), accuracy.max(axis=0), color=color, alpha=0.15)
+        ends[contender] = float(mean[-1])
     longest = max(accuracy.shape[1] for accuracy in by_contender.values())
     axes.set_xlim(*((1, longest) if longest > 1 else (0.5, 1.5)))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylim(*axes.get_ylim())
     for contender, at in figures.apart(ends, 0.055 * (axes.get_ylim()[1] - axes.get_ylim()[0])).items():
         color, _, label = LINES[contender]
-        figures.write(axes, label, axes.get_xlim()[1], at, color, dx=5)
+        figures.write(axes, f"{label} ({len(by_contender[contender])})", axes.get_xlim()[1], at, color, dx=5)
 
 
 if __name__ == "__main__":

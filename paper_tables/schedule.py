@@ -76,7 +76,7 @@ def _findings(measured: Measured) -> list[str]:
         for epochs in lengths:  # each has a scatter of its own
             found = arms.paired({one.name: by_contender[one][epochs] for one in CONTENDERS}, runs.DAQ.name)
             half = trained.half_width(found.spread, len(by_contender[runs.DAQ][epochs]))
-            halves.append(f"+/-{half:.1f}" if found.spread.degrees else "none")
+            halves.append(f"+/-{half:.1f}" if found.spread.known else "none")
             for other in differences:
                 dead = " (hardly learned)" if {other, runs.DAQ.name} & found.dead else ""
                 differences[other].append(f"{-found.means[other]:+.1f}{dead}")

@@ -114,13 +114,15 @@ def run(options: Options, measured: Measured) -> Table:
 def _unprinted(options: Options, measured: Measured, profile: str) -> str:
     """Say what came of the row that has no numbers, as the paper failed to train it."""
     row, before = ("soft argmax, beta = 150", "soft argmax, beta = 60")
-    means = {}
-    for name in (row, before):
-        for measure in ("last", "as in training", "drop"):
-            entry = Entry(CONTENDERS[name], "1/1", "", measure)
-            if not (by_seed := entry.values(measured, profile, options.seeds)):
-                return ""
-            means[name, measure] = float(np.mean(list(by_seed.values())))
+    values = {
+        (name, measure): Entry(CONTENDERS[name], "1/1", "", measure).values(measured, profile, options.seeds)
+        for name in (row, before)
+        for measure in ("last", "as in training", "drop")
+    }
+    seeds = set.intersection(*map(set, values.values()))
+    if not seeds:
+        return ""
+    means = {which: float(np.mean([by_seed[seed] for seed in seeds])) for which, by_seed in values.items()}
     ended = "ended early" if ENTRIES[row, DASR].diverged(measured, profile, options.seeds) else "trained to the end"
     return (
         f"{row}, which the paper could not train, {ended} on {trained.LABELS[profile]}: "

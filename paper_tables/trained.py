@@ -1,15 +1,17 @@
 """What training runs say: accuracies with intervals beside the printed ones, and orderings that may be chance or not.
 
 Runs of one protocol and bit-width share one standard deviation, pooled over a table's contenders: three runs alone say
-little of theirs. Those that ended early or hardly learned scatter otherwise, and stay out of it. An ordering compares
-two contenders seed by seed, since a seed gives both the same first weights and the same images in the same order. The
+little of theirs. Those that ended early or hardly learned scatter otherwise, and stay out of it; so do those that are
+lost by rounding, and what rounding costs: of them runs have the deviation of their own. An ordering compares two
+contenders seed by seed, since a seed gives both the same first weights and the same images in the same order. The
 orderings of a table are a family, named in its script before anything was measured; Holm's procedure keeps the chance
-of one false verdict among all of them, those not run included, at 5 %. Of a contender below the floor of its profile no
-ordering says anything.
+of one false verdict among all of them at 5 %, counting those not run and those of a contender that ended early, hardly
+learned or is below the floor of its profile, of which nothing is concluded.
 """
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -66,21 +68,32 @@ class Entry(NamedTuple):
     measure: str = "last"
     printed_row: str = ""
 
+    def runs(self, measured: Measured, profile: str, seeds: int) -> dict[int, Cell]:
+        """Return the runs that there are, by seed."""
+        cells = runs.found(measured, self.contender, self.width, profile, range(seeds))
+        return {cell.seeds[0]: cell for cell in cells if cell.seeds}
+
     def values(self, measured: Measured, profile: str, seeds: int) -> dict[int, float]:
         """Return what each run gives, by seed."""
-        cells = runs.found(measured, self.contender, self.width, profile, range(seeds))
-        return {cell.seeds[0]: _value(cell, self.measure) for cell in cells if cell.seeds}
+        return {seed: _value(cell, self.measure) for seed, cell in self.runs(measured, profile, seeds).items()}
 
     def learned(self, measured: Measured, profile: str, seeds: int) -> bool:
         """Whether all runs went to their end, and have learned something, as tested or as in training."""
-        cells = runs.found(measured, self.contender, self.width, profile, range(seeds))
+        cells = self.runs(measured, profile, seeds).values()
         best = [max(_value(cell, measure) for measure in ("last", "as in training")) for cell in cells]
         return min(best, default=0.0) >= LEARNED and not self.diverged(measured, profile, seeds)
 
+    def alike(self, measured: Measured, profile: str, seeds: int) -> bool:
+        """Whether runs scatter as others do: they are accuracies, of runs that learned, as they are measured here.
+
+        A network that rounding brings back to chance scatters otherwise, and so does what rounding costs.
+        """
+        least = min(self.values(measured, profile, seeds).values(), default=0.0)
+        return self.measure != "drop" and least >= LEARNED and self.learned(measured, profile, seeds)
+
     def diverged(self, measured: Measured, profile: str, seeds: int) -> bool:
         """Whether a run ended before its last epoch, since its loss was not finite."""
-        cells = runs.found(measured, self.contender, self.width, profile, range(seeds))
-        return any(cell.detail["diverged"] for cell in cells)
+        return any(cell.detail["diverged"] for cell in self.runs(measured, profile, seeds).values())
 
     def floor(self, measured: Measured, profile: str, seeds: int) -> float | None:
         """Return the floor that the mean accuracy is below; None if it is below none, or there is none."""
@@ -119,6 +132,11 @@ class Pooled(NamedTuple):
     deviation: float
     degrees: int
 
+    @property
+    def known(self) -> bool:
+        """Whether anything is known of the scatter: runs that all agree were too few, or their test images were."""
+        return self.degrees > 0 and self.deviation > 0
+
 
 def pooled(groups: Iterable[Sequence[float]]) -> Pooled:
     """Pool the standard deviation of groups that have means of their own.
@@ -129,7 +147,7 @@ def pooled(groups: Iterable[Sequence[float]]) -> Pooled:
     kept = [np.asarray(group, float) for group in groups if len(group) > 1]
     degrees = sum(len(group) - 1 for group in kept)
     squares = sum(float(((group - group.mean()) ** 2).sum()) for group in kept)
-    return Pooled(math.sqrt(squares / degrees) if degrees else math.nan, degrees)
+    return Pooled(round(math.sqrt(squares / degrees), 9) if degrees else math.nan, degrees)
 
 
 def half_width(spread: Pooled, count: int, *, of_one_run: bool = False, comparisons: int = 1) -> float:
@@ -138,7 +156,7 @@ def half_width(spread: Pooled, count: int, *, of_one_run: bool = False, comparis
     >>> round(half_width(Pooled(1.0, 10), 4), 3)
     1.114
     """
-    if not spread.degrees:
+    if not spread.known:
         return math.inf
     quantile = float(stats.t.ppf(1 - LEVEL / (2 * comparisons), spread.degrees))
     return quantile * spread.deviation * math.sqrt(of_one_run + 1 / count)
@@ -156,10 +174,10 @@ def judge(last: Sequence[float], best: Sequence[float], spread: Pooled, printed:
     'reproduced'
     """
     count = len(last)
-    if count < SEEDS or spread.degrees < DEGREES:
+    if count < SEEDS or spread.degrees < DEGREES or not spread.known:
         return None, (
             f"no verdict with {count} runs and {spread.degrees} degrees of freedom of the deviation: it takes {SEEDS} "
-            f"and {DEGREES}"
+            f"and {DEGREES}, and runs that do not all agree"
         )
     half_unit = float(Decimal(1).scaleb(-printed_decimals(printed)) / 2)
     half = half_width(spread, count, of_one_run=True) + half_unit
@@ -171,10 +189,14 @@ def judge(last: Sequence[float], best: Sequence[float], spread: Pooled, printed:
         return "reproduced", said
     if half <= PRECISE:
         return "undecided", f"{said}, which does not include {printed}; the best epoch on test images would"
-    enough = (n for n in range(SEEDS, MOST_SEEDS) if half_width(spread, n, of_one_run=True) + half_unit <= PRECISE)
-    seeds = next(enough, None)
-    takes = f"it would take {seeds} seeds" if seeds else "no number of seeds would make it precise enough"
-    return "undecided", f"{said}; {takes}"
+    for seeds in range(count + 1, MOST_SEEDS):
+        grown = spread._replace(degrees=spread.degrees * (seeds - 1) // (count - 1))  # with as many runs of the others
+        if half_width(grown, seeds, of_one_run=True) + half_unit <= PRECISE:
+            return (
+                "undecided",
+                f"{said}; it would take about {seeds} seeds of each contender, did they scatter like this",
+            )
+    return "undecided", f"{said}; not even {MOST_SEEDS} seeds would make it precise enough, did they scatter like this"
 
 
 class Compared(NamedTuple):
@@ -188,37 +210,54 @@ class Compared(NamedTuple):
     seeds: tuple[int, ...]
 
 
+class _Pairs(NamedTuple):
+    """An ordering's runs: of both sides by seed, their differences, and how those scatter.
+
+    `entries` is how many contenders the deviation is of; `why_not` says why nothing is to be concluded.
+    """
+
+    ordering: Ordering
+    by_seed: dict[int, tuple[Cell, Cell]]
+    differences: list[float]
+    spread: Pooled
+    entries: int
+    why_not: str
+
+    def chance(self) -> float:
+        return 1.0 if self.why_not else chance(self.differences, self.spread)
+
+
 def compare(family: Sequence[Ordering], measured: Measured, profile: str, seeds: int) -> list[Compared]:
     """Judge a family of orderings by the runs of a profile; those without runs of both sides are left out."""
-    differences: dict[Ordering, dict[int, float]] = {}
-    groups: dict[tuple[str, str], dict[Entry, dict[int, float]]] = {}
-    below: dict[Ordering, str] = {}
-    for ordering in family:
-        sides = {entry: entry.values(measured, profile, seeds) for entry in (ordering.more, ordering.less)}
-        more, less = sides.values()
-        if both := sorted(more.keys() & less.keys()):
-            differences[ordering] = {seed: more[seed] - less[seed] for seed in both}
-            scatter = {entry: some for entry, some in sides.items() if entry.learned(measured, profile, seeds)}
-            groups.setdefault(_group(ordering), {}).update(scatter)
-            floors = {entry: entry.floor(measured, profile, seeds) for entry in sides}
-            said = [f"{e.contender.name} is below the floor of {floor:g} %" for e, floor in floors.items() if floor]
-            ended = [e for e in sides if e.diverged(measured, profile, seeds)]
-            said += [f"{e.contender.name} ended early" for e in ended]
-            rest = [e for e in sides if e not in scatter and not floors[e] and e not in ended]
-            said += [f"{e.contender.name} hardly learned" for e in rest]
-            below[ordering] = "; ".join(said)
-    spreads = {group: spread_of_differences(list(runs_of.values())) for group, runs_of in groups.items()}
-    chances = {o: chance(list(by_seed.values()), spreads[_group(o)]) for o, by_seed in differences.items()}
-    adjusted = dict(zip(family, verdicts.holm([chances.get(o, 1.0) for o in family]), strict=True))
-    return [
-        _compared(o, by_seed, spreads[_group(o)], chances[o], adjusted[o], len(family), below[o])
-        for o, by_seed in differences.items()
-    ]
+    there = (measured, profile, seeds)
+    alike: dict[tuple[str, str], dict[Entry, dict[int, float]]] = {}
+    for entry in dict.fromkeys(entry for one in family for entry in (one.more, one.less)):
+        if entry.alike(*there):
+            alike.setdefault((entry.width, entry.measure), {})[entry] = entry.values(*there)
+    found = {}
+    for one in family:
+        more, less = (entry.runs(*there) for entry in (one.more, one.less))
+        by_seed = {seed: (more[seed], less[seed]) for seed in sorted(more.keys() & less.keys())}
+        if by_seed:
+            values = alike.get((one.more.width, one.more.measure), {})
+            if not {one.more, one.less} <= values.keys():
+                values = {entry: entry.values(*there) for entry in (one.more, one.less)}
+            differences = [_value(a, one.more.measure) - _value(b, one.less.measure) for a, b in by_seed.values()]
+            why_not = "; ".join(filter(None, (_why_not(entry, *there) for entry in (one.more, one.less))))
+            spread = spread_of_differences(list(values.values()))
+            found[one] = _Pairs(one, by_seed, differences, spread, len(values), why_not)
+    adjusted = verdicts.holm([found[one].chance() if one in found else 1.0 for one in family])
+    return [_compared(found[one], p, len(family)) for one, p in zip(family, adjusted, strict=True) if one in found]
 
 
-def _group(ordering: Ordering) -> tuple[str, str]:
-    """Runs whose scatter is taken to be the same: of one bit-width, by one measure."""
-    return ordering.more.width, ordering.more.measure
+def _why_not(entry: Entry, measured: Measured, profile: str, seeds: int) -> str:
+    """Say why nothing is to be concluded of a contender; empty where it trained as it should."""
+    name = entry.contender.name
+    if floor := entry.floor(measured, profile, seeds):
+        return f"{name} is below the floor of {floor:g} %"
+    if entry.diverged(measured, profile, seeds):
+        return f"{name} ended early"
+    return "" if entry.learned(measured, profile, seeds) else f"{name} hardly learned"
 
 
 def spread_of_differences(entries: Sequence[Mapping[int, float]]) -> Pooled:
@@ -250,43 +289,80 @@ def spread_of_differences(entries: Sequence[Mapping[int, float]]) -> Pooled:
 
 def chance(values: Sequence[float], spread: Pooled) -> float:
     """Return the two-sided probability of a mean as far from 0, were the true one 0; 1 where no deviation is known."""
-    if not spread.degrees:
+    if not spread.known:
         return 1.0
     mean = abs(float(np.mean(values)))
-    if not spread.deviation:
-        return 0.0 if mean else 1.0
     return 2 * float(stats.t.sf(mean * math.sqrt(len(values)) / spread.deviation, spread.degrees))
 
 
-def _compared(
-    ordering: Ordering,
-    by_seed: Mapping[int, float],
-    spread: Pooled,
-    p: float,
-    adjusted: float,
-    count: int,
-    below: str = "",
-) -> Compared:
-    values = list(by_seed.values())
-    mean = float(np.mean(values))
-    half = half_width(spread, len(values))
-    seeds = tuple(by_seed)
-    runs_of = f"{len(values)} pairs of runs" if len(values) != 1 else "one pair of runs"
-    if not spread.degrees:
-        said = "; ".join(filter(None, ["no deviation is known", below]))
-        return Compared(ordering, mean, None, "undecided", f"{runs_of}: {said}", seeds)
-    verdict = "undecided" if adjusted > LEVEL else "holds" if mean > 0 else "fails"
-    reason = (
-        f"{runs_of}, deviation of a difference {spread.deviation:.2f} points ({spread.degrees} degrees of freedom), "
-        f"p = {p:.2g}, among {count} comparisons {adjusted:.2g}"
-    )
-    if below:
-        verdict, reason = "undecided", f"{reason}; {below}, of which nothing else is to be concluded"
-    elif verdict == "undecided" and mean:
-        quantile = float(stats.norm.ppf(1 - LEVEL / (2 * count)) + stats.norm.ppf(POWER))
-        takes = max(len(values) + 1, math.ceil((quantile * spread.deviation / mean) ** 2))
-        reason += f"; about {takes} seeds would tell, were this the true difference ({100 * POWER:.0f} % power)"
-    return Compared(ordering, mean, (mean - half, mean + half), verdict, reason, seeds)
+def _compared(pairs: _Pairs, adjusted: float, count: int) -> Compared:
+    spread, runs_made = pairs.spread, len(pairs.differences)
+    mean, half = float(np.mean(pairs.differences)), half_width(spread, runs_made)
+    reason = f"{runs_made} pairs of runs" if runs_made != 1 else "one pair of runs"
+    if spread.known:
+        reason += f", deviation of a difference {spread.deviation:.2f} points ({spread.degrees} degrees of freedom)"
+    else:
+        reason += ": they all agree, so that no deviation is known" if spread.degrees else ": no deviation is known"
+    verdict = "undecided"
+    if pairs.why_not:
+        reason += f"; {pairs.why_not}, of which nothing else is to be concluded"
+    elif spread.known:
+        reason += f", p = {pairs.chance():.2g}, among {count} comparisons {adjusted:.2g}"
+        if adjusted <= LEVEL:
+            verdict = "holds" if mean > 0 else "fails"
+        elif mean:
+            takes = seeds_to_tell(mean, spread.deviation, pairs.entries, count, more_than=runs_made)
+            reason += f"; {takes} seeds would tell, were these the true ones ({100 * POWER:.0f} % power)"
+    for seed, both in pairs.by_seed.items():
+        if unlike := _unlike(both):
+            reason += f"; the two of seed {seed} differ in {unlike}"
+    interval = (mean - half, mean + half) if spread.known else None
+    return Compared(pairs.ordering, mean, interval, verdict, reason, tuple(pairs.by_seed))
+
+
+def seeds_to_tell(mean: float, deviation: float, entries: int, comparisons: int, *, more_than: int = 1) -> str:
+    """Return how many seeds of each entry would tell a difference from 0 in four of five cases, in words.
+
+    Holm's first step is meant, and the deviation that is pooled over the entries, whose degrees grow with the seeds.
+
+    Parameters
+    ----------
+    mean, deviation : float
+        Of the differences of two entries by seed: what is taken to be true. In the same unit.
+    entries : int
+        Contenders over which the deviation is pooled, two at least.
+    comparisons : int
+        In the family.
+    more_than : int
+        Seeds that did not tell.
+
+    >>> seeds_to_tell(1.0, 1.0, 2, 1), seeds_to_tell(0.01, 1.0, 2, 1)
+    ('about 10', 'more than 1000')
+    """
+
+    def power(seeds: int) -> float:
+        degrees = (entries - 1) * (seeds - 1)
+        critical = stats.t.ppf(1 - LEVEL / (2 * comparisons), degrees)
+        return float(stats.nct.sf(critical, degrees, abs(mean) / deviation * math.sqrt(seeds)))
+
+    least = more_than + 1
+    seeds = least + bisect.bisect_left(range(least, MOST_SEEDS + 1), POWER, key=power)
+    return f"about {seeds}" if seeds <= MOST_SEEDS else f"more than {MOST_SEEDS}"
+
+
+def _unlike(found: Iterable[Cell]) -> str:
+    """Say in what runs differ that is of their machine and may change their bits; empty where in nothing."""
+    there = [
+        {
+            "processor": str(cell.hardware.get("processor")),
+            "device": str(cell.detail.get("device", "cpu")),
+            "threads": f"{cell.detail.get('threads', 1.0):g}",
+            "torch": str(cell.versions.get("torch")),
+        }
+        for cell in found
+    ]
+    values = {name: sorted({one[name] for one in there}) for name in there[0]}
+    return "; ".join(f"{name} ({', '.join(some)})" for name, some in values.items() if len(some) > 1)
 
 
 def cells(
@@ -303,18 +379,20 @@ def cells(
 def _accuracies(
     table: ReportedTable, entries: Sequence[Entry], profile: str, options: Options, measured: Measured
 ) -> list[Cell]:
-    by_width: dict[tuple[str, str], list[list[float]]] = {}
+    there = (measured, profile, options.seeds)
+    alike: dict[tuple[str, str], list[list[float]]] = {}
     for entry in entries:
-        if entry.learned(measured, profile, options.seeds):
-            values = list(entry.values(measured, profile, options.seeds).values())
-            by_width.setdefault((entry.width, entry.measure), []).append(values)
+        if entry.alike(*there):
+            alike.setdefault((entry.width, entry.measure), []).append(list(entry.values(*there).values()))
     found = []
     for entry in entries:
-        runs_found = runs.found(measured, entry.contender, entry.width, profile, range(options.seeds))
-        if runs_found:
-            learned = entry.learned(measured, profile, options.seeds)  # if not, the others' scatter says nothing of it
-            spread = pooled(by_width.get((entry.width, entry.measure), []) if learned else [])
-            found.append(_accuracy_cell(table, entry, profile, runs_found, spread))
+        if runs_found := list(entry.runs(*there).values()):
+            groups: list[list[float]] = []  # of who hardly learned there is no deviation at all
+            if entry.alike(*there):
+                groups = alike[entry.width, entry.measure]
+            elif entry.learned(*there):
+                groups = [list(entry.values(*there).values())]
+            found.append(_accuracy_cell(table, entry, profile, runs_found, pooled(groups)))
     return found
 
 
@@ -324,7 +402,7 @@ def _accuracy_cell(table: ReportedTable, entry: Entry, profile: str, found: Sequ
     printed = _printed(table, entry) if profile in runs.LONG else None
     verdict: str | None = None
     reason = f"{len(values)} run{'s' * (len(values) != 1)}"
-    if spread.degrees:
+    if spread.known:
         reason += f", deviation {spread.deviation:.2f} points ({spread.degrees} degrees of freedom)"
     if printed is not None and isinstance(printed.value, Decimal):
         if profile == FULL:
@@ -338,9 +416,8 @@ def _accuracy_cell(table: ReportedTable, entry: Entry, profile: str, found: Sequ
     if stopped:
         reason += f"; ended early: {'; '.join(sorted(stopped))}"
     reason += runs.vouched(found)
-    processors = sorted({str(cell.hardware.get("processor")) for cell in found if cell.hardware})
-    if len(processors) > 1:
-        reason += f"; runs are of different machines: {', '.join(processors)}"
+    if unlike := _unlike(found):
+        reason += f"; runs differ in {unlike}"
     first = found[0]
     return Cell(
         paper=table.paper,

@@ -15,8 +15,8 @@ NEEDS = "nothing"
 INTRO = (
     "Every number in parentheses against the difference of the two printed numbers it is taken from, in exact "
     "decimals, rounded to the decimals that it is printed with. A difference may also have been rounded from "
-    "accuracies with more digits; a mismatch that this can explain is said to. Which of the three numbers is "
-    "misprinted cannot be told from them."
+    "accuracies with more digits; what this can explain is undecided. Which of the three numbers is misprinted "
+    "cannot be told from them."
 )
 
 
@@ -68,22 +68,25 @@ def _judge(printed: Printed, base: Printed | None, baseline: str) -> tuple[float
         (Decimal(1).scaleb(-printed_decimals(number)) / 2 for number in (value, base.value, difference)), Decimal(0)
     )
     off = abs(expected - difference)
-    why = "which rounding can explain" if off < slack else "more than rounding can explain"
+    explained = off <= slack
+    why = "which rounding can explain" if explained else "more than rounding can explain"
     fits = f"{base.value + difference} - {base.value} or {value} - {value - difference} would fit"
-    return float(expected), "contradicted", f"{sum_}, printed {difference}: off by {off}, {why}; {fits}"
+    verdict = "undecided" if explained else "contradicted"
+    return float(expected), verdict, f"{sum_}, printed {difference}: off by {off}, {why}; {fits}"
 
 
 def audit(tables: Iterable[ReportedTable]) -> Table:
     """Check the printed differences of `tables`."""
     found = tuple(cell for table in tables for cell in check(table))
-    wrong = tuple(
-        f"{cell.column}, {cell.row}: {cell.reason}." for cell in found if cell.value_verdict == "contradicted"
+    wrong, unclear = (
+        tuple(f"{cell.column}, {cell.row}: {cell.reason}." for cell in found if cell.value_verdict == verdict)
+        for verdict in ("contradicted", "undecided")
     )
     judged = sum(cell.value_verdict is not None for cell in found)
-    count = f"{judged - len(wrong)} of {judged} printed differences are those of the printed numbers."
-    return Table(
-        "arithmetic", TITLE, INTRO, found, wrong=wrong, findings=(count,), layout="list", shown=("contradicted",)
-    )
+    right = judged - len(wrong) - len(unclear)
+    count = f"{right} of {judged} printed differences are those of the printed numbers."
+    shown = ("contradicted", "undecided")
+    return Table("arithmetic", TITLE, INTRO, found, wrong=wrong, findings=(*unclear, count), layout="list", shown=shown)
 
 
 def run(options: Options) -> Table:

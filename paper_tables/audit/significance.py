@@ -99,15 +99,13 @@ def half_unit(printed: Decimal) -> float:
     return float(Decimal(1).scaleb(-printed_decimals(printed)) / 2)
 
 
-def printed_interval(
-    ours: Decimal, theirs: Decimal, images: int, comparisons: float = 1, *, their_images: int | None = None
-) -> tuple[float, float]:
+def printed_interval(ours: Decimal, theirs: Decimal, images: int, comparisons: float = 1) -> tuple[float, float]:
     """Widen `difference_interval` by half a unit of the last digit of either number.
 
     >>> [round(end, 2) for end in printed_interval(Decimal("85.8"), Decimal("85.4"), 10_000)]
     [-0.67, 1.47]
     """
-    low, high = difference_interval(ours, theirs, images, comparisons, their_images=their_images)
+    low, high = difference_interval(ours, theirs, images, comparisons)
     off = half_unit(ours) + half_unit(theirs)
     return max(low - off, -100.0), min(high + off, 100.0)
 
@@ -367,7 +365,7 @@ def audit(tables: Sequence[ReportedTable], measured: Sequence[Cell] = ()) -> Tab
 
 
 def _paired(found: Sequence[Cell], measured: Sequence[Cell]) -> tuple[str, ...]:
-    """Say which wins on CIFAR-10 would stand in a paired test of networks that disagree as the released ones do."""
+    """Say how many wins would stand in a paired test of networks that disagree as the released ones do."""
     shares = [
         cell.measured / cell.images
         for cell in measured

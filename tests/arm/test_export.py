@@ -116,14 +116,23 @@ def test_deploying_needs_no_torch():
     subprocess.run([sys.executable, "-c", code], check=True, cwd=export.build.FOLDER.parents[1])
 
 
+@pytest.mark.parametrize("name", ["int", "main", "uint8_t", "qg_conv2d", "3x3"])
+def test_names_that_c_has_taken_get_a_word_before_them(name, tmp_path):
+    layer = IntegerLayer(np.ones((1, 1, 1, 1), np.uint8), -1, 2, (1, 1))
+    header = export.write(tmp_path / "out", {name: (layer, (4, 4))})[0]
+    assert header.name == f"layer_{name}.h"
+    assert f"static void layer_{name}(const uint8_t *x" in header.read_text()
+
+
 # What is refused
 
 
 def test_names_that_c_cannot_tell_apart_are_refused(tmp_path):
     layer = IntegerLayer(np.ones((1, 1, 1, 1), np.uint8), -1, 2, (1, 1))
     for names, message in [
-        (["a.b", "a_b"], "name must be one of its own in C: a_b.h is there already, got 'a_b'"),
-        (["frame"], "name must be one of its own in C: frame.h is there already"),
+        (["a.b", "a_b"], "name must be one of its own in C, in capitals too: a_b.h is there already, got 'a_b'"),
+        (["conv", "Conv"], "name must be one of its own in C, in capitals too: conv.h is there already, got 'Conv'"),
+        (["frame"], "name must be one of its own in C, in capitals too: frame.h is there already"),
         (["..."], "name must be one with letters or digits"),
     ]:
         with pytest.raises(ValueError, match=message):

@@ -571,9 +571,16 @@ def test_the_recipe_is_judged_by_the_released_checkpoints(found, verdict):
 
 
 def test_one_checkpoint_that_differs_is_enough():
-    rows = {"epochs, 1/1": "matches", "epochs, 1/32": "released file differs", "batch size, 1/1": "not run"}
+    rows = {
+        "epochs, 1/1": "matches",
+        "epochs, 1/32": "released file differs",
+        "batch size, 1/1": "not run",
+        "weight decay of the weights, 1/1": "not run",
+    }
     code_cells = {row: dataclasses.replace(NO_CODE[row], value_verdict=v, measured=1.0) for row, v in rows.items()}
     assert released.judges.by_claim["resnet20-recipe"](Evidence({}, code_cells))[0] == "undecided"
+    unknown = {row: cell for row, cell in code_cells.items() if not row.startswith("weight decay")}
+    assert released.judges.by_claim["resnet20-recipe"](Evidence({}, unknown))[0] == "not testable"
     del code_cells["epochs, 1/32"]
     assert released.judges.by_claim["resnet20-recipe"](Evidence({}, code_cells))[0] == "not testable"
 

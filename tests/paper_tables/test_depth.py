@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from paper_tables import cells, depth
 from paper_tables.cells import Cell, Measurement
@@ -19,6 +20,21 @@ def test_only_the_arms_on_cifar10_need_images():
     assert all(some == (("tune", "data") if "CIFAR" in column else ("tune",)) for (_, column), some in arms.items())
     rest = [some for place, some in needs.items() if place not in arms]
     assert rest == [("data", "checkpoints")] * 4
+
+
+@pytest.mark.parametrize(
+    ("what", "another"),
+    [
+        ("RATES", (*depth.RATES, 2 * depth.RATES[-1])),
+        ("PROFILES", {name: (images, epochs, seeds + 1) for name, (images, epochs, seeds) in depth.PROFILES.items()}),
+    ],
+)
+def test_another_grid_or_number_of_seeds_is_another_measurement(what, another, monkeypatch):
+    before = {job.place: job.key for job in depth.jobs(Options()) if job.unit == "percent"}
+    monkeypatch.setattr(depth, what, another)
+    after = {job.place: job.key for job in depth.jobs(Options()) if job.unit == "percent"}
+    assert before.keys() == after.keys()
+    assert not set(before.values()) & set(after.values())
 
 
 def test_levels_are_those_of_the_kernels():
@@ -69,7 +85,7 @@ def test_pairs_differ_in_shape_or_in_level_alone():
 
 
 def test_what_shape_and_level_do_is_said_with_the_interval_of_all_comparisons():
-    wave = ([0.3, -0.3, 0.0], [0.0, 0.1, -0.1])
+    wave = ([1.0, -1.0, 0.0], [0.0, 1.0, -1.0])
 
     def values(row):
         up = 5.0 * row.startswith("coth, paper, as")
@@ -83,6 +99,10 @@ def test_what_shape_and_level_do_is_said_with_the_interval_of_all_comparisons():
     assert shape.count("(+5.0)") == 2
     assert level.count("(+5.0)") == 2
     assert "in 11 of 11 arms" in said
+    table = np.array([values(row) for row in depth.arms()])
+    residual = table - table.mean(0) - table.mean(1, keepdims=True) + table.mean()
+    half = stats.t.ppf(1 - 0.05 / (2 * 16), 20) * np.sqrt(2 * (residual**2).sum() / 20) / np.sqrt(3)
+    assert f"(each arm at its best rate; 95 % interval, for 16 comparisons: +/-{half:.1f})" in said
     (said,) = depth._findings(
         made_up(lambda row: [90.0 + seed + wave[row.startswith("flat")][seed] for seed in range(3)])
     )
@@ -91,7 +111,7 @@ def test_what_shape_and_level_do_is_said_with_the_interval_of_all_comparisons():
 
 def test_one_seed_has_no_interval_and_a_missing_arm_says_nothing():
     (said,) = depth._findings(made_up(lambda row: [90.0 + row.startswith("flat")]))
-    assert "level at equal shape is worth +0.0 to +0.0 points (each arm at its best rate; one seed)" in said
+    assert "level at equal shape is worth +0.0 to +0.0 points (each arm at its best rate; no interval)" in said
     assert "shape at equal level is worth -1.0 to -1.0 points; " in said
     assert "chance" not in said
     whole = made_up(lambda row: [90.0, 91.0])

@@ -94,8 +94,9 @@ def test_the_distance_by_integration(alpha):
 
 
 def made_up():
-    names = ("alpha of weights", "alpha of activations", "error")
-    by_epoch = {name: (0.25, 0.2, 0.125) for name in names}
+    """Accuracies and losses by seed; alpha, and errors that tell the arms apart, by epoch."""
+    alpha = {"alpha of weights": (0.25, 0.2, 0.125), "alpha of activations": (0.3, 0.21, 0.15)}
+    errors = {LEARNED: (0.06, 0.05, 0.04), FIXED: (0.09, 0.08, 0.07), STE: (0.03, 0.02, 0.01)}
     rows = {
         LEARNED: ((3.0, 2.0, 1.0), (3.0, 2.0, 2.5), (3.0, 2.0, 2.0)),
         FIXED: ((3.0, 2.0, 1.0),) * 3,
@@ -104,7 +105,7 @@ def made_up():
     found = {}
     for job in evolution.jobs(Options()):
         losses = {f"loss, seed {seed}": some for seed, some in enumerate(rows[job.place.row])}
-        detail = {"accuracies": (95.0, 96.0, 97.0), **losses, **by_epoch}
+        detail = {"accuracies": (95.0, 96.0, 97.0), **losses, **alpha, "error": errors[job.place.row]}
         found[job.place] = Cell(**job.place._asdict(), unit="percent", measured=96.0, seeds=(0, 1, 2), detail=detail)
     return found
 
@@ -112,7 +113,14 @@ def made_up():
 def test_what_is_said():
     table = evolution.run(Options(), made_up())
     said = " ".join(table.findings)
-    assert "alpha of weights: 0.25 after the first epoch, 0.125 after the last" in said
+    assert "alpha of weights: 0.25 after the first epoch, 0.125 after the last; of activations: 0.3 after the" in said
+    assert "the first epoch, 0.15 after the last (0.2 at first)." in said
+    distances = [f"{evolution.distance(alpha):.3g}" for alpha in (0.25, 0.125, 0.2)]
+    assert "at that alpha: {} and {} ({} at first)".format(*distances) in said
+    assert (
+        "l and u learned: 0.06 after the first epoch, 0.04 after the last; fixed: 0.09 after the first epoch, 0.07 "
+        "after the last." in said
+    )
     assert "Of 6 steps from one epoch to the next the training loss rises in 1 (DSQ), 0 (DSQ, fixed l and u), 6" in said
     assert "in the end it is 1.83 (DSQ), 1 (DSQ, fixed l and u), 3 (STE)." in said
     assert [cell.reason for cell in table.cells] == ["by seed: 95.00, 96.00, 97.00"] * 3

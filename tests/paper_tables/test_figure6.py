@@ -48,10 +48,13 @@ def test_a_panel_for_each_profile_that_was_run():
     assert [text.get_text() for text in none.texts] == ["no run is recorded"]
 
 
-def test_a_run_that_ended_early_ends_early():
-    found = measured("embedded", contenders=[runs.DAQ], curves={0: (10.0, 30.0, 50.0), 1: (20.0,)})
+def test_a_run_that_ended_early_ends_the_mean():
+    """Without it the mean of the others would be drawn, which is another."""
+    found = measured("embedded", contenders=[runs.DAQ], curves={0: (10.0, 30.0, 50.0), 1: (20.0, 50.0)})
     (line,) = figure6.draw(Options(profile="embedded"), found).axes[0].get_lines()
-    assert line.get_ydata() == pytest.approx([15, 30, 50])
+    assert line.get_ydata() == pytest.approx([15, 40])
+    at_once = dict(made_up.by_place([made_up.run(runs.DAQ, "1/1", "embedded", 2, 10.0, detail={"accuracy": ()})]))
+    assert figure6.curves(Options(profile="embedded"), found | at_once) == {}
 
 
 def test_seeds_that_were_not_asked_for_are_not_drawn():
@@ -75,7 +78,7 @@ def test_nothing_is_clipped_and_lines_have_their_names_beside_them():
     assert min(box.x0, box.y0) >= -0.01
     assert (box.x1 <= width + 0.01, box.y1 <= height + 0.01) == (True, True)
     for axes in figure.axes:
-        assert {text.get_text() for text in axes.texts} >= {label for _, _, label in figure6.LINES.values()}
+        assert {text.get_text() for text in axes.texts} >= {f"{label} (3)" for _, _, label in figure6.LINES.values()}
 
 
 def test_files_are_the_same_again(tmp_path):

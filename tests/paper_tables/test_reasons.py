@@ -779,7 +779,7 @@ def especially_low_bit(found):
     error = math.sqrt(sum(side**2 for side in (*below, *above)))
     larger = means[0] - means[1]
     listed = ", ".join(f"{column} {match.margin:+}" for column, match in rest.items())
-    verdict = "fails" if larger <= 0 else "holds" if larger > error else "undecided"
+    verdict = "holds" if larger > error else "fails" if -larger > error else "undecided"
     return verdict, [*(f"{m:+.2f}" for m in means), f"{larger:+.2f}", "95", f"{error:.2f}", *numbers(f"2/2 3 {listed}")]
 
 
@@ -861,6 +861,13 @@ def same_network(found):
     return "holds" if three[0] == three[1] == three[2] else "fails", ["5", "6", "7", *map(str, three)]
 
 
+def at_once(matches):
+    """The numbers of comparisons whose intervals are corrected for how many they are."""
+    for match in matches:
+        low, high = match.interval(len(matches))
+        yield *phrase(match)[:3], "95", f"{len(matches)}", f"{low:+.2f}", f"{high:+.2f}"
+
+
 def close(least, most, matches):
     """Whether every interval, corrected for two, is within two ends, or some beyond them."""
     ends = [match.interval(len(matches)) for match in matches]
@@ -871,13 +878,13 @@ def close(least, most, matches):
 
 def same_as_qil(found):
     matches = [match for _, match in rivals(found, "3", ("3/3", "4/4"), ["QIL"])]
-    said = [[*phrase(m)[:2], "3", c, c, phrase(m)[2], "95", *phrase(m)[3:]] for m, c in zip(matches, "34", strict=True)]
+    said = [[*one[:2], "3", c, c, *one[2:]] for one, c in zip(at_once(matches), "34", strict=True)]
     return close(-0.5, 0.5, matches), [*(number for one in said for number in one), "-0.5", "+0.5"]
 
 
 def lsq_slightly(found):
     matches = [match for _, match in rivals(found, "2", ("4/4",), ["LSQ", "LSQ+"], turned=True)]
-    said = [[*phrase(m)[:2], "2", "4", "4", phrase(m)[2], "95", *phrase(m)[3:]] for m in matches]
+    said = [[*one[:2], "2", "4", "4", *one[2:]] for one in at_once(matches)]
     return close(0, 0.5, matches), [*(number for one in said for number in one), "+0", "+0.5"]
 
 

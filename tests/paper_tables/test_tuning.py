@@ -183,6 +183,23 @@ def test_every_contender_with_rates_of_its_own_has_the_same_grid_and_length():
     assert {one.rates for one in runs.CONTENDERS if one.rates} <= names
 
 
+@pytest.mark.parametrize(
+    ("what", "another"),
+    [
+        ("RATES", (0.01, 0.03)),
+        ("QUANTIZER_RATES", (1e-4, 1e-3)),
+        ("LIMIT", 4),
+        ("PROFILES", {profile: images - 1 for profile, images in tuning.PROFILES.items()}),
+    ],
+)
+def test_another_grid_or_number_of_images_is_another_measurement(what, another, monkeypatch):
+    before = {each.place: each.key for each in tuning.jobs(Options())}
+    monkeypatch.setattr(tuning, what, another)
+    after = {each.place: each.key for each in tuning.jobs(Options())}
+    assert before.keys() == after.keys()
+    assert not set(before.values()) & set(after.values())
+
+
 def test_no_seed_of_tuning_can_be_reported():
     assert cli._count("1000") == 1000
     with pytest.raises(Exception, match="from 1 to 1000"):

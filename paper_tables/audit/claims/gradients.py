@@ -345,9 +345,9 @@ def kernel_bounds_the_slope(_: Evidence) -> Judged:
     )
     return decide(
         max(weights, activations) < 0.01 * plain,
-        f"Over all temperatures from 0.01 to 10,000 the slope at the transition point stays below {shown(weights)} "
-        f"with the kernel of weights and {shown(activations)} with that of activations; without kernel it reaches "
-        f"{shown(plain)}, and that of sigmoids is T/4 or more.",
+        "Over all temperatures from 0.01 to 10,000 the slope at the transition point is at its largest "
+        f"{shown(weights)} with the kernel of weights and {shown(activations)} with that of activations, without "
+        f"kernel {shown(plain)}; that of sigmoids is T/4 or more.",
     )
 
 

@@ -33,9 +33,11 @@ def by_code(*rows: str, says: str = "", note: str = "") -> Judgement:
     """
 
     def judgement(evidence: Evidence) -> Judged:
-        found = [cell for name, cell in evidence.code.items() if name.rsplit(", ", 1)[0] in rows]
+        by_row = {name: cell for name, cell in evidence.code.items() if name.rsplit(", ", 1)[0] in rows}
+        found = list(by_row.values())
         verdicts = {cell.value_verdict for cell in found}
-        if not verdicts or not (verdicts & DIFFERS or verdicts <= AGREES):
+        whole = {name.rsplit(", ", 1)[0] for name in by_row} == set(rows)
+        if not whole or not (verdicts & DIFFERS or verdicts <= AGREES):
             return "not testable", MISSING
         printed = says or ", ".join(dict.fromkeys(f"{cell.row.rsplit(', ')[0]} {cell.reported}" for cell in found))
         facts = "; ".join(map(_fact, found))
