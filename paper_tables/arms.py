@@ -10,8 +10,9 @@ import numpy as np
 from paper_tables import runs, verdicts
 from paper_tables.cells import Cell, Place
 from paper_tables.jobs import Job
+from paper_tables.scatter import Pooled, chance, half_width, spread_of_differences
 from paper_tables.tables import Options
-from paper_tables.trained import LABELS, LEARNED, Pooled, chance, half_width, spread_of_differences
+from paper_tables.trained import LABELS, LEARNED
 from torchimpl.training.recipe import Recipe
 
 

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from paper_tables import keys, runs, trained
+from paper_tables import keys, runs, scatter
 from paper_tables.cells import Cell, Detail, Measurement, Place
 from paper_tables.jobs import Job, command_of
 from paper_tables.table5 import RELEASED
@@ -239,9 +239,9 @@ def _findings(found: list[Cell]) -> list[str]:
         if here.keys() < arms().keys():
             continue
         best = {row: np.asarray(cell.detail["at the best rate"]) for row, cell in here.items()}
-        spread = trained.spread_of_differences([dict(enumerate(values)) for values in best.values()])
+        spread = scatter.spread_of_differences([dict(enumerate(values)) for values in best.values()])
         seeds = min(map(len, best.values()))
-        half = trained.half_width(spread, seeds, comparisons=len(pairs()))
+        half = scatter.half_width(spread, seeds, comparisons=len(pairs()))
         words = []
         for differs, given in (("shape", "level"), ("level", "shape")):
             means = {

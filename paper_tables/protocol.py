@@ -6,7 +6,7 @@ import dataclasses
 import math
 from typing import Any
 
-from paper_tables import arms, runs, trained
+from paper_tables import arms, runs, scatter, trained
 from paper_tables.jobs import Job
 from paper_tables.tables import Measured, Options, Table
 from torchimpl.training.recipe import Recipe, recipe
@@ -63,7 +63,7 @@ def _together(found: arms.Gains) -> str:
     off = found.means[TOGETHER] - alone
     # All arms are compared with one: it counts as often as there are changes, less one.
     weights = [1, *([1] * len(CHANGES)), len(CHANGES) - 1]
-    half = trained.half_width(found.spread, found.seeds) * math.sqrt(sum(w**2 for w in weights) / 2)
+    half = scatter.half_width(found.spread, found.seeds) * math.sqrt(sum(w**2 for w in weights) / 2)
     interval = f" +/-{half:.1f}" if found.complete else ""
     return f"the {len(CHANGES)} changes alone would add up to {alone:+.1f}; together they are {off:+.1f}{interval} off"
 

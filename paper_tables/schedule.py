@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from paper_tables import arms, runs, trained, verdicts
+from paper_tables import arms, runs, scatter, verdicts
 from paper_tables.cells import Place
 from paper_tables.jobs import Job
 from paper_tables.tables import Measured, Options, Table
@@ -75,7 +75,7 @@ def _findings(measured: Measured) -> list[str]:
         halves = []
         for epochs in lengths:  # each has a scatter of its own
             found = arms.paired({one.name: by_contender[one][epochs] for one in CONTENDERS}, runs.DAQ.name)
-            half = trained.half_width(found.spread, len(by_contender[runs.DAQ][epochs]))
+            half = scatter.half_width(found.spread, len(by_contender[runs.DAQ][epochs]))
             halves.append(f"+/-{half:.1f}" if found.spread.known else "none")
             for other in differences:
                 dead = " (hardly learned)" if {other, runs.DAQ.name} & found.dead else ""
@@ -87,7 +87,7 @@ def _findings(measured: Measured) -> list[str]:
                 f"{IMAGES[profile]}: DAQ less {other} after {', '.join(map(str, lengths))} epochs: "
                 f"{', '.join(listed)} points (95 % intervals: {', '.join(halves)})."
             )
-        beyond = [f"{other} at {epochs} epochs" for (other, epochs), p in adjusted.items() if p <= trained.LEVEL]
+        beyond = [f"{other} at {epochs} epochs" for (other, epochs), p in adjusted.items() if p <= scatter.LEVEL]
         said.append(
             f"{IMAGES[profile]}: of these differences "
             + (f"those from {', '.join(beyond)} are" if beyond else "none is")

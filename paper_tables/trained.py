@@ -11,30 +11,36 @@ learned or is below the floor of its profile, of which nothing is concluded.
 
 from __future__ import annotations
 
-import bisect
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
 
 from paper_tables import runs, verdicts
 from paper_tables.cells import Cell
 from paper_tables.reported import Printed, ReportedTable, printed_decimals
 from paper_tables.runs import Contender
+from paper_tables.scatter import (
+    LEVEL,
+    MOST_SEEDS,
+    POWER,
+    Pooled,
+    chance,
+    half_width,
+    pooled,
+    seeds_to_tell,
+    spread_of_differences,
+)
 from paper_tables.tables import Measured, Options, printed_text
 
-LEVEL = 0.05
-POWER = 0.8  # with which as many seeds as are named would tell
 LEARNED = 20.0  # percent, twice what ten classes give by chance: what is below says nothing of the others' scatter
 PRECISE = 0.5  # points: half an interval that is wider than this cannot reproduce a printed number
 DEGREES = 10  # of freedom that a pooled deviation must have
 FULL = "cifar10"  # the papers' protocol
 SEEDS = 3  # fewest runs a verdict on a number takes
-MOST_SEEDS = 1000
 FLOORS = {  # accuracies; below, training went wrong
     "embedded": {"FP": 95.0, "1/32": 95.0, "2/2": 95.0, "1/1": 90.0},
     "cifar10-short": dict.fromkeys(("FP", "1/32", "2/2", "1/1"), 50.0),
@@ -124,42 +130,6 @@ class Ordering:
     more: Entry
     less: Entry
     claims: tuple[str, ...] = ()
-
-
-class Pooled(NamedTuple):
-    """A standard deviation and its degrees of freedom."""
-
-    deviation: float
-    degrees: int
-
-    @property
-    def known(self) -> bool:
-        """Whether anything is known of the scatter: runs that all agree were too few, or their test images were."""
-        return self.degrees > 0 and self.deviation > 0
-
-
-def pooled(groups: Iterable[Sequence[float]]) -> Pooled:
-    """Pool the standard deviation of groups that have means of their own.
-
-    >>> pooled([[1.0, 3.0], [10.0, 10.0]])
-    Pooled(deviation=1.0, degrees=2)
-    """
-    kept = [np.asarray(group, float) for group in groups if len(group) > 1]
-    degrees = sum(len(group) - 1 for group in kept)
-    squares = sum(float(((group - group.mean()) ** 2).sum()) for group in kept)
-    return Pooled(round(math.sqrt(squares / degrees), 9) if degrees else math.nan, degrees)
-
-
-def half_width(spread: Pooled, count: int, *, of_one_run: bool = False, comparisons: int = 1) -> float:
-    """Half the 95 % interval of a mean of `count` runs, or of what one more run would give; of so many at once.
-
-    >>> round(half_width(Pooled(1.0, 10), 4), 3)
-    1.114
-    """
-    if not spread.known:
-        return math.inf
-    quantile = float(stats.t.ppf(1 - LEVEL / (2 * comparisons), spread.degrees))
-    return quantile * spread.deviation * math.sqrt(of_one_run + 1 / count)
 
 
 def judge(last: Sequence[float], best: Sequence[float], spread: Pooled, printed: Decimal) -> tuple[str | None, str]:
@@ -260,41 +230,6 @@ def _why_not(entry: Entry, measured: Measured, profile: str, seeds: int) -> str:
     return "" if entry.learned(measured, profile, seeds) else f"{name} hardly learned"
 
 
-def spread_of_differences(entries: Sequence[Mapping[int, float]]) -> Pooled:
-    """Return the deviation of the difference of two entries' runs of one seed, pooled over all entries.
-
-    Each entry has a mean and each seed an effect, the same for all; what is left scatters. Differences themselves
-    must not be pooled: those from one entry share its scatter, and a probability by their count is too small. Of two
-    entries it is the deviation of their differences.
-
-    Parameters
-    ----------
-    entries : sequence of mapping of int to float
-        Values by seed.
-
-    >>> spread_of_differences([{0: 1.0, 1: 5.0, 2: 6.0}, {0: 0.0, 1: 3.0, 2: 3.0}])
-    Pooled(deviation=1.0, degrees=2)
-    """
-    seeds = sorted({seed for by_seed in entries for seed in by_seed})
-    rows = [(i, seeds.index(seed), value) for i, by_seed in enumerate(entries) for seed, value in by_seed.items()]
-    design = np.zeros((len(rows), len(entries) + len(seeds)))
-    for row, (i, j, _) in enumerate(rows):
-        design[row, [i, len(entries) + j]] = 1
-    values = np.array([value for _, _, value in rows])
-    fitted, _, rank, _ = np.linalg.lstsq(design, values)
-    degrees = len(rows) - int(rank)
-    squares = float(((values - design @ fitted) ** 2).sum())
-    return Pooled(round(math.sqrt(2 * squares / degrees), 9) if degrees else math.nan, degrees)
-
-
-def chance(values: Sequence[float], spread: Pooled) -> float:
-    """Return the two-sided probability of a mean as far from 0, were the true one 0; 1 where no deviation is known."""
-    if not spread.known:
-        return 1.0
-    mean = abs(float(np.mean(values)))
-    return 2 * float(stats.t.sf(mean * math.sqrt(len(values)) / spread.deviation, spread.degrees))
-
-
 def _compared(pairs: _Pairs, adjusted: float, count: int) -> Compared:
     spread, runs_made = pairs.spread, len(pairs.differences)
     mean, half = float(np.mean(pairs.differences)), half_width(spread, runs_made)
@@ -318,36 +253,6 @@ def _compared(pairs: _Pairs, adjusted: float, count: int) -> Compared:
             reason += f"; the two of seed {seed} differ in {unlike}"
     interval = (mean - half, mean + half) if spread.known else None
     return Compared(pairs.ordering, mean, interval, verdict, reason, tuple(pairs.by_seed))
-
-
-def seeds_to_tell(mean: float, deviation: float, entries: int, comparisons: int, *, more_than: int = 1) -> str:
-    """Return how many seeds of each entry would tell a difference from 0 in four of five cases, in words.
-
-    Holm's first step is meant, and the deviation that is pooled over the entries, whose degrees grow with the seeds.
-
-    Parameters
-    ----------
-    mean, deviation : float
-        Of the differences of two entries by seed: what is taken to be true. In the same unit.
-    entries : int
-        Contenders over which the deviation is pooled, two at least.
-    comparisons : int
-        In the family.
-    more_than : int
-        Seeds that did not tell.
-
-    >>> seeds_to_tell(1.0, 1.0, 2, 1), seeds_to_tell(0.01, 1.0, 2, 1)
-    ('about 10', 'more than 1000')
-    """
-
-    def power(seeds: int) -> float:
-        degrees = (entries - 1) * (seeds - 1)
-        critical = stats.t.ppf(1 - LEVEL / (2 * comparisons), degrees)
-        return float(stats.nct.sf(critical, degrees, abs(mean) / deviation * math.sqrt(seeds)))
-
-    least = more_than + 1
-    seeds = least + bisect.bisect_left(range(least, MOST_SEEDS + 1), POWER, key=power)
-    return f"about {seeds}" if seeds <= MOST_SEEDS else f"more than {MOST_SEEDS}"
 
 
 def _unlike(found: Iterable[Cell]) -> str:
