@@ -10,10 +10,10 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import json
-import math
 import os
 import platform
 import re
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -173,6 +173,8 @@ def read(path: Path, kind: type[Kind]) -> Kind:
             name = min(wrong)
             raise ValueError(f"field {name!r} is {'missing' if name in fields else 'unknown'}")
         found = kind(**{name: _parse(name, annotation, content[name]) for name, annotation in fields.items()})
+        if found.unit == "percent" and not 0 <= (found.measured or 0) <= 100:
+            raise ValueError(f"measured must be from 0 to 100 percent, got {found.measured:g}")
         if (path.parent.name, path.name) != (found.table, found.place.filename):
             raise ValueError(f"holds another number: table {found.table}, {found.row!r}, {found.column!r}")
         return found
@@ -192,7 +194,7 @@ def _parse(name: str, annotation: str, value: Any) -> Any:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def _is_count(value: object) -> bool:
@@ -214,7 +216,9 @@ _ADMITTED: dict[str, tuple[Callable[[Any], bool], Callable[[Any], Any]]] = {
     "int": (_is_count, int),
     "float": (_is_number, float),
     "tuple[float, float]": (
-        lambda value: isinstance(value, list) and len(value) == 2 and all(map(_is_number, value)),
+        lambda value: (
+            isinstance(value, list) and len(value) == 2 and all(map(_is_number, value)) and value == sorted(value)
+        ),
         lambda value: tuple(map(float, value)),
     ),
     "tuple[int, ...]": (lambda value: isinstance(value, list) and all(map(_is_count, value)), tuple),

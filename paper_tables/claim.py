@@ -75,6 +75,12 @@ failure of the suite.
 """
 
 
+TAKES = {
+    "arithmetic": "it takes numbers with a difference from a baseline",
+    "significance": 'it takes unit = "percent", images, and a rival\'s number in a column of ours',
+}
+
+
 def parser() -> argparse.ArgumentParser:
     """Build the parser."""
     result = argparse.ArgumentParser(
@@ -233,7 +239,9 @@ def _audit_table(path: str, out: str | None) -> bool:
                 console.print(escape(f"  {cell.column}: {cell.row}: {cell.reason}"), highlight=False)
             console.print()
         else:
-            console.print(escape(f"{section.title}: nothing to judge in {path}\n"), highlight=False)
+            console.print(
+                escape(f"{section.title}: nothing to judge in {path}; {TAKES[section.name]}\n"), highlight=False
+            )
     if out:
         with writing(Path(out)):
             for section in sections:

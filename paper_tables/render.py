@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from rich import box
@@ -186,13 +187,15 @@ def _list_table(table: Table, console: Console) -> RichTable:
 
 
 def _list_columns(table: Table) -> dict[str, Callable[[Cell], str]]:
-    """Return the columns of a list that tell its lines apart, with what they show of a cell."""
+    """Return the columns of a list that say anything, with what they show of a cell."""
     columns: dict[str, Callable[[Cell], str]] = {
         "where": lambda cell: cell.column,
         "printed": lambda cell: cell.reported or "",
         "measured": lambda cell: number(cell.measured),
     }
-    return {name: text for name, text in columns.items() if len({text(cell) for cell in table.cells} - {"", "0"}) > 1}
+    texts = {name: {text(cell) for cell in table.cells} for name, text in columns.items()}
+    fewest = {"where": 2}  # a single place is said by the table's title
+    return {name: text for name, text in columns.items() if len(texts[name] - {"", "0"}) >= fewest.get(name, 1)}
 
 
 def _styled(cell: Cell | None) -> Text:
@@ -225,11 +228,24 @@ def not_run(tables: Iterable[Table]) -> dict[tuple[str, str, str | None], int]:
     """Count the cells that were not run, by table, reason and command."""
     groups: dict[tuple[str, str, str | None], int] = {}
     for table in tables:
-        for cell in table.cells:
+        for cell in unanswered(table):
             if cell.value_verdict in ("not run", "stale"):
                 key = (table.name, cell.reason, cell.command)
                 groups[key] = groups.get(key, 0) + 1
     return groups
+
+
+def unanswered(table: Table) -> list[Cell]:
+    """Return the cells of a table but those not run whose printed number another line sets beside a measurement."""
+    measured = Counter((cell.column, cell.reported or "") for cell in table.cells if cell.reported and cell.stands)
+    found = []
+    for cell in table.cells:
+        number = cell.column, cell.reported or ""
+        if cell.value_verdict == "not run" and measured[number]:
+            measured[number] -= 1
+        else:
+            found.append(cell)
+    return found
 
 
 def legend(tables: Iterable[Table]) -> str:

@@ -16,6 +16,7 @@ from scipy import stats
 LEVEL = 0.05
 POWER = 0.8  # with which as many seeds as are named would tell
 MOST_SEEDS = 1000
+FEWEST = 2  # degrees of freedom of a deviation: one that is found with a single one may be thirty times too small
 
 
 class Pooled(NamedTuple):
@@ -26,8 +27,8 @@ class Pooled(NamedTuple):
 
     @property
     def known(self) -> bool:
-        """Whether anything is known of the scatter: runs that all agree were too few, or their test images were."""
-        return self.degrees > 0 and self.deviation > 0
+        """Whether enough is known of the scatter: runs that all agree were too few, or their test images were."""
+        return self.degrees >= FEWEST and self.deviation > 0
 
 
 def pooled(groups: Iterable[Sequence[float]]) -> Pooled:
@@ -111,6 +112,8 @@ def seeds_to_tell(mean: float, deviation: float, entries: int, comparisons: int,
 
     def power(seeds: int) -> float:
         degrees = (entries - 1) * (seeds - 1)
+        if degrees < FEWEST:
+            return 0.0
         critical = stats.t.ppf(1 - LEVEL / (2 * comparisons), degrees)
         return float(stats.nct.sf(critical, degrees, abs(mean) / deviation * math.sqrt(seeds)))
 

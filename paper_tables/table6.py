@@ -21,7 +21,7 @@ INTRO = (
     "exp(-1/(2 sigma^2)). Rounding: tested as a quantizer. DASR: the training function kept at test time, so that with "
     "a fixed temperature nothing is quantized."
 )
-WHY = "the number as printed; see the rows below for training runs"
+WHY = "it takes training by the paper's protocol; what the suite trains for it has rows of its own"
 ROUNDING, DASR = "Rounding", "DASR"
 ADAPTIVE = "kernel soft argmax, beta* (adaptive)"
 CONTENDERS = {

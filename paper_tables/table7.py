@@ -25,7 +25,7 @@ INTRO = (
     "DAQ's over coth(1) = 1.313: DAQ is itself a combined STE. With its slopes multiplied back the two differ by "
     "rounding alone, then by single codes: how far apart they come out says what chance does."
 )
-WHY = "the number as printed; see the rows below"
+WHY = "it takes training by the paper's protocol, on its card; what the suite measures for it has rows of its own"
 ACCURACY, TIME = "Top-1 accuracy", "Time/iters"
 CONTROLLER = "Temperature Controller"
 BATCH = 32

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 from types import ModuleType
-from typing import IO, Literal, TypeAlias
+from typing import IO, Any, Literal, TypeAlias
 
 from rich.console import Console
 from rich.markup import escape
@@ -70,7 +70,10 @@ INSTALLED = "quantgap"  # the command that an installation has
 
 
 class Output(Console):
-    """Standard output, or standard error. That its reader has left is for `guarded` to tell."""
+    """Standard output, or standard error, where :text: is no picture. `guarded` tells that its reader has left."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(emoji=False, **settings)
 
     def on_broken_pipe(self) -> None:
         """Raise the error that is being handled."""
@@ -339,7 +342,9 @@ def parse_percent(option: str, text: str) -> Decimal:
         If it is not a number from 0 to 100 of at most six decimals.
     """
     if not re.fullmatch(r"\d{1,3}(\.\d{1,6})?", text, re.ASCII) or Decimal(text) > 100:
-        raise InputError(f"{option} must be a percentage from 0 to 100, such as 91.2, got {text!r}")
+        raise InputError(
+            f"{option} must be a percentage from 0 to 100 of at most 6 decimals, such as 91.2, got {text!r}"
+        )
     return Decimal(text)
 
 

@@ -24,6 +24,7 @@ from paper_tables.cells import Cell
 from paper_tables.reported import Printed, ReportedTable, printed_decimals
 from paper_tables.runs import Contender
 from paper_tables.scatter import (
+    FEWEST,
     LEVEL,
     MOST_SEEDS,
     POWER,
@@ -237,7 +238,8 @@ def _compared(pairs: _Pairs, adjusted: float, count: int) -> Compared:
     if spread.known:
         reason += f", deviation of a difference {spread.deviation:.2f} points ({spread.degrees} degrees of freedom)"
     else:
-        reason += ": they all agree, so that no deviation is known" if spread.degrees else ": no deviation is known"
+        why = "they differ alike" if spread.degrees >= FEWEST else f"{spread.degrees} degrees of freedom"
+        reason += f": no deviation is known ({why})"
     verdict = "undecided"
     if pairs.why_not:
         reason += f"; {pairs.why_not}, of which nothing else is to be concluded"

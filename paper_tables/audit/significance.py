@@ -40,9 +40,9 @@ INTRO = (
     "points, its 95 % interval for the choice of test images, with half a unit of the last printed digit on either "
     "side, and the verdict after Holm's correction for all comparisons made, as one family. Two assumptions, which err "
     "in opposite ways: the intervals treat the two networks' errors as independent, though both saw the same images "
-    "(too wide); and they know nothing of the spread between training runs, as one run is printed of each (too "
-    "narrow). Tipping disagreement: on so many images exactly one of the two networks must be right for the win to be "
-    "chance in a paired test, one comparison alone."
+    "(too wide); and they know nothing of the spread between training runs (too narrow). Tipping disagreement: on so "
+    "many images exactly one of the two networks must be right for the win to be chance in a paired test, one "
+    "comparison alone; none where the two cannot disagree on as many."
 )
 BEST = " (best rival)"
 NEAR, FAR = 1e-9, 40.0  # standard errors; beyond, the probability is 1 or 0 in floating point
@@ -140,10 +140,13 @@ def tipping(ours: Decimal, theirs: Decimal, images: int) -> int | None:
     -------
     int or None
         None if no number makes it a finding: where rounding explains the difference, or it is too few images to count
-        even if all else agreed. More than `images`: no number makes it chance.
+        even if all else agreed. More than `images`: none makes it chance that the two can disagree on, as the worse
+        may be right, where the better is not, on no more images than that is wrong on, or itself is right on.
 
-    >>> tipping(Decimal("85.8"), Decimal("84.1"), 10_000), tipping(Decimal("85.8"), Decimal("85.8"), 10_000)
-    (6582, None)
+    >>> tipping(Decimal("86.9"), Decimal("85.8"), 10_000), tipping(Decimal("85.8"), Decimal("85.8"), 10_000)
+    (2552, None)
+    >>> tipping(Decimal("85.8"), Decimal("84.1"), 10_000)
+    10001
     """
     off = half_unit(ours) + half_unit(theirs)
     apart = math.ceil((abs(float(ours - theirs)) - off) * images / 100 - 1e-6)
@@ -154,7 +157,9 @@ def tipping(ours: Decimal, theirs: Decimal, images: int) -> int | None:
 
     if apart <= 0 or is_chance(0):
         return None
-    low, high = 0, (images - apart) // 2
+    better, worse = max(ours, theirs), min(ours, theirs)
+    free = min(100 - float(better) + half_unit(better), float(worse) + half_unit(worse))
+    low, high = 0, min(math.floor(free * images / 100 + 1e-6), (images - apart) // 2)
     if not is_chance(high):
         return images + 1
     while high - low > 1:

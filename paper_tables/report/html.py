@@ -91,6 +91,7 @@ def _environment() -> jinja2.Environment:
         "forest": views.forest,
         "judgements": views.judgements,
         "judged": views.judged,
+        "unanswered": render.unanswered,
         "place": views.place,
         "section_of": views.section_of,
         "plural": views.plural,

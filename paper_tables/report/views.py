@@ -498,7 +498,7 @@ def scope(tables: Sequence[Table]) -> Scope:
         sum(measured for _, measured in numbers),
         len(differences),
         sum(n.difference_cell is not None and n.difference_cell.value_verdict is not None for n in differences),
-        {render.heading(table): counted for table in tables if (counted := judged(table.cells))},
+        {render.heading(table): counted for table in tables if (counted := judged(render.unanswered(table)))},
     )
 
 

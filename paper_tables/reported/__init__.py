@@ -21,6 +21,7 @@ _HERE = Path(__file__).parent
 _MAX_BYTES = 1 << 20
 _MAX_LINE = 2000  # tomllib needs time quadratic in the length of a dotted key; a bound on the line bounds it
 _PLACES = 12  # digits admitted on either side of the point: differences stay exact in 28 digits of Decimal
+_PERCENT = {"%", "percent", "percents", "per cent", "percentage", "pct"}  # accuracies, which must not go unjudged
 _DEPTH = 6  # no admitted field lies deeper than rows[i].values.column.value
 
 _Where = tuple[str | int, ...]
@@ -208,6 +209,10 @@ def load_table(path: str | os.PathLike[str]) -> ReportedTable:
         columns.append(column)
     units = file.fields(top["units"] or {}, ("units",), {}, dict.fromkeys(columns, file.text))
     top["units"] = {column: unit for column, unit in units.items() if unit is not None}
+    places: list[tuple[_Where, str]] = [(("units", column), unit) for column, unit in top["units"].items()]
+    for where, unit in [(("unit",), top["unit"]), *places]:
+        if unit != "percent" and unit.strip().casefold() in _PERCENT:
+            file.refuse(unit, where, 'the word "percent" for accuracies')
     if top["baseline"] is not None:
         file.member(top["baseline"], ("baseline",), columns)
     rows: dict[str, Row] = {}

@@ -75,7 +75,7 @@ def test_more_comparisons_ask_for_more(capsys):
         ({"difference": "-4.6"}, 1, "more than rounding can explain"),
         ({"theirs": "90.0"}, 1, "1 loss, 1 by more than chance"),
         ({"theirs": "86.0"}, 0, "1 loss, 0 by more than chance"),
-        ({"images": "", "theirs": "90.0"}, 0, "nothing to judge"),
+        ({"images": "", "theirs": "90.0"}, 0, 'it takes unit = "percent", images, and a rival'),
     ],
 )
 def test_a_table(changes, status, said, tmp_path, capsys):
@@ -145,6 +145,16 @@ def test_a_bad_table_names_line_and_field(tmp_path, capsys):
 def test_the_papers_own_tables_are_admitted(name):
     path = next(path for path in reported.__path__) + f"/table{name}.toml"
     assert cli.main(["claim", "--table", path]) == 0
+
+
+def test_the_numbers_of_a_single_line_are_shown_and_words_are_no_pictures(tmp_path, capsys):
+    path = written(tmp_path)
+    Path(path).write_text(Path(path).read_text().replace("Theirs", "Net :fire:"))
+    assert cli.main(["claim", "--table", path]) == 0
+    out = capsys.readouterr().out
+    assert "Ours against Net :fire:" in out
+    (line,) = (line.split() for line in out.splitlines() if line.startswith("Ours ") and "against" not in line)
+    assert line == ["Ours", "-5.6", "-5.6", "✓"]
 
 
 def test_names_in_a_table_are_text_and_not_markup(tmp_path, capsys, monkeypatch):

@@ -630,6 +630,19 @@ def test_both_files_are_written(tmp_path, found):
 # The page in Markdown
 
 
+def test_a_number_with_a_measurement_beside_it_is_not_among_those_not_run():
+    def line(row, **more):
+        return cells.Cell(paper="P", table="5", row=row, column="1/1", unit="percent", reported="85.8", **more)
+
+    waits = [line("as printed", value_verdict="not run"), line("as printed again", value_verdict="not run")]
+    elsewhere = dataclasses.replace(waits[0], column="1/32")
+    beside = line("trained", measured=85.7, value_verdict="reproduced")
+    made = tables.Table("5", "T", "I", (*waits, elsewhere, beside))
+    assert render.unanswered(made) == [waits[1], elsewhere, beside]  # one measurement answers for one number
+    stale = dataclasses.replace(beside, value_verdict="stale")
+    assert render.unanswered(dataclasses.replace(made, cells=(*waits, stale))) == [*waits, stale]
+
+
 def test_markdown_is_one_page_that_says_what_the_html_does(found, drawn):
     text = report.markdown(found, drawn, ABOUT)
     assert len(text.splitlines()) < 80
@@ -637,7 +650,7 @@ def test_markdown_is_one_page_that_says_what_the_html_does(found, drawn):
     for one in findings.findings(found):
         assert one.title in text
     for one in found:
-        if counts := views.judged(one.cells):
+        if counts := views.judged(render.unanswered(one)):
             assert ", ".join(f"{count} {name}" for name, count in counts.items()) in text
     assert not re.search(r"\b1 numbers", text)
 

@@ -357,6 +357,13 @@ def test_hostile_files(tmp_path):
         reported.load_table(tmp_path)
 
 
+@pytest.mark.parametrize("unit", ["%", "Percent", "percentage", " percent"])
+def test_accuracies_by_another_name_are_refused_as_nothing_would_be_judged(unit, tmp_path):
+    line, field, said = refusal(tmp_path, GOOD.replace('unit = "percent"', f'unit = "{unit}"'))
+    assert (line, field) == (next(i for i, text in enumerate(GOOD.split("\n"), 1) if text.startswith("unit")), "unit")
+    assert said == f'{unit!r} is refused; admitted: the word "percent" for accuracies'
+
+
 # Any table, in any layout that TOML admits
 
 VISIBLE = st.characters(codec="utf-8", exclude_categories=("C", "Z"))

@@ -38,13 +38,13 @@ def test_half_an_interval_of_printed_quantiles(degrees, quantile):
     assert scatter.half_width(Pooled(0.0, degrees), 3) == math.inf  # all agree: too few, or of too few test images
 
 
-@given(st.integers(1, 400), st.integers(1, 30), st.floats(1e-3, 20))
+@given(st.integers(2, 400), st.integers(1, 30), st.floats(1e-3, 20))
 def test_half_an_interval(degrees, count, deviation):
     expected = special.stdtrit(degrees, 0.975) * deviation / math.sqrt(count)
     assert scatter.half_width(Pooled(deviation, degrees), count) == pytest.approx(expected, rel=1e-9)
 
 
-@given(st.lists(ACCURACIES, min_size=2, max_size=8, unique=True))
+@given(st.lists(ACCURACIES, min_size=3, max_size=8, unique=True))
 def test_the_chance_of_one_group_is_student_s(values):
     values = [value - 50 for value in values]
     expected = scipy_stats.ttest_1samp(values, 0).pvalue
@@ -53,6 +53,9 @@ def test_the_chance_of_one_group_is_student_s(values):
 
 def test_chances_at_the_ends():
     assert scatter.chance([1.0, 2.0], Pooled(math.nan, 0)) == 1
+    assert scatter.chance([50.0, 50.01], Pooled(0.01, 1)) == 1  # a deviation by luck: the next may be thirty times that
+    assert scatter.half_width(Pooled(0.01, 1), 2) == math.inf
+    assert scatter.half_width(Pooled(0.01, 2), 2) < math.inf
     assert scatter.chance([1.0, 1.0], Pooled(0.0, 4)) == 1
     assert scatter.chance([1.0, -1.0], Pooled(1.0, 4)) == 1
     assert scatter.chance([-2.0, -2.0], Pooled(1.0, 4)) == scatter.chance([2.0, 2.0], Pooled(1.0, 4))
@@ -108,9 +111,9 @@ def power(shift, degrees, comparisons):
 def test_so_many_seeds_would_tell_in_four_of_five_cases(difference, entries, comparisons):
     said = scatter.seeds_to_tell(-difference, 1.0, entries, comparisons)
     takes = int(said.removeprefix("about "))
-    reached = {
-        n: power(difference * math.sqrt(n), (entries - 1) * (n - 1), comparisons) for n in (takes - 1, takes) if n > 1
-    }
-    assert reached[takes] > 0.8 - 1e-6
-    assert takes == 2 or reached[takes - 1] < 0.8 + 1e-6
+    reached = [
+        power(difference * math.sqrt(n), (entries - 1) * (n - 1), comparisons) for n in (takes - 1, takes) if n > 1
+    ]
+    assert reached[-1] > 0.8 - 1e-6
+    assert takes == 2 or (takes, entries) == (3, 2) or reached[0] < 0.8 + 1e-6  # fewer have too few degrees of freedom
     assert scatter.seeds_to_tell(difference, 1.0, entries, comparisons, more_than=takes) == f"about {takes + 1}"

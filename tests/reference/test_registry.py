@@ -1,9 +1,12 @@
 """The registry: methods by name, and for what each is defined."""
 
 import dataclasses
+import importlib
+import pkgutil
 
 import pytest
 
+import reference
 from reference import registry
 
 MODULES = registry.modules()
@@ -58,4 +61,11 @@ DEFAULTS = {
 
 
 def test_defaults():
-    assert {name: method.variants[0] for name, method in registry.methods().items()} == DEFAULTS
+    assert {name: registry.method(name).variants[0] for name in DEFAULTS} == DEFAULTS
+
+
+def test_a_method_has_the_name_of_its_file():
+    """Two of one name would take each other's place."""
+    found = [importlib.import_module(f"reference.{info.name}") for info in pkgutil.iter_modules(reference.__path__)]
+    named = {module.__name__: module.METHOD.name for module in found if hasattr(module, "METHOD")}
+    assert named == {f"reference.{name}": name for name in MODULES}
