@@ -156,5 +156,6 @@ def test_a_difference_may_be_rounded_to_fewer_decimals(value, base, decimals, sl
     table = TABLES["4"]
     row = reported.Row("Ours", None, None, {"FP": Printed(second), "4/4": Printed(first, difference)})
     (cell,) = arithmetic.check(dataclasses.replace(table, rows=(row,)))
-    right = 2 * abs(first - second - difference) <= unit
-    assert cell.value_verdict == ("reproduced" if right else "contradicted")
+    off = abs(first - second - difference)
+    explained = off <= unit / 2 + Decimal("0.01")  # the two accuracies are off by half of 0.01 each, at most
+    assert cell.value_verdict == ("reproduced" if off <= unit / 2 else "undecided" if explained else "contradicted")
