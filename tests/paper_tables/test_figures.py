@@ -384,7 +384,7 @@ def test_training_curves_are_means_with_labels_at_their_ends():
         assert line.get_xdata().tolist() == [1, 2, 3]
         assert line.get_ydata().tolist() == pytest.approx(expected)
         assert line.get_color() == color
-        (text,) = (text for text in axes.texts if text.get_text() == label)
+        (text,) = (text for text in axes.texts if text.get_text() == f"{label} (2)")
         assert text.get_color() == color
     boxes = sorted((Text.get_window_extent(text, renderer) for text in axes.texts), key=lambda box: box.y0)
     assert len(boxes) == len(given)
