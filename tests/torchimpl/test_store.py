@@ -8,6 +8,7 @@ import os
 import pickle
 import warnings
 
+import numpy as np
 import pytest
 import torch
 
@@ -30,6 +31,11 @@ def run(made, folder, **options):
     return store.run(made, folder, images("train", 96), images("test", 50), **options)
 
 
+def key_of(made):
+    """The key of a run that `run` makes."""
+    return store.here(store.identify(made), images("train", 96), images("test", 50))
+
+
 def never(share):
     pytest.fail("trained")
 
@@ -41,7 +47,7 @@ def test_what_has_ended_is_read_and_not_trained_again(tmp_path):
     again, same = run(made, tmp_path, progress=never, start=lambda: pytest.fail("asked for"))
     assert same == path
     assert networks.fingerprint(again) == networks.fingerprint(ended)
-    assert networks.fingerprint(store.read(path, store.here(store.identify(made)))) == networks.fingerprint(ended)
+    assert networks.fingerprint(store.read(path, key_of(made))) == networks.fingerprint(ended)
 
 
 def test_what_has_diverged_is_not_trained_again(tmp_path):
@@ -139,16 +145,33 @@ def test_what_fixes_the_bits_beside_the_recipe_has_a_file_of_its_own(tmp_path, m
     monkeypatch.setattr(torch, "__version__", "another")
     assert run(made, tmp_path)[1] != path
     device = trainer.Device
-    assert store.here("key", device("cuda:1")) == store.here("key", device("cuda:0")) != store.here("key")
-    assert store.here("key", device("cuda:1", compiled=True)) != store.here("key", device("cuda:1"))
+    assert store.here("key", device=device("cuda:1")) == store.here("key", device=device("cuda:0")) != store.here("key")
+    assert store.here("key", device=device("cuda:1", compiled=True)) != store.here("key", device=device("cuda:1"))
+
+
+@pytest.mark.parametrize("change", ["fewer", "another order", "another label", "other test images"])
+def test_other_images_make_another_run(tmp_path, change):
+    """Whatever their split calls itself: a part of one goes under the name of the whole."""
+    made, (training, test) = small(epochs=1), (images("train", 96), images("test", 50))
+    _, path = store.run(made, tmp_path, training, test)
+    turned, label = np.r_[1, 0, 2 : len(training.labels)], (training.labels[0] + 1) % 10
+    others = {
+        "fewer": ({"images": training.images[:80], "labels": training.labels[:80]}, test),
+        "another order": ({"images": training.images[turned], "labels": training.labels[turned]}, test),
+        "another label": ({"labels": np.r_[label, training.labels[1:]]}, test),
+        "other test images": ({}, images("test", 49)),
+    }
+    fields, tested = others[change]
+    assert store.run(made, tmp_path, dataclasses.replace(training, **fields), tested)[1] != path
+    assert store.run(made, tmp_path, training, test, progress=never)[1] == path
 
 
 def test_the_time_of_all_epochs_is_added_up(tmp_path):
     run(small(epochs=2), tmp_path)
     (path,) = tmp_path.glob("*.pt")
-    before = store.read(path, store.here(store.identify(small(epochs=2))))
+    before = store.read(path, key_of(small(epochs=2)))
     before.epochs, before.seconds = 1, 1000.0  # as if it had been killed, after an epoch that took long
-    store.write(path, store.here(store.identify(small(epochs=2))), before)
+    store.write(path, key_of(small(epochs=2)), before)
     ended, _ = run(small(epochs=2), tmp_path)
     assert 1000 < ended.seconds < 1500
 
@@ -245,7 +268,7 @@ def test_a_full_disk_leaves_the_last_epoch_and_the_run_goes_on_from_there(tmp_pa
             run(made, tmp_path)
     (path,) = tmp_path.glob("*.pt")
     assert not list(tmp_path.glob(".*.tmp"))
-    assert store.read(path, store.here(store.identify(made))).epochs == 2
+    assert store.read(path, key_of(made)).epochs == 2
     shares = []
     ended, _ = run(made, tmp_path, progress=shares.append)
     assert min(shares) == 0.5

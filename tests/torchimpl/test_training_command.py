@@ -1,7 +1,10 @@
 """``python -m torchimpl.training``: one run from the command line, in this process, on a few digits."""
 
 import dataclasses
+import os
 import re
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -159,6 +162,9 @@ BAD = [
     (["--network", "resnet20"], "--network resnet20 cannot be trained: "),
     (["--network", "os:getcwd"], "--network os:getcwd cannot be trained: "),
     (["--network", "resnet20_released", "--activation", "hardtanh"], "activation must be relu in resnet20_released"),
+    (["--scratch"], "--scratch is of quantized networks, it needs --method"),
+    (["--method", "dasr", "--option", "beta=4", "--option", "beta=12"], "--option beta is given twice"),
+    (["--data", "/tmp"], "--data /tmp: smoke trains on digits, which need no folder"),
     (["--profile", "cifar10"], "CIFAR-10 is needed"),
     (["--profile", "cifar10", "--data", "/no/such/folder"], "/no/such/folder"),
 ]
@@ -190,6 +196,16 @@ def test_damaged_files_and_folders_are_one_line_and_status_2(tmp_path, capsys):
     (tmp_path / "file").write_text("")
     assert run(tmp_path / "file") == 2
     assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_reader_that_has_enough_is_no_error():
+    """As when it is piped into `head -1`."""
+    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+    command = [sys.executable, "-m", "torchimpl.training", "--profile", "smoke", "--show"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment) as process:
+        process.stdout.close()
+        assert process.wait(120) == 141
+        assert process.stderr.read() == b""
 
 
 def test_an_interruption_says_what_to_do(tmp_path, monkeypatch, capsys):

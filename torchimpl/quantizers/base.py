@@ -226,14 +226,15 @@ class Quantizer(nn.Module):
         ----------
         codes : Tensor
             From `codes`, for values in the parameters' dtype; floating-point codes keep theirs. Numbers that are no
-            codes are not refused, except by LQ-Nets, which looks values up: they give values beyond or between levels.
+            codes are refused by methods that look values up (APoT, LQ-Nets, soft-to-hard); of others they give values
+            beyond or between levels.
         x : Tensor, optional
             What was quantized, where the levels depend on it (1-bit weights of DoReFa-Net, weights of IR-Net).
 
         Raises
         ------
         ValueError
-            If the levels depend on `x` and there is none.
+            If the levels depend on `x` and there is none; if a code is none, and values are looked up.
         """
         raise NotImplementedError
 

@@ -85,8 +85,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             show(made, given)
         else:
             run(made, given, store.check_device(given.device, compiled=given.compile))
+        sys.stdout.flush()
     except (ValueError, DataError, CheckpointError, ImportError) as error:
         return _refuse(str(error))
+    except BrokenPipeError:  # the reader has what it wanted, as `head` has: the status of what SIGPIPE ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nor shall the interpreter fail over the rest
+        return 141
     except OSError as error:
         return _refuse(f"{error.filename or given.out}: {error.strerror}")
     except KeyboardInterrupt:
@@ -101,7 +105,10 @@ def _refuse(message: str, status: int = 2) -> int:
 
 
 def _recipe(given: argparse.Namespace) -> Recipe:
-    fields: dict[str, Any] = {"options": dict(map(_option, given.option))}
+    options = list(map(_option, given.option))
+    if twice := [name for i, (name, _) in enumerate(options) if name in dict(options[:i])]:
+        raise ValueError(f"--option {twice[0]} is given twice")
+    fields: dict[str, Any] = {"options": dict(options)}
     for name in ("epochs", "batch", "rate", "quantizer_rate", "seed", "network", "activation"):
         if getattr(given, name) is not None:
             fields[name] = getattr(given, name)
@@ -115,7 +122,12 @@ def _recipe(given: argparse.Namespace) -> Recipe:
         fields |= {"method": given.method, "bits": bits}
     elif given.bits or (given.option and ":" not in (given.network or "")):
         raise ValueError(f"{'--bits' if given.bits else '--option'} is of quantizers: it needs --method")
-    return recipe(given.profile, **fields)
+    elif given.scratch:
+        raise ValueError("--scratch is of quantized networks, it needs --method: others start from new weights")
+    made = recipe(given.profile, **fields)
+    if given.data and made.images != "cifar10":
+        raise ValueError(f"--data {given.data}: {given.profile} trains on {made.images}, which need no folder")
+    return made
 
 
 def _option(text: str) -> tuple[str, Any]:

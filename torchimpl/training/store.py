@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -39,10 +40,15 @@ def identify(recipe: Recipe, start: Recipe | None = None) -> str:
     return hashlib.sha256("\0".join(found).encode()).hexdigest()
 
 
-def here(key: str, device: Device = CPU) -> str:
-    """Return a run's key with what else fixes its bits: torch's version, the threads, the kind of device."""
+def here(key: str, *splits: Split, device: Device = CPU) -> str:
+    """Return a run's key with what else fixes its bits: images, torch's version, threads, the kind of device."""
+    seen = hashlib.sha256()
+    for split in splits:
+        for array in (split.images, split.labels):
+            seen.update(f"{array.shape} {array.dtype} ".encode())
+            seen.update(np.ascontiguousarray(array).data)
     kind = device._replace(name=device.name.partition(":")[0])
-    return f"{key} torch {torch.__version__}, {torch.get_num_threads()} threads, {kind}"
+    return f"{key} {seen.hexdigest()} torch {torch.__version__}, {torch.get_num_threads()} threads, {kind}"
 
 
 def check_device(name: str, *, compiled: bool = False) -> Device:
@@ -101,7 +107,8 @@ def run(
         Returns the state of the full-precision network to start from; called only if the run has not begun. By
         default weights are new.
     key_of : callable
-        Names what a run rests on, but for what `here` adds; a file with another key is another run's.
+        Names what a run rests on, but for what `here` adds: the images, torch's version, the threads and the kind of
+        device. A file with another key is another run's.
     device : Device or torch's
     again : bool
         Whether to train from the beginning, whatever the file holds.
@@ -121,7 +128,7 @@ def run(
         If it cannot be written.
     """
     device = as_device(device)
-    key = here(key_of(recipe), device)
+    key = here(key_of(recipe), training, test, device=device)
     path = path_of(folder, recipe, key)
     with files.locked(path.with_suffix(".lock")):
         files.sweep(folder)
