@@ -10,7 +10,7 @@ import pytest
 
 import quantgap_gate
 from arm import __main__
-from paper_tables import cells, cli, table5, table7, trained
+from paper_tables import cells, cli, runs, table5, table7, trained
 from torchimpl.data import cifar10
 
 ROOT = Path(__file__).parents[1]
@@ -124,14 +124,27 @@ def test_the_download_command_exists(capsys):
     assert "DIR" in capsys.readouterr().out
 
 
+def trained_measured():
+    found = [cells.read(path, cells.Measurement) for path in (cells.RESULTS / "training").glob("*.json")]
+    return {run.place: cells.Cell(**vars(run)) for run in found}
+
+
 def test_its_table_of_trained_orderings_has_what_the_recorded_runs_decide():
-    runs = [cells.read(path, cells.Measurement) for path in (cells.RESULTS / "training").glob("*.json")]
-    measured = {run.place: cells.Cell(**vars(run)) for run in runs}
     decided = [
         f"| {one.ordering.row}, {one.ordering.more.width} | {one.difference:+.1f} | {len(one.seeds)} | {one.verdict} |"
         for table in (table5, table7)
-        for one in trained.compare(table.ORDERINGS, measured, "cifar10-short", trained.SEEDS)
+        for one in trained.compare(table.ORDERINGS, trained_measured(), "cifar10-short", trained.SEEDS)
         if one.verdict != "undecided"
     ]
     assert len(decided) > 1
     assert re.findall(r"^\|.* (?:holds|fails) \|$", README, re.MULTILINE) == decided
+
+
+def test_how_far_rounding_errors_part_the_same_training_is_what_the_recorded_runs_say():
+    daq, same = (
+        table7.ENTRIES[one].values(trained_measured(), "cifar10-short", trained.SEEDS)
+        for one in (runs.DAQ, runs.COMBINED_WITH_GAIN)
+    )
+    apart = [f"{abs(daq[seed] - same[seed]):.1f}" for seed in sorted(daq.keys() & same.keys())]
+    listed = " and ".join(filter(None, [", ".join(apart[:-1]), apart[-1]]))
+    assert f"ends {listed} points from it (seed by seed)" in README
