@@ -10,7 +10,21 @@ import pytest
 
 import quantgap_gate
 from arm import __main__
-from paper_tables import cells, cli, runs, table5, table7, trained
+from paper_tables import (
+    cells,
+    cli,
+    constants,
+    depth,
+    evolution,
+    jobs,
+    protocol,
+    runs,
+    schedule,
+    table5,
+    table7,
+    tables,
+    trained,
+)
 from torchimpl.data import cifar10
 
 ROOT = Path(__file__).parents[1]
@@ -148,3 +162,40 @@ def test_how_far_rounding_errors_part_the_same_training_is_what_the_recorded_run
     apart = [f"{abs(daq[seed] - same[seed]):.1f}" for seed in sorted(daq.keys() & same.keys())]
     listed = " and ".join(filter(None, [", ".join(apart[:-1]), apart[-1]]))
     assert f"ends {listed} points from it (seed by seed)" in README
+
+
+def findings(table):
+    """What a table says of the recorded runs."""
+    options = tables.Options(data=None, quiet=True)
+    measured = {job.place: jobs.shown(job, jobs.recorded(job, options), recorded=True) for job in table.jobs(options)}
+    return " ".join(table.run(options, measured).findings)
+
+
+def test_what_it_says_of_digits_and_of_slopes_is_what_the_tables_find():
+    said, text = findings(protocol), " ".join(README.split())
+    (rate, rate_p), (kernel, kernel_p) = (
+        re.search(rf"{arm} ([+-][\d.]+) \(p = ([\d.]+)\)", said).groups() for arm in ("rate 0.1", "the released kernel")
+    )
+    assert f"0.1 is {float(rate)} points better than the printed 0.01 (p = {float(rate_p):.2f})" in text
+    assert f"the narrower kernel is {-float(kernel)} points below, at the edge of chance (p = {kernel_p})" in text
+    assert "of these differences none is beyond chance" in findings(schedule)
+    assert "No difference stands out after 3, 10 or 30 epochs" in text
+    said = findings(depth)
+    assert said.count("none of it beyond chance") == 2
+    assert "neither makes a difference beyond chance" in text
+    times = [float(number) for number in re.findall(r"([\d.]+) times (?:that of flat slopes|in the released)", said)]
+    paper, trained_paper, released, trained_released = times
+    assert (
+        f"makes gradients {paper:.0f} times as large as flat slopes do before fine-tuning, {trained_paper:.1f}" in text
+    )
+    assert f"the released kernel {released:.1f} and {trained_released} times" in text
+    gains = re.findall(r"sigma = [\d., ]+ ([+-])[\d.]+ \(", findings(constants))
+    assert gains == ["-"] * 7
+    assert "Nor is any of seven other choices of gamma and sigma better than the paper's" in text
+    said = findings(evolution)
+    learned, fixed = re.findall(r"after the first epoch, ([\d.]+) after the last", said)[2:]
+    assert float(learned) < float(fixed)
+    assert "Its learned range lowers the weights' error" in text
+    first, last = re.search(r"alpha of weights: ([\d.]+) after the first epoch, ([\d.]+) after the last", said).groups()
+    assert float(first) < float(last)
+    assert "Its alpha rises" in text
