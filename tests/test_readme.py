@@ -25,6 +25,7 @@ from paper_tables import (
     tables,
     trained,
 )
+from paper_tables.audit import arithmetic, claims, significance
 from torchimpl.data import cifar10
 
 ROOT = Path(__file__).parents[1]
@@ -164,11 +165,35 @@ def test_how_far_rounding_errors_part_the_same_training_is_what_the_recorded_run
     assert f"ends {listed} points from it (seed by seed)" in README
 
 
-def findings(table):
+def test_what_it_counts_is_what_the_audits_count():
+    text = " ".join(README.split())
+    verdicts = [cell.value_verdict for cell in arithmetic.run(tables.Options(quiet=True)).cells]
+    assert verdicts.count("contradicted") == 1
+    assert f"Of the {len(verdicts)} differences that DAQ's tables print, one is wrong" in text
+    best, every, _ = findings_of(significance)
+    comparisons, wins, clear, corrected, ties, losses, beyond = map(int, re.findall(r" (?<!for )\(?(\d+) [a-z]", best))
+    assert (losses, beyond) == (2, 1)
+    assert every.startswith("Of 52 comparisons in all")
+    said = (
+        f"Of its {comparisons} comparisons with the best rival, {clear} are wins by more than the choice of test "
+        f"images and the rounding of printed numbers explain ({corrected} after Holm's correction for all 52 "
+        f"comparisons), {wins - clear} are smaller wins, {ties} are ties and {losses} losses, one of them by more than "
+        "chance: to PROFIT"
+    )
+    assert said in text
+    assert f"The report has the verdicts on all {len(claims.judgements())} claims." in text
+
+
+def findings_of(table):
     """What a table says of the recorded runs."""
-    options = tables.Options(data=None, quiet=True)
+    options = tables.Options(quiet=True)
     measured = {job.place: jobs.shown(job, jobs.recorded(job, options), recorded=True) for job in table.jobs(options)}
-    return " ".join(table.run(options, measured).findings)
+    return table.run(options, measured).findings
+
+
+def findings(table):
+    """The same as one text."""
+    return " ".join(findings_of(table))
 
 
 def test_what_it_says_of_digits_and_of_slopes_is_what_the_tables_find():
