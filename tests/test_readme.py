@@ -184,6 +184,22 @@ def test_what_it_counts_is_what_the_audits_count():
     assert f"The report has the verdicts on all {len(claims.judgements())} claims." in text
 
 
+def test_its_first_table_has_what_the_released_networks_reach():
+    options = tables.Options(quiet=True)
+    wanted = table5.released_jobs(options)
+    rows = re.findall(
+        r"^\| (.+?) \| ([\d.]+) % \| ([\d.]+) % \| ([\d.]+) to ([\d.]+) \| (.+) \|$", README, re.MULTILINE
+    )
+    assert len(rows) == len(wanted) == 3
+    for job, (bits, printed, measured, low, high, words) in zip(wanted, rows, strict=True):
+        found = jobs.recorded(job, options)
+        assert found.column == {"32 / 32": "FP"}.get(bits, bits.replace(" ", ""))
+        assert (measured, low, high) == tuple(f"{value:.2f}" for value in (found.measured, *found.ci95))
+        images = round(100 * (found.measured - float(printed)))  # of 10,000
+        off = f"{abs(images)} images {'more' if images > 0 else 'fewer'}"
+        assert words.endswith("half a unit of the last digit off" if images == 5 else off)
+
+
 def findings_of(table):
     """What a table says of the recorded runs."""
     options = tables.Options(quiet=True)
