@@ -1,6 +1,7 @@
 """`python -m arm count`: ResNet-18's layers, their counts against the numbers that the kernels are to reach."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -211,3 +212,13 @@ class TestCommandLine:
             refused = started(*wrong)
             assert (refused.returncode, refused.stdout) == (2, "")
             assert "usage: python -m arm" in refused.stderr
+
+    def test_a_reader_that_has_enough_is_no_error(self):
+        """As when it is piped into `head`."""
+        reader, writer = os.pipe()
+        os.close(reader)
+        command = [sys.executable, "-m", "arm", "--help"]
+        with subprocess.Popen(command, cwd=ROOT, stdout=writer, stderr=subprocess.PIPE) as process:
+            os.close(writer)
+            assert process.stderr.read() == b""
+        assert process.returncode == 141

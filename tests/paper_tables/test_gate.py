@@ -131,7 +131,7 @@ def test_seconds_that_are_refused(seconds, capsys):
     with pytest.raises(SystemExit) as stop:
         cli.main(["gate", "a:b", "--seconds", seconds])
     assert stop.value.code == 2
-    assert "must be a number from 0 to 3600" in capsys.readouterr().err
+    assert "must be more than 0 and at most 3600 seconds" in capsys.readouterr().err
 
 
 # What is in the way
