@@ -49,10 +49,11 @@ def right(
     if len(images) != len(labels):
         raise ValueError(f"labels must be as many as the {len(images)} images, got {len(labels)}")
     model.eval()
+    device = next((parameter.device for parameter in model.parameters()), None)
     found = np.zeros(len(labels), bool)
     for start in range(0, len(images), batch_size):
         batch = slice(start, start + batch_size)
-        logits = model(normalize(images[batch], mean, std)).cpu()
+        logits = model(normalize(images[batch], mean, std).to(device)).cpu()
         found[batch] = (logits.isfinite().all(1) & (logits.argmax(1) == torch.from_numpy(labels[batch]))).numpy()
         if progress is not None:
             progress(len(labels[batch]))

@@ -53,3 +53,14 @@ def test_labels_must_be_as_many():
 def test_discordant(both):
     first, second = [a for a, _ in both], [b for _, b in both]
     assert disagreement.discordant(first, second) == (both.count((True, False)), both.count((False, True)))
+
+
+def test_images_go_where_the_network_is():
+    class Elsewhere(Table):
+        def forward(self, x):
+            assert x.device == self.unused.device
+            return self.logits[: len(x)]
+
+    network = Elsewhere([[1.0, 0.0]] * 7)
+    network.unused = nn.Parameter(torch.zeros((), device="meta"))
+    assert disagreement.right(network, IMAGES, np.zeros(7, int), **PLAIN).all()

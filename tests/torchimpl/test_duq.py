@@ -1,6 +1,7 @@
 """DuQ as a module: its scales, and PROFIT's freezing of layers on a small network."""
 
 import contextlib
+import copy
 import math
 import statistics
 
@@ -14,6 +15,7 @@ from reference.duq import activation_shift, average_shift, freezing_order
 from tests.oracles import check_near, check_same
 from tests.strategies import sample
 from tests.torchimpl.modules import tensor, without_loops
+from torchimpl import calibrate, layers
 from torchimpl.layers import QuantConv2d, QuantLinear
 from torchimpl.quantizers.duq import DuQ, scale_of
 from torchimpl.training.profit import freeze, output_statistics, quantized_weights
@@ -220,6 +222,27 @@ def test_shifts_are_those_of_a_layers_own_weights():
     assert got["5"] > 1e-3
     assert got["7"] > 1e-3
     assert set(shifts_of(model, images, quantized_weights(model)).values()) == {0.0}
+
+
+LAYERS = [
+    (layers.QuantConv1d(3, 5, 3, method="lsq", bits=(2, 2)), (16, 3, 9), 1),
+    (layers.QuantConv3d(3, 5, 2, method="lsq", bits=(2, 2)), (16, 3, 3, 3, 3), 1),
+    (layers.QuantConvTranspose2d(3, 5, 2, method="lsq", bits=(2, 2)), (16, 3, 3, 3), 1),
+    (layers.QuantLinear(3, 5, method="lsq", bits=(2, 2)), (16, 4, 3), 2),
+]
+
+
+@pytest.mark.parametrize(("layer", "shape", "axis"), LAYERS, ids=lambda value: type(value).__name__)
+def test_layers_of_every_kind_have_shifts(layer, shape, axis):
+    """By channel: the second axis, or the last one of what linear layers give."""
+    model, x = nn.Sequential(copy.deepcopy(layer)), torch.rand(shape)
+    calibrate(model, x)
+    before = quantized_weights(model)
+    (found,) = output_statistics(model, x, before).values()
+    rows = model.eval()(x).detach().double().movedim(axis, 0).reshape(5, -1)
+    for mean, variance in (found[:2], found[2:]):
+        check_near("means", mean, rows.mean(1).numpy(), 1e-5)
+        check_near("variances", variance, rows.var(1).numpy(), 1e-5)
 
 
 def test_shifts_need_first_values():

@@ -138,3 +138,11 @@ def test_little_noise_and_inputs_far_outside(dtype):
     out.sum().backward()
     assert x.grad.isfinite().all()
     assert all(p.grad.isfinite() for p in module.parameters())
+
+
+def test_a_state_of_another_temperature_is_refused():
+    made = RQ(2, "weight", temperature=0.5)
+    made.initialize(torch.tensor([0.0, 1.0, 2.0]))
+    RQ(2, "weight", temperature=0.5).load_state_dict(made.state_dict())
+    with pytest.raises(RuntimeError, match=r"temperature=0\.5.* loaded into .*temperature=1"):
+        RQ(2, "weight").load_state_dict(made.state_dict())

@@ -212,6 +212,10 @@ class RQ(Quantizer):
         q = as_float(codes, self.alpha)
         return (q + self.lowest) * self.alpha.detach().to(q.dtype) + self.beta.detach().to(q.dtype)
 
+    def options(self) -> dict[str, Any]:
+        """Return the temperature."""
+        return {"temperature": self.temperature}
+
     def extra_repr(self) -> str:
         """Show what the quantizer was built with."""
         return f"{super().extra_repr()}, temperature={self.temperature:g}"

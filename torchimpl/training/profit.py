@@ -22,11 +22,10 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from reference import checks, grid
 from torchimpl.calibration import all_else_unchanged
-from torchimpl.layers import QuantConv2d, QuantizedLayer, QuantLinear
+from torchimpl.layers import QuantizedLayer
 from torchimpl.quantizers.base import Quantizer
 
 Statistics: TypeAlias = tuple[grid.Array, grid.Array, grid.Array, grid.Array]
@@ -129,7 +128,7 @@ def _quantized_layers(model: nn.Module) -> dict[str, Any]:
     return {
         name: layer
         for name, layer in model.named_modules()
-        if isinstance(layer, QuantConv2d | QuantLinear) and isinstance(layer.weight_quantizer, Quantizer)
+        if isinstance(layer, QuantizedLayer) and isinstance(layer.weight_quantizer, Quantizer)
     }
 
 
@@ -147,14 +146,13 @@ def _layers_named(model: nn.Module, names: Collection[str]) -> dict[str, Any]:
 def _outputs(layer: Any, x: Tensor, w: Tensor) -> Tensor:
     """What a layer makes of a quantized input, with these quantized weights."""
     w = w if layer.scale is None else w * layer.scale.abs()
-    if isinstance(layer, nn.Conv2d):
-        return F.conv2d(x, w, layer.bias, layer.stride, layer.padding, layer.dilation, layer.groups)
-    return F.linear(x, w, layer.bias)
+    found = layer._linear_map(x, w)
+    return found if layer.bias is None else found + layer.bias.view(layer.channel_shape)
 
 
-def _statistics(output: Tensor, layer: nn.Module) -> tuple[grid.Array, grid.Array]:
+def _statistics(output: Tensor, layer: QuantizedLayer) -> tuple[grid.Array, grid.Array]:
     """Mean and unbiased variance of each channel, in float64; of a constant one 0."""
-    rows = output.double().movedim(-3 if isinstance(layer, nn.Conv2d) else -1, 0).flatten(1)
+    rows = output.double().movedim(-len(layer.channel_shape), 0).flatten(1)
     varies = rows.amin(1) < rows.amax(1)  # equal values can have a rounded mean
     return rows.mean(1).cpu().numpy(), torch.where(varies, rows.var(1), 0.0).cpu().numpy()
 
