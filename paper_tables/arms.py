@@ -69,14 +69,16 @@ class Gains(NamedTuple):
         """Whether all arms learned, so that there is an interval of whatever is made of them."""
         return self.chances.keys() == self.means.keys() and self.spread.known
 
+    def said(self, arm: str) -> str:
+        """Say what an arm has more, and by which chance."""
+        words = f" (p = {self.chances[arm]:.2g})" if arm in self.chances else ""
+        if arm in self.dead:
+            words = " (hardly learned)"
+        return f"{self.means[arm]:+.1f}{words}"
+
     def __str__(self) -> str:
         """List the arms, each with its probability, and the interval."""
-        listed = []
-        for arm, mean in self.means.items():
-            words = f" (p = {self.chances[arm]:.2g})" if arm in self.chances else ""
-            if arm in self.dead:
-                words = " (hardly learned)"
-            listed.append(f"{arm} {mean:+.1f}{words}")
+        listed = [f"{arm} {self.said(arm)}" for arm in self.means]
         if self.chances:
             interval = (
                 f"95 % interval of one: +/-{half_width(self.spread, self.seeds):.1f}; p by Holm, for {len(listed)}"

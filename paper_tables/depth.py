@@ -133,7 +133,7 @@ def _arm_jobs(options: Options) -> list[Job]:
                 rates=RATES,
                 seeds=seeds,
             )
-            measure = partial(_arm, made, seeds, options.data, options.out / "depth", runs.device_of(options))
+            measure = partial(_arm, made, seeds, options.data, options.out / runs.TABLE, runs.device_of(options))
             place = Place("DAQ", "depth", name, f"{images}, {epochs} epochs")
             needs = ("tune", "data") if made.images == "cifar10" else ("tune",)
             command = command_of("depth", needs, profile)

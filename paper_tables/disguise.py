@@ -72,7 +72,9 @@ def _jobs(options: Options, profile: str, variant: str) -> list[Job]:
         for size, rate in QUANTIZED_RATES.items()
     }
     ways[RECIPE] = (
-        partial(_measure_recipe, variant, made, halvings, options.data, options.out / TABLE, runs.device_of(options)),
+        partial(
+            _measure_recipe, variant, made, halvings, options.data, options.out / runs.TABLE, runs.device_of(options)
+        ),
         {"recipe": runs.configuration(made), "rates": halvings},
     )
     found = []

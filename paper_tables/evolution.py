@@ -63,7 +63,7 @@ def jobs(options: Options) -> list[Job]:
                 "percent",
                 keys.key(modules, runs=[one.as_json() for one in made], start=runs.configuration(_first(made[0]))),
                 command_of("evolution", ("tune",), PROFILE),
-                partial(_measure, made, options.out / "evolution", runs.device_of(options)),
+                partial(_measure, made, options.out / runs.TABLE, runs.device_of(options)),
                 ("tune",),
                 PROFILE,
                 parallel=True,

@@ -46,15 +46,19 @@ def jobs(options: Options) -> list[Job]:
 
 def run(options: Options, measured: Measured) -> Table:
     """Show the means, what each change is worth, and whether together they are worth their sum."""
-    shown = [runs.with_seeds(measured[job.place]) for job in jobs(options)]
+    shown = {job.place: runs.with_seeds(measured[job.place]) for job in jobs(options)}
     said = []
     for profile in SEEDS:
         places = arms.places_of("protocol", ARMS, profile)
         found = arms.gains({arm: measured[place] for arm, place in places.items()}, PAPER)
         if found is not None:
             said.append(f"{trained.LABELS[profile]}: against the paper's protocol, {found}; {_together(found)}.")
+            for arm in found.means:
+                cell = shown[places[arm]]
+                reason = f"{found.said(arm)} points against the paper's protocol; {cell.reason}"
+                shown[places[arm]] = dataclasses.replace(cell, reason=reason)
     columns = tuple(trained.LABELS[profile] for profile in SEEDS)
-    return Table("protocol", TITLE, INTRO, tuple(shown), findings=tuple(said), columns=columns)
+    return Table("protocol", TITLE, INTRO, tuple(shown.values()), findings=tuple(said), columns=columns)
 
 
 def _together(found: arms.Gains) -> str:

@@ -153,16 +153,35 @@ def tuned_place(name: str, profile: str) -> Place:
     return Place("DAQ", "tuning", name, profile)
 
 
-def tuned_rates(name: str, profile: str) -> dict[str, float]:
-    """Return the rates recorded for a contender, and none where none were sought."""
+def tuned(name: str, profile: str) -> Measurement | None:
+    """Return what is recorded of the search for a contender's rates; None where none were sought."""
     place = tuned_place(name, profile)
     try:
-        found = cells.read(cells.RESULTS / place.table / place.filename, Measurement)
+        return cells.read(cells.RESULTS / place.table / place.filename, Measurement)
     except FileNotFoundError:
-        return {}
+        return None
     except (OSError, ValueError) as error:
         raise InputError(f"{error}; restore it from the repository") from None
-    return {field: float(found.detail[field]) for field in ("rate", "quantizer_rate")}  # type: ignore[arg-type]
+
+
+def tuned_rates(name: str, profile: str) -> dict[str, float]:
+    """Return the rates recorded for a contender, and none where none were sought."""
+    found = tuned(name, profile)
+    return {field: float(found.detail[field]) for field in ("rate", "quantizer_rate")} if found else {}  # type: ignore[arg-type]
+
+
+def at_an_edge(found: Measurement) -> str:
+    """Say which of the rates that were chosen is at an edge of what was tried; empty if none is.
+
+    The grid grows a few times only: beyond, there may be better ones.
+    """
+    chosen = []
+    for words, name in (("weights", "rate"), ("quantizers", "quantizer_rate")):
+        tried = found.detail[f"{name}s"]
+        assert isinstance(tried, tuple)
+        if found.detail[name] in (min(tried), max(tried)) and len(set(tried)) > 1:
+            chosen.append(words)
+    return f"the rate of {' and of '.join(chosen)} is at an edge of what was tried" if chosen else ""
 
 
 def place(contender: Contender, width: str, profile: str, seed: int) -> Place:
@@ -310,7 +329,7 @@ def job_of_seeds(place: Place, made: Sequence[Recipe], options: Options, *, held
         "percent",
         keys.key(modules(own), runs=[configuration(one) for one in made], held_out=held_out),
         command_of(place.table, needs, own.profile),
-        partial(_measure_seeds, made, held_out, options.data, options.out / place.table, device_of(options)),
+        partial(_measure_seeds, made, held_out, options.data, options.out / TABLE, device_of(options)),
         needs,
         own.profile,
         parallel=True,

@@ -52,8 +52,10 @@ INTRO = (
     "epoch, where their schedules end, and of the full-precision one nothing tells which epoch it is. A file that "
     "differs from what is printed refutes nothing, since the number may be of another run. Below them what the suite "
     "trains: each method from the same full-precision network, with the same schedule and seeds, and rates from one "
-    "grid (table tuning), sought at one bit-width for all of a method's, and on CIFAR-10 in one epoch on 20,000 "
-    "images; the papers' 400 epochs have the paper's rates. IR-Net takes signs, so that its 1/1 network has Hardtanh "
+    "grid (table tuning), on CIFAR-10 in one epoch on 20,000 images; the papers' 400 epochs have the paper's rates. "
+    "Rates were sought at 1/1, LQ-Nets' at 1/32 and LSQ's at 2/2, and are used at all bit-widths: at another, an "
+    "ordering says as well how far a method's rates carry over. A method whose best rate lies at an edge of the grid is "
+    "not judged. IR-Net takes signs, so that its 1/1 network has Hardtanh "
     "in place of ReLU and a start of its own, trained with the rates of the ReLU's: it is not like for like."
 )
 PROTOCOL = "released checkpoint, released network, ImageNet mean and deviation, rounding, all 10,000 test images"

@@ -6,7 +6,7 @@ lost by rounding, and what rounding costs: of them runs have the deviation of th
 contenders seed by seed, since a seed gives both the same first weights and the same images in the same order. The
 orderings of a table are a family, named in its script before anything was measured; Holm's procedure keeps the chance
 of one false verdict among all of them at 5 %, counting those not run and those of a contender that ended early, hardly
-learned or is below the floor of its profile, of which nothing is concluded.
+learned, is below the floor of its profile, or has rates from an edge of what was tried: of it nothing is concluded.
 """
 
 from __future__ import annotations
@@ -146,9 +146,10 @@ def judge(last: Sequence[float], best: Sequence[float], spread: Pooled, printed:
     """
     count = len(last)
     if count < SEEDS or spread.degrees < DEGREES or not spread.known:
+        seeds = SEEDS if count == 1 else max(SEEDS, 1 + math.ceil(DEGREES * (count - 1) / max(spread.degrees, 1)))
         return None, (
             f"no verdict with {count} runs and {spread.degrees} degrees of freedom of the deviation: it takes {SEEDS} "
-            f"and {DEGREES}, and runs that do not all agree"
+            f"and {DEGREES} (--seeds {seeds} for all contenders), and runs that do not all agree"
         )
     half_unit = float(Decimal(1).scaleb(-printed_decimals(printed)) / 2)
     half = half_width(spread, count, of_one_run=True) + half_unit
@@ -184,7 +185,8 @@ class Compared(NamedTuple):
 class _Pairs(NamedTuple):
     """An ordering's runs: of both sides by seed, their differences, and how those scatter.
 
-    `entries` is how many contenders the deviation is of; `why_not` says why nothing is to be concluded.
+    `entries` is how many contenders the deviation is of; `why_not` says why nothing is to be concluded; `elsewhere`
+    whose rates of learning were sought at other bit-widths.
     """
 
     ordering: Ordering
@@ -193,6 +195,7 @@ class _Pairs(NamedTuple):
     spread: Pooled
     entries: int
     why_not: str
+    elsewhere: str
 
     def chance(self) -> float:
         return 1.0 if self.why_not else chance(self.differences, self.spread)
@@ -216,7 +219,8 @@ def compare(family: Sequence[Ordering], measured: Measured, profile: str, seeds:
             differences = [_value(a, one.more.measure) - _value(b, one.less.measure) for a, b in by_seed.values()]
             why_not = "; ".join(filter(None, (_why_not(entry, *there) for entry in (one.more, one.less))))
             spread = spread_of_differences(list(values.values()))
-            found[one] = _Pairs(one, by_seed, differences, spread, len(values), why_not)
+            elsewhere = _tuned_elsewhere((one.more, one.less), profile)
+            found[one] = _Pairs(one, by_seed, differences, spread, len(values), why_not, elsewhere)
     adjusted = verdicts.holm([found[one].chance() if one in found else 1.0 for one in family])
     return [_compared(found[one], p, len(family)) for one, p in zip(family, adjusted, strict=True) if one in found]
 
@@ -228,7 +232,22 @@ def _why_not(entry: Entry, measured: Measured, profile: str, seeds: int) -> str:
         return f"{name} is below the floor of {floor:g} %"
     if entry.diverged(measured, profile, seeds):
         return f"{name} ended early"
-    return "" if entry.learned(measured, profile, seeds) else f"{name} hardly learned"
+    if not entry.learned(measured, profile, seeds):
+        return f"{name} hardly learned"
+    sought = runs.tuned(entry.contender.rates or name, profile)
+    edge = runs.at_an_edge(sought) if sought else ""
+    return f"{name} may have better rates ({edge})" if edge else ""
+
+
+def _tuned_elsewhere(entries: Iterable[Entry], profile: str) -> str:
+    """Say whose rates were sought at other bit-widths than they are compared at; empty if nobody's."""
+    widths = {one.name: one.widths[0] for one in runs.MAIN}  # where rates are sought
+    sought: dict[str, list[str]] = {}
+    for entry in entries:
+        name = entry.contender.rates or entry.contender.name
+        if runs.tuned(name, profile) and widths[name] != entry.width:
+            sought.setdefault(widths[name], []).append(entry.contender.name)
+    return "; ".join(f"the rates of {' and '.join(names)} were sought at {width}" for width, names in sought.items())
 
 
 def _compared(pairs: _Pairs, adjusted: float, count: int) -> Compared:
@@ -250,6 +269,8 @@ def _compared(pairs: _Pairs, adjusted: float, count: int) -> Compared:
         elif mean:
             takes = seeds_to_tell(mean, spread.deviation, pairs.entries, count, more_than=runs_made)
             reason += f"; {takes} seeds would tell, were these the true ones ({100 * POWER:.0f} % power)"
+    if pairs.elsewhere:
+        reason += f"; {pairs.elsewhere}"
     for seed, both in pairs.by_seed.items():
         if unlike := _unlike(both):
             reason += f"; the two of seed {seed} differ in {unlike}"

@@ -75,8 +75,9 @@ def run(options: Options, measured: Measured) -> Table:
         if cell.stands:
             own = f", quantizers {cell.detail['quantizer_rate']:g}" if cell.detail["quantizer_rate"] else ""
             rates = f"weights {cell.detail['rate']:g}{own}"
+            edge = runs.at_an_edge(cell)
             tried = len(cell.detail["accuracies"])  # type: ignore[arg-type]
-            reason = f"{rates}; best of {tried}{_at_an_edge(cell)}{runs.vouched([cell])}"
+            reason = f"{rates}; best of {tried}{edge and f'; {edge}'}{runs.vouched([cell])}"
             cell = dataclasses.replace(cell, reason=reason)
         shown.append(cell)
     intro = (
@@ -89,17 +90,6 @@ def run(options: Options, measured: Measured) -> Table:
         "with which rates the other tables train."
     )
     return Table("tuning", TITLE, intro, tuple(shown), columns=tuple(PROFILES), layout="list")
-
-
-def _at_an_edge(cell: Measurement) -> str:
-    """Say which of the rates chosen is at an edge of what was tried: the grid grows a few times only."""
-    said = ""
-    for words, name in (("weights", "rate"), ("quantizers", "quantizer_rate")):
-        tried = cell.detail[f"{name}s"]
-        assert isinstance(tried, tuple)
-        if cell.detail[name] in (min(tried), max(tried)) and len(set(tried)) > 1:
-            said += f"; that of {words} is at an edge of what was tried"
-    return said
 
 
 def _text(values: Sequence[float]) -> str:

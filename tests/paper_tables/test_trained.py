@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import special
 
-from paper_tables import reported, runs, scatter, table5, table6, table7, tables, trained
+from paper_tables import cells, reported, runs, scatter, table5, table6, table7, tables, trained
 from paper_tables.cells import Cell
 from paper_tables.scatter import Pooled
 from paper_tables.tables import Options
@@ -342,6 +342,40 @@ def test_nothing_is_concluded_of_a_contender_below_the_floor():
     assert "floor" not in found["over STE"].reason
 
 
+def compared_with_ste(tmp_path, monkeypatch, width, rates, profile="embedded"):
+    """DAQ, well ahead of STE: its rates were sought at 1/1, on a grid of three, and its own was the `rates`-th."""
+    monkeypatch.setattr(cells, "RESULTS", tmp_path)
+    for name, taken in (("DAQ", rates), ("STE", 1)):
+        tried = (0.01, 0.03, 0.1)
+        detail = {"rate": tried[taken], "rates": tried, "quantizer_rate": 0.0, "quantizer_rates": (0.0,)}
+        place = runs.tuned_place(name, "embedded")
+        cells.write(tmp_path, [cells.Measurement(**place._asdict(), unit="percent", measured=90.0, detail=detail)])
+    ours, other = (Entry(one, width, width) for one in (runs.DAQ, runs.STE))
+    found = made_up.by_place(
+        made_up.run(one, width, profile, seed, value + wobble(seed + i))
+        for i, (one, value) in enumerate([(runs.DAQ, 99.0), (runs.STE, 96.0)])
+        for seed in range(3)
+    )
+    (one,) = trained.compare([Ordering("DAQ over STE", ours, other)], found, profile, 3)
+    return one
+
+
+def test_nothing_is_concluded_of_rates_from_an_edge_of_the_grid(tmp_path, monkeypatch):
+    assert compared_with_ste(tmp_path, monkeypatch, "1/1", 1).verdict == "holds"
+    for edge in (0, 2):
+        found = compared_with_ste(tmp_path, monkeypatch, "1/1", edge)
+        assert found.verdict == "undecided"
+        assert "DAQ may have better rates (the rate of weights is at an edge of what was tried)" in found.reason
+    assert compared_with_ste(tmp_path, monkeypatch, "1/1", 0, "smoke").verdict == "holds"  # which has other rates
+
+
+def test_rates_that_were_sought_at_other_bit_widths_are_named(tmp_path, monkeypatch):
+    said = "; the rates of DAQ and STE were sought at 1/1"
+    assert compared_with_ste(tmp_path, monkeypatch, "1/32", 1).reason.endswith(said)
+    assert "sought" not in compared_with_ste(tmp_path, monkeypatch, "1/1", 1).reason
+    assert "sought" not in compared_with_ste(tmp_path, monkeypatch, "1/32", 1, "smoke").reason
+
+
 def test_who_hardly_learned_or_ended_early_does_not_tell_the_others_scatter():
     values = {A: [60.0, 61.5, 62.0], B: [50.0, 51.0, 52.5], C: [10.0, 10.0, 10.0]}
     plain = trained.compare([AB], measured({A: values[A], B: values[B]}), "embedded", 3)[0]
@@ -473,6 +507,13 @@ def test_two_seeds_give_no_verdict_on_a_number(name):
     assert found
     assert {cell.value_verdict for cell in found} == {None}
     assert all("no verdict with 2 runs" in cell.reason for cell in found if cell.reported)
+
+
+@pytest.mark.parametrize(("count", "degrees", "seeds"), [(3, 4, 6), (2, 5, 3), (2, 2, 6), (2, 12, 3), (1, 0, 3)])
+def test_how_many_seeds_give_the_degrees_is_said(count, degrees, seeds):
+    """Degrees grow by as many a seed as there are contenders: of two, six seeds give ten."""
+    reason = trained.judge([91.4] * count, [91.4] * count, Pooled(0.1, degrees), Decimal("91.4"))[1]
+    assert f"--seeds {seeds} for" in reason
 
 
 def test_numbers_are_judged_one_by_one():

@@ -257,7 +257,7 @@ def test_the_table_shows_rates_and_what_was_not_sought(results, tmp_path, capsys
     found[place] = dataclasses.replace(found[place], measured=90.0, value_verdict=None, detail=detail)
     shown = {cell.place: cell for cell in tuning.run(options, found).cells}
     assert shown[place].reason == (
-        "weights 0.07, quantizers 0.003; best of 3; that of quantizers is at an edge of what was tried"
+        "weights 0.07, quantizers 0.003; best of 3; the rate of quantizers is at an edge of what was tried"
     )
     stale = dataclasses.replace(found[place], value_verdict="stale", reason="recorded with other sources")
     assert stale in tuning.run(options, found | {place: stale}).cells
