@@ -54,9 +54,9 @@ INTRO = (
     "trains: each method from the same full-precision network, with the same schedule and seeds, and rates from one "
     "grid (table tuning), on CIFAR-10 in one epoch on 20,000 images; the papers' 400 epochs have the paper's rates. "
     "Rates were sought at 1/1, LQ-Nets' at 1/32 and LSQ's at 2/2, and are used at all bit-widths: at another, an "
-    "ordering says as well how far a method's rates carry over. A method whose best rate lies at an edge of the grid is "
-    "not judged. IR-Net takes signs, so that its 1/1 network has Hardtanh "
-    "in place of ReLU and a start of its own, trained with the rates of the ReLU's: it is not like for like."
+    "ordering says as well how far a method's rates carry over. Nothing is concluded of a method whose best rate lies "
+    "at an edge of the grid. IR-Net takes signs, so that its 1/1 network has Hardtanh in place of ReLU and a start of "
+    "its own, trained with the rates of the ReLU's: it is not like for like."
 )
 PROTOCOL = "released checkpoint, released network, ImageNet mean and deviation, rounding, all 10,000 test images"
 PRINTED_ROWS = {
