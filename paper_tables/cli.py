@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import importlib
 import os
 import shlex
@@ -135,10 +136,11 @@ def run(arguments: argparse.Namespace) -> int:
 
     if arguments.profile not in recipe.profiles():
         raise InputError(f"--profile must be one of {', '.join(recipe.profiles())}, got {arguments.profile!r}")
-    try:
-        store.check_device(arguments.device, compiled=arguments.compile)
-    except ValueError as error:
-        raise InputError(str(error)) from None
+    if not arguments.ray:  # whose machines look at their own devices
+        try:
+            store.check_device(arguments.device, compiled=arguments.compile)
+        except ValueError as error:
+            raise InputError(str(error)) from None
     destination = Path(arguments.out)
     options = Options(
         data=folder("data", arguments.data),
@@ -155,6 +157,8 @@ def run(arguments: argparse.Namespace) -> int:
         compiled=arguments.compile,
         tune=arguments.tune or None,
     )
+    if options.ray:
+        options = _for_a_cluster(options)
     everything = not (arguments.table or arguments.figure)
     scripts = [tables.script(name) for name in dict.fromkeys(SCRIPTS if everything else arguments.table)]
     numbers = list(dict.fromkeys(FIGURES if everything else arguments.figure))
@@ -193,6 +197,14 @@ def run(arguments: argparse.Namespace) -> int:
         webbrowser.open(page.resolve().as_uri())
     contradicted = any(set(render.WRONG) & table.counts().keys() for table in found)
     return 1 if arguments.strict and contradicted else 0
+
+
+def _for_a_cluster(options: Options) -> Options:
+    """Name folders by their whole paths: a cluster's tasks have another working directory."""
+    if ":" in options.device:
+        raise InputError(f"--device {options.device}: on a cluster each run has a card of its own: say cuda")
+    there = {name: path for name in ("data", "checkpoints", "out") if (path := getattr(options, name))}
+    return dataclasses.replace(options, **{name: path.resolve() for name, path in there.items()})
 
 
 def _command(arguments: argparse.Namespace) -> str:

@@ -101,8 +101,8 @@ def _in_processes(
             raise
 
 
-def on_ray(address: str) -> Executor:
-    """Run tasks on a Ray cluster, each on one core.
+def on_ray(address: str, device: str = "cpu", *, compiled: bool = False) -> Executor:
+    """Run tasks on a Ray cluster, each on one core, and on a card of its own if they are to train on one.
 
     Its machines have this checkout, the data and the folder of results at the same paths: what a task computes comes
     back to the caller, who writes it; networks that are trained stay in the folder.
@@ -111,21 +111,34 @@ def on_ray(address: str) -> Executor:
     ----------
     address : str
         Of a running cluster, "auto" for the one of this machine, or "local" to start one here.
+    device : str
+        Where tasks train, as they see it: "cuda" is the card that a task has to itself.
+    compiled : bool
+        Whether they compile their steps.
 
     Raises
     ------
     InputError
-        If Ray is not installed, or there is no such cluster.
+        If Ray is not installed, or there is no such cluster; if none of its machines has a card, or a machine has not
+        what tasks are to train with.
     """
-    return partial(_on_ray, address)
+    return partial(_on_ray, address, device, compiled)
 
 
-def _alone(task: Task) -> Measurement | None:
+def _alone(task: Task, device: str, compiled: bool) -> Measurement | None:
+    from torchimpl.training import store
+
+    try:
+        store.check_device(device, compiled=compiled)
+    except ValueError as error:
+        raise InputError(f"a machine of the cluster: {error}") from None
     _use_one_thread()
     return task(lambda share: None)
 
 
-def _on_ray(address: str, tasks: Mapping[Place, Task], report: Report) -> Iterator[tuple[Place, Measurement | None]]:
+def _on_ray(
+    address: str, device: str, compiled: bool, tasks: Mapping[Place, Task], report: Report
+) -> Iterator[tuple[Place, Measurement | None]]:
     if not tasks:
         return
     try:
@@ -140,8 +153,11 @@ def _on_ray(address: str, tasks: Mapping[Place, Task], report: Report) -> Iterat
     except (OSError, OverflowError, ValueError, RuntimeError) as error:
         raise InputError(f"--ray {address}: no such cluster: {' '.join(str(error).split())[:200]}") from None
     try:
-        remote = ray.remote(num_cpus=1, max_retries=2)(_alone)
-        running = {remote.remote(task): place for place, task in tasks.items()}
+        cards = int(device.startswith("cuda"))
+        if cards and not ray.cluster_resources().get("GPU"):  # Ray would wait for one for ever
+            raise InputError(f"--device {device}: no machine of the cluster {address} has a GPU")
+        remote = ray.remote(num_cpus=1, num_gpus=cards, max_retries=2)(_alone)
+        running = {remote.remote(task, device, compiled): place for place, task in tasks.items()}
         while running:
             (done,), _ = ray.wait(list(running), num_returns=1)
             try:

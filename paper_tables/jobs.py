@@ -174,7 +174,9 @@ def _executed(
     """Execute tasks, those first that must be alone, and yield each result as it ends."""
     alone = {place: task for place, task in tasks.items() if not jobs[place].parallel}
     beside = {place: task for place, task in tasks.items() if jobs[place].parallel}
-    spread = executors.on_ray(options.ray) if options.ray else executors.beside(options.workers)
+    spread = executors.beside(options.workers)
+    if options.ray:
+        spread = executors.on_ray(options.ray, options.device, compiled=options.compiled)
     with Bars(len(tasks), options.quiet, words) as bars:
         for execute, some in ((executors.in_turn, alone), (spread, beside)):
             for place, measurement in execute(some, bars.report):
