@@ -67,6 +67,7 @@ def jobs(options: Options) -> list[Job]:
                 ("tune",),
                 PROFILE,
                 parallel=True,
+                rehearse=partial(runs.rehearse, made[0], partial(runs.splits, made[0].images, None)),
             )
         )
     return found
@@ -102,7 +103,13 @@ def _measure(made: list[Recipe], folder: Path, device: Device, progress: Callabl
     if not ended:
         curves = {n: tuple(np.mean([[e[n] for e in some] for some in seen], axis=0).tolist()) for n in seen[0][0]}
     return runs.result_of_seeds(made, accuracies, len(test.labels)) | {
-        "detail": {"accuracies": tuple(accuracies), "device": str(device), **losses, **curves}
+        "detail": {
+            "accuracies": tuple(accuracies),
+            "device": str(device),
+            **losses,
+            **curves,
+            **runs.rehearsal(made[0], training, test),
+        }
     }
 
 

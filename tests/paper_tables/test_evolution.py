@@ -1,12 +1,13 @@
 """Table `evolution`: what it looks at in a network, and what it says of made-up runs."""
 
+import dataclasses
 import math
 
 import pytest
 import torch
 from scipy.integrate import quad
 
-from paper_tables import cells, evolution, figure_evolution, runs
+from paper_tables import cells, evolution, figure_evolution, jobs, runs
 from paper_tables.cells import Cell
 from paper_tables.evolution import ARMS, FIXED, LEARNED, STE
 from paper_tables.tables import Options
@@ -32,6 +33,15 @@ def test_jobs():
     assert [job.place.row for job in found] == list(ARMS)
     assert len({job.key for job in found}) == 3
     assert {job.needs for job in found} == {("tune",)}
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_a_recorded_measurement_outlives_other_sources(arm):
+    (job,) = (job for job in evolution.jobs(Options()) if job.place.row == arm)
+    recorded = jobs.recorded(job, Options())
+    assert job.matches(recorded)
+    assert job.rehearse(recorded)["vouched"]
+    assert job.rehearse(dataclasses.replace(recorded, detail={})) == {}
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +82,9 @@ def test_what_is_looked_at(trained):
     made, state = trained[LEARNED]
     model = trainer.build(made)
     model.load_state_dict(state.model)
+    modes = [part.training for part in model.train().modules()]
     found = bounds.look(model)
+    assert [part.training for part in model.modules()] == modes
     layers = [part for part in model.modules() if isinstance(part, QuantizedLayer)]
     for role, name in (("weights", "weight_quantizer"), ("activations", "input_quantizer")):
         alphas = sorted(getattr(layer, name).alpha.item() for layer in layers)
@@ -155,6 +167,7 @@ def test_a_seed_that_diverges_is_written_and_said(monkeypatch, tmp_path):
         return state
 
     monkeypatch.setattr(evolution.trainer, "train", train)
+    monkeypatch.setattr(runs, "rehearsal", lambda *rest: {})
     made = [evolution._recipe(LEARNED, seed) for seed in ends]
     place = evolution._place(LEARNED)
     found = evolution._measure(made, tmp_path, trainer.CPU, lambda share: None)

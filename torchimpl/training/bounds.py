@@ -54,8 +54,10 @@ def weight_errors(model: nn.Module) -> list[float]:
     found = []
     for layer in model.modules():
         if isinstance(layer, QuantizedLayer):
-            w = layer.raw_weight()
-            quantized = layer.weight_quantizer.eval()(w)
+            w, quantizer = layer.raw_weight(), layer.weight_quantizer
+            training = quantizer.training
+            quantized = quantizer.eval()(w)
+            quantizer.train(training)
             found.append(float((quantized - w).square().sum() / w.square().sum()))
     return found
 

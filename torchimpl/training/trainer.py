@@ -3,8 +3,9 @@
 It reads from top to bottom: `train` builds the network, gives quantizers their first values, and makes steps. What is
 left to the caller is where images come from and where the state is kept (`torchimpl.training.store`).
 
-A seed fixes a run to the bit on one machine, device and number of threads, whether it was interrupted or not: all that
-chance decides in an epoch depends on the seed and the epoch's number only.
+On a CPU a seed fixes a run to the bit, on one machine and number of threads, whether it was interrupted or not: all
+that chance decides in an epoch depends on the seed and the epoch's number only. On a GPU that is so as far as torch's
+operations there always give the same bits, which not all of them do.
 """
 
 from __future__ import annotations
