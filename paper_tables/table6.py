@@ -115,7 +115,7 @@ def _unprinted(options: Options, measured: Measured, profile: str) -> str:
     """Say what came of the row that has no numbers, as the paper failed to train it."""
     row, before = ("soft argmax, beta = 150", "soft argmax, beta = 60")
     values = {
-        (name, measure): Entry(CONTENDERS[name], "1/1", "", measure).values(measured, profile, options.seeds)
+        (name, measure): Entry(CONTENDERS[name], "1/1", "", measure).runs(measured, profile, options.seeds).values
         for name in (row, before)
         for measure in ("last", "as in training", "drop")
     }
@@ -123,7 +123,8 @@ def _unprinted(options: Options, measured: Measured, profile: str) -> str:
     if not seeds:
         return ""
     means = {which: float(np.mean([by_seed[seed] for seed in seeds])) for which, by_seed in values.items()}
-    ended = "ended early" if ENTRIES[row, DASR].diverged(measured, profile, options.seeds) else "trained to the end"
+    diverged = ENTRIES[row, DASR].runs(measured, profile, options.seeds).diverged
+    ended = "ended early" if diverged else "trained to the end"
     return (
         f"{row}, which the paper could not train, {ended} on {trained.LABELS[profile]}: "
         f"{means[row, 'as in training']:.1f} % with the training function, {means[row, 'last']:.1f} % with rounding. "

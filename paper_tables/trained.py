@@ -12,7 +12,7 @@ learned, is below the floor of its profile, or has rates from an edge of what wa
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import NamedTuple
@@ -75,38 +75,64 @@ class Entry(NamedTuple):
     measure: str = "last"
     printed_row: str = ""
 
-    def runs(self, measured: Measured, profile: str, seeds: int) -> dict[int, Cell]:
-        """Return the runs that there are, by seed."""
+    def runs(self, measured: Measured, profile: str, seeds: int) -> Runs:
+        """Return what there is of its runs."""
         cells = runs.found(measured, self.contender, self.width, profile, range(seeds))
-        return {cell.seeds[0]: cell for cell in cells if cell.seeds}
+        return Runs(self, profile, {cell.seeds[0]: cell for cell in cells if cell.seeds})
 
-    def values(self, measured: Measured, profile: str, seeds: int) -> dict[int, float]:
-        """Return what each run gives, by seed."""
-        return {seed: _value(cell, self.measure) for seed, cell in self.runs(measured, profile, seeds).items()}
 
-    def learned(self, measured: Measured, profile: str, seeds: int) -> bool:
+@dataclass(frozen=True)
+class Runs:
+    """An entry's runs of a profile, by seed."""
+
+    entry: Entry
+    profile: str
+    cells: Mapping[int, Cell]
+
+    @property
+    def values(self) -> dict[int, float]:
+        """What each run gives, by seed."""
+        return {seed: _value(cell, self.entry.measure) for seed, cell in self.cells.items()}
+
+    @property
+    def diverged(self) -> bool:
+        """Whether a run ended before its last epoch, since its loss was not finite."""
+        return any(cell.detail["diverged"] for cell in self.cells.values())
+
+    @property
+    def learned(self) -> bool:
         """Whether all runs went to their end, and have learned something, as tested or as in training."""
-        cells = self.runs(measured, profile, seeds).values()
-        best = [max(_value(cell, measure) for measure in ("last", "as in training")) for cell in cells]
-        return min(best, default=0.0) >= LEARNED and not self.diverged(measured, profile, seeds)
+        best = [max(_value(cell, measure) for measure in ("last", "as in training")) for cell in self.cells.values()]
+        return min(best, default=0.0) >= LEARNED and not self.diverged
 
-    def alike(self, measured: Measured, profile: str, seeds: int) -> bool:
-        """Whether runs scatter as others do: they are accuracies, of runs that learned, as they are measured here.
+    @property
+    def alike(self) -> bool:
+        """Whether they scatter as others do: they are accuracies, of runs that learned, as they are measured here.
 
         A network that rounding brings back to chance scatters otherwise, and so does what rounding costs.
         """
-        least = min(self.values(measured, profile, seeds).values(), default=0.0)
-        return self.measure != "drop" and least >= LEARNED and self.learned(measured, profile, seeds)
+        return self.entry.measure != "drop" and min(self.values.values(), default=0.0) >= LEARNED and self.learned
 
-    def diverged(self, measured: Measured, profile: str, seeds: int) -> bool:
-        """Whether a run ended before its last epoch, since its loss was not finite."""
-        return any(cell.detail["diverged"] for cell in self.runs(measured, profile, seeds).values())
+    @property
+    def below(self) -> float | None:
+        """The floor that the mean accuracy is below; None if it is below none, or there is none."""
+        floor = FLOORS.get(self.profile, {}).get(self.entry.width) if self.entry.contender in runs.MAIN else None
+        accuracies = [_value(cell, "last") for cell in self.cells.values()]
+        return floor if floor and accuracies and float(np.mean(accuracies)) < floor else None
 
-    def floor(self, measured: Measured, profile: str, seeds: int) -> float | None:
-        """Return the floor that the mean accuracy is below; None if it is below none, or there is none."""
-        floor = FLOORS.get(profile, {}).get(self.width) if self.contender in runs.MAIN else None
-        values = list(self._replace(measure="last").values(measured, profile, seeds).values())
-        return floor if floor and values and float(np.mean(values)) < floor else None
+    @property
+    def why_not(self) -> str:
+        """Why nothing is to be concluded of the contender; empty where it trained as it should."""
+        name = self.entry.contender.name
+        if self.below:
+            return f"{name} is below the floor of {self.below:g} %"
+        if self.diverged:
+            return f"{name} ended early"
+        if not self.learned:
+            return f"{name} hardly learned"
+        sought = runs.tuned(self.entry.contender.rates or name, self.profile)
+        edge = runs.at_an_edge(sought) if sought else ""
+        return f"{name} may have better rates ({edge})" if edge else ""
 
 
 def _value(cell: Cell, measure: str) -> float:
@@ -203,40 +229,30 @@ class _Pairs(NamedTuple):
 
 def compare(family: Sequence[Ordering], measured: Measured, profile: str, seeds: int) -> list[Compared]:
     """Judge a family of orderings by the runs of a profile; those without runs of both sides are left out."""
-    there = (measured, profile, seeds)
+    entries = dict.fromkeys(entry for one in family for entry in (one.more, one.less))
+    of = {entry: entry.runs(measured, profile, seeds) for entry in entries}
     alike: dict[tuple[str, str], dict[Entry, dict[int, float]]] = {}
-    for entry in dict.fromkeys(entry for one in family for entry in (one.more, one.less)):
-        if entry.alike(*there):
-            alike.setdefault((entry.width, entry.measure), {})[entry] = entry.values(*there)
+    for entry, there in of.items():
+        if there.alike:
+            alike.setdefault((entry.width, entry.measure), {})[entry] = there.values
     found = {}
     for one in family:
-        more, less = (entry.runs(*there) for entry in (one.more, one.less))
-        by_seed = {seed: (more[seed], less[seed]) for seed in sorted(more.keys() & less.keys())}
-        if by_seed:
+        more, less = of[one.more], of[one.less]
+        if shared := sorted(more.cells.keys() & less.cells.keys()):
             values = alike.get((one.more.width, one.more.measure), {})
             if not {one.more, one.less} <= values.keys():
-                values = {entry: entry.values(*there) for entry in (one.more, one.less)}
-            differences = [_value(a, one.more.measure) - _value(b, one.less.measure) for a, b in by_seed.values()]
-            why_not = "; ".join(filter(None, (_why_not(entry, *there) for entry in (one.more, one.less))))
-            spread = spread_of_differences(list(values.values()))
-            elsewhere = _tuned_elsewhere((one.more, one.less), profile)
-            found[one] = _Pairs(one, by_seed, differences, spread, len(values), why_not, elsewhere)
+                values = {one.more: more.values, one.less: less.values}
+            found[one] = _Pairs(
+                one,
+                {seed: (more.cells[seed], less.cells[seed]) for seed in shared},
+                [more.values[seed] - less.values[seed] for seed in shared],
+                spread_of_differences(list(values.values())),
+                len(values),
+                "; ".join(filter(None, (more.why_not, less.why_not))),
+                _tuned_elsewhere((one.more, one.less), profile),
+            )
     adjusted = verdicts.holm([found[one].chance() if one in found else 1.0 for one in family])
     return [_compared(found[one], p, len(family)) for one, p in zip(family, adjusted, strict=True) if one in found]
-
-
-def _why_not(entry: Entry, measured: Measured, profile: str, seeds: int) -> str:
-    """Say why nothing is to be concluded of a contender; empty where it trained as it should."""
-    name = entry.contender.name
-    if floor := entry.floor(measured, profile, seeds):
-        return f"{name} is below the floor of {floor:g} %"
-    if entry.diverged(measured, profile, seeds):
-        return f"{name} ended early"
-    if not entry.learned(measured, profile, seeds):
-        return f"{name} hardly learned"
-    sought = runs.tuned(entry.contender.rates or name, profile)
-    edge = runs.at_an_edge(sought) if sought else ""
-    return f"{name} may have better rates ({edge})" if edge else ""
 
 
 def _tuned_elsewhere(entries: Iterable[Entry], profile: str) -> str:
@@ -307,25 +323,26 @@ def cells(
 def _accuracies(
     table: ReportedTable, entries: Sequence[Entry], profile: str, options: Options, measured: Measured
 ) -> list[Cell]:
-    there = (measured, profile, options.seeds)
+    of = {entry: entry.runs(measured, profile, options.seeds) for entry in entries}
     alike: dict[tuple[str, str], list[list[float]]] = {}
-    for entry in entries:
-        if entry.alike(*there):
-            alike.setdefault((entry.width, entry.measure), []).append(list(entry.values(*there).values()))
+    for entry, there in of.items():
+        if there.alike:
+            alike.setdefault((entry.width, entry.measure), []).append(list(there.values.values()))
     found = []
-    for entry in entries:
-        if runs_found := list(entry.runs(*there).values()):
+    for entry, there in of.items():
+        if there.cells:
             groups: list[list[float]] = []  # of who hardly learned there is no deviation at all
-            if entry.alike(*there):
+            if there.alike:
                 groups = alike[entry.width, entry.measure]
-            elif entry.learned(*there):
-                groups = [list(entry.values(*there).values())]
-            found.append(_accuracy_cell(table, entry, profile, runs_found, pooled(groups)))
+            elif there.learned:
+                groups = [list(there.values.values())]
+            found.append(_accuracy_cell(table, there, pooled(groups)))
     return found
 
 
-def _accuracy_cell(table: ReportedTable, entry: Entry, profile: str, found: Sequence[Cell], spread: Pooled) -> Cell:
-    values = [_value(cell, entry.measure) for cell in found]
+def _accuracy_cell(table: ReportedTable, there: Runs, spread: Pooled) -> Cell:
+    entry, profile, found = there.entry, there.profile, list(there.cells.values())
+    values = list(there.values.values())
     mean, half = float(np.mean(values)), half_width(spread, len(values))
     printed = _printed(table, entry) if profile in runs.LONG else None
     verdict: str | None = None
@@ -430,11 +447,11 @@ def _floors(entries: Sequence[Entry], profile: str, options: Options, measured: 
     below, some = [], False
     for width in FLOORS.get(profile, {}):
         for entry in dict.fromkeys(e._replace(column="", measure="last", printed_row="") for e in entries):
-            values = list(entry.values(measured, profile, options.seeds).values())
-            if entry.width == width and values and entry.contender in runs.MAIN:
+            there = entry.runs(measured, profile, options.seeds)
+            if entry.width == width and there.cells and entry.contender in runs.MAIN:
                 some = True
-                if entry.floor(measured, profile, options.seeds):
-                    below.append(f"{entry.contender.name}, {width} ({np.mean(values):.1f})")
+                if there.below:
+                    below.append(f"{entry.contender.name}, {width} ({np.mean(list(there.values.values())):.1f})")
     floors = ", ".join(f"{width} {floor:g} %" for width, floor in FLOORS.get(profile, {}).items())
     found = f"below are {', '.join(below)}, of which nothing else is to be concluded" if below else "none is below"
     asked = dict.fromkeys(entry.contender.name for entry in entries if entry.contender in runs.MAIN)

@@ -157,7 +157,7 @@ def test_its_table_of_trained_orderings_has_what_the_recorded_runs_decide():
 
 def test_how_far_rounding_errors_part_the_same_training_is_what_the_recorded_runs_say():
     daq, same = (
-        table7.ENTRIES[one].values(as_recorded(table7), "cifar10-short", trained.SEEDS)
+        table7.ENTRIES[one].runs(as_recorded(table7), "cifar10-short", trained.SEEDS).values
         for one in (runs.DAQ, runs.COMBINED_WITH_GAIN)
     )
     apart = [f"{same[seed] - daq[seed]:+.1f}" for seed in sorted(daq.keys() & same.keys())]

@@ -404,7 +404,7 @@ def test_stale_runs_are_left_out_and_diverged_ones_are_results():
 def test_drops_are_what_rounding_costs():
     cell = made_up.run(A, "1/1", "embedded", 0, 40.0, detail={"as in training": 65.0})
     for measure, value in (("last", 40.0), ("as in training", 65.0), ("drop", 25.0)):
-        assert entry(A, measure).values({cell.place: cell}, "embedded", 3) == {0: value}
+        assert entry(A, measure).runs({cell.place: cell}, "embedded", 3).values == {0: value}
 
 
 @pytest.mark.parametrize("script", [table5, table6, table7])
