@@ -135,7 +135,7 @@ def _arm_jobs(options: Options) -> list[Job]:
             )
             measure = partial(_arm, made, seeds, options.data, options.out / runs.TABLE, runs.device_of(options))
             place = Place("DAQ", "depth", name, f"{images}, {epochs} epochs")
-            needs = ("tune", "data") if made.images == "cifar10" else ("tune",)
+            needs = ("tune", *runs.needs_of(profile))
             command = command_of("depth", needs, profile)
             rehearse = partial(_rehearse, made, options.data)
             found.append(Job(place, "percent", key, command, measure, needs, profile, parallel=True, rehearse=rehearse))

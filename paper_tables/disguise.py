@@ -88,7 +88,7 @@ def _jobs(options: Options, profile: str, variant: str) -> list[Job]:
         place = Place(
             "DAQ", TABLE, f"{variant} kernel", way if profile == "embedded" else f"{way}, {PROFILES[profile]}"
         )
-        needs = ("tune", "data") if made.images == "cifar10" else ("tune",)
+        needs = ("tune", *runs.needs_of(profile))
         command = command_of(TABLE, needs, profile)
         found.append(Job(place, "deviations", key, command, measure, needs, profile, parallel=True))
     return found
@@ -174,50 +174,55 @@ def _result(found: Mapping[int, Mapping[str, tuple[nn.Module, disguise.Distance]
 
 def run(options: Options, measured: Measured) -> Table:
     """Show the distances, by kernel, size of steps and rate, and whether the theorem's shrinks."""
-    found: list[Cell] = []
-    said = []
-    for job in jobs(options):
-        cell = measured[job.place]
-        if not cell.stands:
-            found.append(cell)
-            continue
-        for arm in ARMS:
-            distances, codes = (_values(cell, name) for name in (arm, f"{arm}, codes"))
-            halved = " → ".join(f"{distance:.1e}" for distance in distances)
-            rates = ", ".join(("whole", "half", "quarter")[: len(distances)])
-            reason = f"rate {rates}: {halved}; codes that differ: {100 * codes[-1]:.2f} %"
-            if f"{arm}, accuracy" in cell.detail:
-                of = "DAQ" if arm == "moved" else "this"
-                reason += f"; accuracy of {of}: {_values(cell, f'{arm}, accuracy')[-1]:.1f} %"
-            found.append(dataclasses.replace(cell, row=f"{cell.row}, {arm}", measured=distances[-1], reason=reason))
-        exact, off = _values(cell, "M and alpha"), _values(cell, "M and alpha, codes")
-        if diverged := [arm for arm in ARMS if min(_values(cell, arm)) < 0]:
-            said.append(f"{cell.row}, {cell.column}: {', '.join(diverged)} diverged: nothing is to be said.")
-        elif cell.column.startswith(RECIPE):
-            rates = "the rates, half and a quarter" if len(exact) > 1 else "the rates"
-            lines = [f"{arm} {_lines(cell, arm)} ({_lines(cell, f'{arm}, codes', 100)} % of codes)" for arm in ARMS]
-            beside = " → ".join(f"{a / b:.1f}" for a, b in zip(exact, _values(cell, "chaos"), strict=True))
-            said.append(
-                f"{cell.row}, {cell.column}, one seed, at {rates}: {'; '.join(lines)}. The "
-                f"disguise is {beside} times as far as the run begun beside. "
-                f"Accuracies: DAQ {_lines(cell, 'moved, accuracy')} %, its disguise "
-                f"{_lines(cell, 'M and alpha, accuracy')}, begun beside {_lines(cell, 'chaos, accuracy')}."
-            )
-        elif not any(off):
-            falls = [a / b for a, b in itertools.pairwise(exact)]
-            holds = min(falls) >= FALLS
-            said.append(
-                f"{cell.row}, {cell.column}: no code differs, and the distance {'falls' if holds else 'does not fall'} "
-                f"with the rate, by {', '.join(f'{fall:.2f}' for fall in falls)} for each halving: the theorem "
-                f"{'holds' if holds else 'does not hold'} to first order."
-            )
-        else:
-            said.append(
-                f"{cell.row}, {cell.column}: codes differ ({100 * off[-1]:.2f} % at the least rate), and the distance "
-                f"is, at the rate, half and a quarter, {_lines(cell, 'M and alpha')}, of a run begun 1e-6 beside "
-                f"{_lines(cell, 'chaos')}, of straight-through weights without M and alpha {_lines(cell, 'neither')}."
-            )
-    return Table(TABLE, TITLE, INTRO, tuple(found), findings=tuple(said), layout="list")
+    cells = [measured[job.place] for job in jobs(options)]
+    rows = [row for cell in cells for row in (_rows(cell) if cell.stands else [cell])]
+    said = tuple(f"{cell.row}, {cell.column}{_said(cell)}" for cell in cells if cell.stands)
+    return Table(TABLE, TITLE, INTRO, tuple(rows), findings=said, layout="list")
+
+
+def _rows(cell: Cell) -> list[Cell]:
+    """Return a row for each arm, with its distance at the least rate."""
+    rows = []
+    for arm in ARMS:
+        distances, codes = (_values(cell, name) for name in (arm, f"{arm}, codes"))
+        halved = " → ".join(f"{distance:.1e}" for distance in distances)
+        rates = ", ".join(("whole", "half", "quarter")[: len(distances)])
+        reason = f"rate {rates}: {halved}; codes that differ: {100 * codes[-1]:.2f} %"
+        if f"{arm}, accuracy" in cell.detail:
+            of = "DAQ" if arm == "moved" else "this"
+            reason += f"; accuracy of {of}: {_values(cell, f'{arm}, accuracy')[-1]:.1f} %"
+        rows.append(dataclasses.replace(cell, row=f"{cell.row}, {arm}", measured=distances[-1], reason=reason))
+    return rows
+
+
+def _said(cell: Cell) -> str:
+    """Say whether the theorem's distance shrinks with the rate, or what came of the tables' recipe."""
+    exact, off = _values(cell, "M and alpha"), _values(cell, "M and alpha, codes")
+    if diverged := [arm for arm in ARMS if min(_values(cell, arm)) < 0]:
+        return f": {', '.join(diverged)} diverged: nothing is to be said."
+    if cell.column.startswith(RECIPE):
+        rates = "the rates, half and a quarter" if len(exact) > 1 else "the rates"
+        lines = [f"{arm} {_lines(cell, arm)} ({_lines(cell, f'{arm}, codes', 100)} % of codes)" for arm in ARMS]
+        beside = " → ".join(f"{a / b:.1f}" for a, b in zip(exact, _values(cell, "chaos"), strict=True))
+        return (
+            f", one seed, at {rates}: {'; '.join(lines)}. The "
+            f"disguise is {beside} times as far as the run begun beside. "
+            f"Accuracies: DAQ {_lines(cell, 'moved, accuracy')} %, its disguise "
+            f"{_lines(cell, 'M and alpha, accuracy')}, begun beside {_lines(cell, 'chaos, accuracy')}."
+        )
+    if not any(off):
+        falls = [a / b for a, b in itertools.pairwise(exact)]
+        holds = min(falls) >= FALLS
+        return (
+            f": no code differs, and the distance {'falls' if holds else 'does not fall'} "
+            f"with the rate, by {', '.join(f'{fall:.2f}' for fall in falls)} for each halving: the theorem "
+            f"{'holds' if holds else 'does not hold'} to first order."
+        )
+    return (
+        f": codes differ ({100 * off[-1]:.2f} % at the least rate), and the distance "
+        f"is, at the rate, half and a quarter, {_lines(cell, 'M and alpha')}, of a run begun 1e-6 beside "
+        f"{_lines(cell, 'chaos')}, of straight-through weights without M and alpha {_lines(cell, 'neither')}."
+    )
 
 
 def _values(cell: Cell, name: str) -> tuple[float, ...]:

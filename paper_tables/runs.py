@@ -227,7 +227,7 @@ def jobs(options: Options, contenders: Iterable[Contender]) -> list[Job]:
 
 
 def needs_of(profile: str) -> tuple[str, ...]:
-    """Return the options that runs of a profile need."""
+    """Return the options that the runs of Tables 5 to 7 need in a profile; those of other tables need "tune", too."""
     return ("data",) if profile in LONG else ()
 
 
@@ -323,7 +323,7 @@ def job_of_seeds(place: Place, made: Sequence[Recipe], options: Options, *, held
         Whether the test is on training images that are held out.
     """
     own = made[0]
-    needs = ("tune", "data") if own.images == "cifar10" else ("tune",)
+    needs = ("tune", *needs_of(own.profile))
     return Job(
         place,
         "percent",

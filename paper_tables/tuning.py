@@ -61,7 +61,7 @@ def jobs(options: Options) -> list[Job]:
                 _measure, made, first, images, options.data, options.out / "tuning", runs.device_of(options)
             )
             place = runs.tuned_place(contender.name, profile)
-            needs = ("tune", "data") if made.images == "cifar10" else ("tune",)
+            needs = ("tune", *runs.needs_of(profile))
             command = f"{command_of('tuning', needs, profile)} --record"
             found.append(Job(place, "percent", key, command, measure, needs, profile, parallel=True, rehearse=rehearse))
     return found
