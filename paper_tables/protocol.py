@@ -55,7 +55,7 @@ def run(options: Options, measured: Measured) -> Table:
             said.append(f"{trained.LABELS[profile]}: against the paper's protocol, {found}; {_together(found)}.")
             for arm in found.means:
                 cell = shown[places[arm]]
-                reason = f"{found.said(arm)} points against the paper's protocol; {cell.reason}"
+                reason = f"against the paper's protocol {found.said(arm)}; {cell.reason}"
                 shown[places[arm]] = dataclasses.replace(cell, reason=reason)
     columns = tuple(trained.LABELS[profile] for profile in SEEDS)
     return Table("protocol", TITLE, INTRO, tuple(shown.values()), findings=tuple(said), columns=columns)

@@ -305,7 +305,19 @@ def test_what_stands_by_a_rehearsal_says_so():
     why = "with other sources; a rehearsal gives the same bits"
     found[place] = dataclasses.replace(found[place], detail={**found[place].detail, "vouched": why})
     reasons = [one.reason for one in protocol.run(OPTIONS, found).cells]
-    assert reasons[:2] == [f"by seed: 90.00, 91.00; 1 recorded {why}", "by seed: 90.00, 91.00"]
+    gain = "against the paper's protocol +0.0; "
+    assert reasons[:2] == [f"by seed: 90.00, 91.00; 1 recorded {why}", f"{gain}by seed: 90.00, 91.00"]
+
+
+def test_a_change_s_row_says_what_it_is_worth():
+    values = {arm: [90.0 + 3 * i, 91.0 + 3 * i, 92.5 + 2.8 * i] for i, arm in enumerate(protocol.ARMS)}
+    table = protocol.run(OPTIONS, of_protocol(values))
+    (said,) = table.findings
+    changed = [row for row in table.cells[1:] if row.column == "digits, 10 epochs"]
+    assert len(changed) == 5
+    for row in changed:
+        gain = re.search(rf"{re.escape(row.row)} (\+[\d.]+ \(p = [\d.e-]+\))", said)[1]
+        assert row.reason.startswith(f"against the paper's protocol {gain}; by seed: ")
 
 
 def test_the_constants_that_are_tried():
