@@ -43,11 +43,11 @@ def draw(options: Options, measured: Measured) -> Figure:
     panels = figure.subplots(1, len(found), squeeze=False)[0]
     for axes, (profile, by_contender) in zip(panels, found.items(), strict=True):
         axes.set_title(schedule.IMAGES[profile])
-        _panel(axes, by_contender)
         if profile != "embedded":
             _printed(axes)
+        _panel(axes, by_contender)
         axes.set_xscale("log")
-        ticks = [*schedule.EPOCHS, *([FULL] if profile != "embedded" else [])]
+        ticks = [*schedule.SEEDS[profile], *([FULL] if profile != "embedded" else [])]
         axes.xaxis.set_major_locator(FixedLocator(ticks))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.set_xticklabels([str(tick) for tick in ticks])

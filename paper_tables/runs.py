@@ -218,7 +218,7 @@ def device_of(options: Options) -> Device:
 def jobs(options: Options, contenders: Iterable[Contender]) -> list[Job]:
     """Return a job for each run of the profiles: the one asked for, and those that take long and may be recorded."""
     return [
-        _job(options, contender, width, profile, seed)
+        job(options, contender, width, profile, seed)
         for profile in dict.fromkeys([options.profile, *LONG])
         for contender in contenders
         for width in contender.widths
@@ -237,7 +237,8 @@ def command(profile: str, options: Options) -> str:
     return command_of("5 6 7", needs_of(profile), profile) + seeds
 
 
-def _job(options: Options, contender: Contender, width: str, profile: str, seed: int) -> Job:
+def job(options: Options, contender: Contender, width: str, profile: str, seed: int) -> Job:
+    """Return the job of a run."""
     made = contender.recipe(profile, width, seed)
     return Job(
         place(contender, width, profile, seed),

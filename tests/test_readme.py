@@ -217,7 +217,7 @@ def test_what_it_says_of_digits_and_of_slopes_is_what_the_tables_find():
     )
     assert f"0.1 is {float(rate)} points better than the printed 0.01 (p = {float(rate_p):.2f})" in text
     assert f"the narrower kernel is {-float(kernel)} points below, at the edge of chance (p = {kernel_p})" in text
-    assert "of these differences none is beyond chance" in findings(schedule)
+    assert "digits: of these differences none is beyond chance" in findings(schedule)
     assert "No difference stands out after 3, 10 or 30 epochs" in text
     said = findings(depth)
     assert said.count("none of it beyond chance") == 2

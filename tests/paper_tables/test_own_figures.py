@@ -40,12 +40,15 @@ def of_schedule(value, profiles=("embedded", "cifar10-short")):
     """`value(contender's name, epochs)` gives what the seeds gave."""
     found = {}
     for job in schedule.jobs(OPTIONS):
-        if job.profile in profiles:
-            some = value(job.place.row, int(job.place.column.split()[1]))
-            some = some[: schedule.SEEDS[job.profile][int(job.place.column.split()[1])]]
-            found[job.place] = cell(job, sum(some) / len(some), accuracies=tuple(some))
-        else:
+        if job.profile not in profiles:
             found[job.place] = Cell(**job.place._asdict(), unit=job.unit, value_verdict="not run")
+        elif job.place.table == "schedule":
+            epochs = int(job.place.column.split()[1])
+            some = value(job.place.row, epochs)[: schedule.SEEDS[job.profile][epochs]]
+            found[job.place] = cell(job, sum(some) / len(some), accuracies=tuple(some))
+        else:  # of the tables: a run each
+            some = value(job.place.row.removesuffix(", 1/1"), 6)
+            found[job.place] = cell(job, some[int(job.place.column[-1])])
     return found
 
 
@@ -58,16 +61,34 @@ def growing(row, epochs):
 
 def test_jobs_of_the_schedule():
     found = schedule.jobs(OPTIONS)
-    assert len({job.place for job in found}) == len(found) == 2 * 3 * len(schedule.CONTENDERS)
+    assert len({job.place for job in found}) == len(found) == (2 * 3 + 3) * len(schedule.CONTENDERS)
     assert len({job.key for job in found}) == len(found)
-    assert {(job.profile, job.needs) for job in found} == {
-        ("embedded", ("tune",)),
-        ("cifar10-short", ("tune", "data")),
+    assert {(job.place.table, job.profile, job.needs) for job in found} == {
+        ("schedule", "embedded", ("tune",)),
+        ("schedule", "cifar10-short", ("tune", "data")),
+        ("training", "cifar10-short", ("data",)),
     }
 
 
+def test_the_runs_of_tables_5_and_7_are_a_length():
+    """They are the very recipes; one that is missing leaves the length out."""
+    for contender in schedule.CONTENDERS:
+        for seed, made in enumerate(schedule._recipes(contender, *schedule.OF_TABLES)):
+            assert made == contender.recipe("cifar10-short", "1/1", seed)
+    found = of_schedule(growing)
+    shown = {(cell.row, cell.column): cell for cell in schedule.run(OPTIONS, found).cells}
+    cell = shown["STE", "CIFAR-10, 6 epochs"]
+    assert (cell.measured, cell.runs, cell.seeds) == (pytest.approx(89.6), 3, (0, 1, 2))
+    place = runs.place(runs.STE, "1/1", "cifar10-short", 2)
+    found[place] = dataclasses.replace(found[place], value_verdict="stale", reason="since")
+    shown = {(cell.row, cell.column): cell for cell in schedule.run(OPTIONS, found).cells}
+    cell = shown["STE", "CIFAR-10, 6 epochs"]
+    assert (cell.measured, cell.value_verdict, cell.reason) == (None, "stale", "since")
+    assert "after 3, 10, 30 epochs" in schedule.run(OPTIONS, found).findings[-2]
+
+
 def test_a_length_is_all_that_differs():
-    one, other = (schedule._recipes(runs.DAQ, "embedded", epochs, 2)[1] for epochs in (3, 30))
+    one, other = (schedule._recipes(runs.DAQ, "embedded", epochs)[1] for epochs in (3, 30))
     differing = {name for name, value in one.as_json().items() if other.as_json()[name] != value}
     assert differing == {"epochs"}
     assert one.seed == 1
@@ -110,10 +131,10 @@ def test_differences_are_paired_by_seed_and_have_an_interval():
     assert all(
         "3, 10, 30 epochs: +1.0, +1.0, +1.0 points" in said and f"{half}, {half}, {half}" in said for said in digits
     )
-    assert all("3, 10, 30 epochs: +1.0, +1.0, +1.0 points" in said for said in cifar)
-    assert all(f"{half}, {half}, none)" in said for said in cifar)
+    assert all("3, 6, 10, 30 epochs: +1.0, +1.0, +1.0, +1.0 points" in said for said in cifar)
+    assert all(f"{half}, {half}, {half}, none)" in said for said in cifar)
     assert "adjusted for 9" in of_digits
-    assert "adjusted for 9" in of_cifar  # those of which nothing is known are of the family
+    assert "adjusted for 12" in of_cifar  # those of which nothing is known are of the family
     assert "STE at 30 epochs" in of_digits
     missing = of_schedule(growing)
     missing.pop(next(iter(missing)))
@@ -129,8 +150,8 @@ def test_lengths_that_were_not_run_are_left_out_but_stay_of_the_family():
             found[place] = dataclasses.replace(cell, measured=None, value_verdict="not run")
     *lines, said = schedule.run(OPTIONS, found).findings
     assert len(lines) == 3
-    assert all("after 3 epochs: +1.0 points (95 % intervals: +/-0.3)" in line for line in lines)
-    assert "adjusted for 9" in said
+    assert all("after 3, 6 epochs: +1.0, +1.0 points (95 % intervals: +/-0.3, +/-0.3)" in line for line in lines)
+    assert "adjusted for 12" in said
 
 
 def test_of_nine_differences_by_chance_none_is_said_to_be_beyond_it():
