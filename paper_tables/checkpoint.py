@@ -20,7 +20,7 @@ from reference import registry
 from torchimpl import checkpoints, evaluation, files, sources
 from torchimpl.checkpoints import NORMALIZATIONS
 from torchimpl.data import cifar10
-from torchimpl.models import ARCHITECTURES
+from torchimpl.models import ACTIVATIONS, ARCHITECTURES
 
 TABLE = "checkpoint"
 RELEASED, RELEASED_WITH = "resnet20_released", "imagenet"
@@ -29,11 +29,10 @@ DESCRIPTION = """\
 Measure the test accuracy of a checkpoint of a known network on CIFAR-10, all 10,000 test images, and judge a claim.
 
   resnet20           ResNet-20 in the usual public layouts: classifier "linear" or "fc", shortcuts of option A or
-                     B ("shortcut" or "downsample"), with or without a leading "module."; with Hardtanh in the
-                     place of ReLU where inputs are quantized to signs (irnet)
+                     B ("shortcut" or "downsample"), with or without a leading "module."
   resnet20_released  the network of DAQ's released code
 
-Method and bit-widths are yours to say: a file does not record them, and a wrong --bits gives a wrong accuracy.
+Method, bit-widths and activation are yours to say: a file does not record them, and wrong ones give a wrong accuracy.
 The file may be a state_dict, or a dict that holds one, in torch's formats or safetensors. It is read as tensors and
 plain containers only: a file that holds anything else is refused.
 """
@@ -65,6 +64,11 @@ def parser() -> argparse.ArgumentParser:
     )
     result.add_argument("--bits", metavar="W/A", help="bit-widths of weights and activations, such as 1/1 or 2/32")
     result.add_argument(
+        "--activation",
+        choices=list(ACTIVATIONS),
+        help="default: relu, or hardtanh in a plain network whose inputs are quantized to signs (irnet)",
+    )
+    result.add_argument(
         "--normalize",
         metavar="HOW",
         help=f"one of {', '.join(NORMALIZATIONS)}, or means and deviations as M,M,M/S,S,S "
@@ -89,7 +93,7 @@ def main(arguments: Sequence[str]) -> int:
         tried = {name: checkpoints.parse_normalization(name) for name in names}
         data = _data_folder(given.data)
         checkpoint = checkpoints.read(given.weights)
-        model = checkpoints.load(checkpoint, given.arch, method, bits)
+        model = checkpoints.load(checkpoint, given.arch, method, bits, given.activation)
         test = cifar10.load(data, "test")
     except ValueError as error:
         raise InputError(str(error)) from None
@@ -114,6 +118,7 @@ def main(arguments: Sequence[str]) -> int:
         reason += f"; {_said(counts, images, tried)}; --normalize sets it"
     mean, std = tried[taken]
     several = f", entry {checkpoint.entry} (it also holds {checkpoint.others})" if checkpoint.others else ""
+    network = f"{given.arch} with {given.activation}" if given.activation else given.arch
     cell = Cell(
         paper="",
         table=TABLE,
@@ -125,7 +130,7 @@ def main(arguments: Sequence[str]) -> int:
         ci95=verdicts.accuracy_interval(correct, images),
         runs=1,
         images=images,
-        protocol=f"{given.arch}, {given.method or 'full precision'}, normalization {taken}{several}",
+        protocol=f"{network}, {given.method or 'full precision'}, normalization {taken}{several}",
         value_verdict=verdict,
         reason=reason,
         seconds=round(seconds, 1),
@@ -134,6 +139,7 @@ def main(arguments: Sequence[str]) -> int:
         key=keys.key(
             [*keys.ACCURACY, *itertools.chain(*map(sources.method_modules, both))],
             arch=given.arch,
+            activation=given.activation,
             method=both,
             checkpoint=checkpoint.sha256,
             bits=bits,

@@ -369,20 +369,20 @@ class Params(grid.UniformParams):
     gamma : float
         Constant of Eq. 7.
     sigma : float
-        Width of the kernel; the paper has 1 for weights and 2 for activations.
+        Width of the kernel; by default the paper's for the role, 1 for weights and 2 for activations.
     variant : {"paper", "released"}
         Formula of the kernel.
     """
 
     gamma: float = GAMMA
-    sigma: float = SIGMA["weight"]
+    sigma: float = None  # type: ignore[assignment]  # here; a number in every instance
     variant: Variant = "paper"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "variant", METHOD.check(self.bits, self.role, self.variant))
         check_gamma(self.gamma)
-        check_sigma(self.sigma)
+        object.__setattr__(self, "sigma", check_sigma(SIGMA[self.role] if self.sigma is None else self.sigma))
 
 
 def init(
@@ -407,15 +407,7 @@ def init(
     Params(lower=array(0.), upper=array(3.), bits=1, role='activation', gamma=2.0, sigma=2.0, variant='paper')
     """
     low, high = grid.initial_clip_range(x, role)
-    return Params(
-        lower=np.asarray(low),
-        upper=np.asarray(high),
-        bits=bits,
-        role=role,
-        gamma=gamma,
-        sigma=SIGMA[role] if sigma is None else sigma,
-        variant=check_variant(variant),
-    )
+    return Params(np.asarray(low), np.asarray(high), bits, role, gamma, sigma, check_variant(variant))  # type: ignore[arg-type]
 
 
 def forward(x: npt.ArrayLike, params: Params, *, training: bool, noise: None = None) -> Array:

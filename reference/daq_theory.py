@@ -187,13 +187,15 @@ def fixed_beta_mean_gap(beta: float, *, sigma: float, variant: daq.Variant = "pa
     >>> [round(fixed_beta_mean_gap(beta, sigma=math.inf), 3) for beta in (10, 20, 60, 150)]
     [0.113, 0.057, 0.019, 0.008]
     """
-    beta = _check_scalar_beta(beta)
-    k = daq.kappa(sigma, variant)
+    beta, c = _check_scalar_beta(beta), daq.kernel_exponent(sigma, variant)
 
-    def gap(t: float) -> float:
-        return float(expit(-beta * (math.exp(-t) - k * math.exp(t - 1))))
+    def gap(u: float) -> float:
+        """Return the gap at the distance u from the transition point, where the scores differ by no rounded number."""
+        return float(expit(-beta * (math.expm1(u) - math.expm1(-u - 2 * c)) / math.sqrt(math.e)))
 
-    return float(2 * quad(gap, 0, 0.5, epsabs=1e-13, epsrel=1e-12)[0])
+    far = min(0.5, 60 / max(beta, 1))  # the gap falls at least as exp(-0.6 beta u)
+    parts = (quad(gap, *ends, epsabs=1e-300, epsrel=1e-12)[0] for ends in ((0, far), (far, 0.5)))
+    return float(2 * sum(parts))
 
 
 def fixed_beta_jumps(beta: float, *, sigma: float, variant: daq.Variant = "paper") -> tuple[float, float]:
@@ -214,8 +216,9 @@ def fixed_beta_mean_slope(beta: float, *, sigma: float, variant: daq.Variant = "
     >>> round(fixed_beta_mean_slope(24.0, sigma=1.0), 4)
     0.0065
     """
-    at_level, at_transition = fixed_beta_jumps(beta, sigma=sigma, variant=variant)
-    return 1 - at_level - at_transition
+    at_level, _ = fixed_beta_jumps(beta, sigma=sigma, variant=variant)
+    below_one = 2 * float(expit(-_score_distance_at_transition(beta, sigma, variant)))  # 1 - the jump at half-integers
+    return below_one - at_level
 
 
 def fixed_beta_transition_slope(beta: float, *, sigma: float, variant: daq.Variant = "paper") -> float:

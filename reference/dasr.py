@@ -74,7 +74,7 @@ class Params(grid.UniformParams):
 
     beta: float = BETA
     gamma: float = daq.GAMMA
-    sigma: float = daq.SIGMA["weight"]
+    sigma: float = None  # type: ignore[assignment]  # here; a number in every instance
     kernel: daq.Variant = "paper"
     variant: str = "kernel"
 
@@ -83,7 +83,7 @@ class Params(grid.UniformParams):
         object.__setattr__(self, "variant", METHOD.check(self.bits, self.role, self.variant))
         checks.check_scalar("beta", self.beta, *daq.BETA_RANGE)
         daq.check_gamma(self.gamma)
-        daq.check_sigma(self.sigma)
+        object.__setattr__(self, "sigma", daq.check_sigma(daq.SIGMA[self.role] if self.sigma is None else self.sigma))
         daq.check_variant(self.kernel)
 
     @property
@@ -110,8 +110,7 @@ def init(
     """
     METHOD.check(bits, role, variant)
     low, high = grid.initial_clip_range(x, role)
-    sigma = daq.SIGMA[role] if sigma is None else sigma
-    return Params(np.asarray(low), np.asarray(high), bits, role, beta, gamma, sigma, kernel, variant)
+    return Params(np.asarray(low), np.asarray(high), bits, role, beta, gamma, sigma, kernel, variant)  # type: ignore[arg-type]
 
 
 def forward(x: npt.ArrayLike, params: Params, *, training: bool, noise: None = None) -> Array:

@@ -14,6 +14,7 @@ from paper_tables import (
     cli,
     constants,
     depth,
+    disguise,
     evolution,
     jobs,
     protocol,
@@ -228,6 +229,9 @@ def test_what_it_says_of_digits_and_of_slopes_is_what_the_tables_find():
         f"makes gradients {paper:.0f} times as large as flat slopes do before fine-tuning, {trained_paper:.1f}" in text
     )
     assert f"the released kernel {released:.1f} and {trained_released} times" in text
+    listed = re.findall(r"disguise is ([\d. →]+) times as far", findings(disguise))
+    times = [float(number) for numbers in listed for number in numbers.split(" → ")]
+    assert f"{min(times)} to {max(times)} times as far as two runs of DAQ begun 1e-6 apart" in text
     gains = re.findall(r"sigma = [\d., ]+ ([+-])[\d.]+ \(", findings(constants))
     assert gains == ["-"] * 7
     assert "Nor is any of seven other choices of gamma and sigma better than the paper's" in text

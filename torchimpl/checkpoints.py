@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from torchimpl import pickle_scan, safetensors
-from torchimpl.models import ARCHITECTURES, ResNet, needs_signs
+from torchimpl.models import ACTIVATIONS, ARCHITECTURES, ResNet, needs_signs
 from torchimpl.quantizers import quantizer_class
 from torchimpl.quantizers.base import SETTINGS, read_settings
 
@@ -230,6 +230,7 @@ def load(
     arch: str,
     method: str | tuple[str, str] | None = None,
     bits: tuple[int | None, int | None] = (None, None),
+    activation: str | None = None,
 ) -> ResNet:
     """Build a network of the suite with the weights of a checkpoint, in test mode.
 
@@ -239,9 +240,11 @@ def load(
     arch : {"resnet20", "resnet32", "resnet44", "resnet56", "resnet20_released", "resnet20_apot"}
     method : str or (str, str), optional
         Quantizer of the convolutions within the blocks, or one of weights and one of inputs; None is full precision.
-        Where that of inputs knows signed ones only, a plain network has Hardtanh in the place of ReLU.
     bits : tuple of (int or None)
         Bit-widths of weights and activations.
+    activation : {"relu", "hardtanh"}, optional
+        No file tells. By default the published one, ReLU; but Hardtanh in a plain network whose inputs are quantized by
+        a method that knows signed ones only.
 
     Raises
     ------
@@ -252,10 +255,12 @@ def load(
     if arch not in ARCHITECTURES:
         raise CheckpointError(f"arch must be one of {', '.join(ARCHITECTURES)}, got {arch!r}")
     plain = arch not in ("resnet20_released", "resnet20_apot")
-    if not plain and needs_signs(method, bits):
+    if activation not in (None, *ACTIVATIONS):
+        raise CheckpointError(f"activation must be one of {', '.join(ACTIVATIONS)}, got {activation!r}")
+    if needs_signs(method, bits) and (activation == "relu" or (activation is None and not plain)):
         raise CheckpointError(f"{_named(arch, method, bits)}: its inputs must have both signs, and {arch} has ReLU")
     state = dict(checkpoint.state)
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = {} if activation is None else {"activation": ACTIVATIONS[activation]}
     if arch == "resnet20_released":
         state = _from_released_layout(state, checkpoint.path)
     else:
@@ -350,12 +355,12 @@ _RELEASED_NAMES = {
 
 def _from_released_layout(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
     """Rename the entries of DAQ's released checkpoints, and drop the ones that its network never uses."""
-    renamed = {}
+    renamed: dict[str, Tensor] = {}
     for name, value in state.items():
         name = re.sub(r"^(layer[123])\.block_(\d+)\.0\.", r"\1.\2.", name)
         module, _, leaf = name.rpartition(".")
         if module.endswith("_quantizer"):  # the suite's own
-            renamed[name] = value
+            _add(path, renamed, name, value)
             continue
         if module == "bn1":  # of the first convolution: not called by the released network
             continue
@@ -365,7 +370,7 @@ def _from_released_layout(state: dict[str, Tensor], path: Path) -> dict[str, Ten
             continue
         if leaf == "lA":
             raise CheckpointError(f"{path}: {name} = {float(value)} was learned; the known network has none")
-        renamed[".".join(filter(None, (module, _RELEASED_NAMES.get(leaf, leaf))))] = value
+        _add(path, renamed, ".".join(filter(None, (module, _RELEASED_NAMES.get(leaf, leaf)))), value)
     return renamed
 
 

@@ -256,7 +256,7 @@ class QuantizedLayer(nn.Module):
         x_q, w_q = self.input_quantizer(x), self.quantized_weight()
         if not self.scale_is_ready():
             self._initialize_scale(x.detach(), x_q.detach(), w_q.detach())
-        return self._linear_map(x_q, w_q if self.scale is None else w_q * self.scale.abs())
+        return self.linear_map(x_q, w_q if self.scale is None else w_q * self.scale.abs())
 
     def _from_integers(self, x: Tensor) -> Tensor:
         w = self.raw_weight()
@@ -311,7 +311,7 @@ class QuantizedLayer(nn.Module):
         w = self.output_first(self.weight)
         return standardize(w) if self.standardized else w
 
-    def _linear_map(self, x: Tensor, w: Tensor) -> Tensor:
+    def linear_map(self, x: Tensor, w: Tensor) -> Tensor:
         """Apply the layer's linear map, without bias; `w` has the output channels along its first axis."""
         raise NotImplementedError
 
@@ -351,7 +351,7 @@ class QuantizedLayer(nn.Module):
             kind = torch.float64
         narrowed = torch.is_autocast_enabled(x.device.type)
         with torch.autocast(x.device.type, enabled=False) if narrowed else nullcontext():
-            sums = self._linear_map(x.to(kind), w.to(kind))
+            sums = self.linear_map(x.to(kind), w.to(kind))
         return sums if x.is_cpu else sums.round()
 
     def _by_channel(self, unit: Tensor | float) -> Tensor | float:
@@ -383,7 +383,7 @@ class QuantizedLayer(nn.Module):
         check_calibrating(self)
         check_weights(self.weight, standardized=self.standardized)
         w = self.output_first(self.weight)
-        quantized, full = (float(self._linear_map(*both).abs().mean()) for both in ((x_q, w_q), (x, w)))
+        quantized, full = (float(self.linear_map(*both).abs().mean()) for both in ((x_q, w_q), (x, w)))
         if not (math.isfinite(quantized) and math.isfinite(full)):
             means = (quantized, full)
             raise checks.refuse("mean magnitude of the first batch's outputs", means, "finite (is the batch empty?)")
@@ -478,7 +478,7 @@ class _QuantConvolution(QuantizedLayer):
         each = ({**options, **(weight_options or {})}, {**options, **(input_options or {})})
         self._add_quantizers(method, bits, input_role, standardized, channelwise, *each)
 
-    def _linear_map(self, x: Tensor, w: Tensor) -> Tensor:
+    def linear_map(self, x: Tensor, w: Tensor) -> Tensor:
         convolve: Callable[..., Tensor] = self._conv_forward
         return convolve(x, w, None)
 
@@ -586,7 +586,7 @@ class _QuantTransposed(QuantizedLayer):
         finally:
             self._wanted_size = None
 
-    def _linear_map(self, x: Tensor, w: Tensor) -> Tensor:
+    def linear_map(self, x: Tensor, w: Tensor) -> Tensor:
         axes = len(self.kernel_size)
         numbers = (self.stride, self.padding, self.kernel_size, axes, self.dilation)
         added = self._output_padding(x, self._wanted_size, *numbers)
@@ -685,7 +685,7 @@ class QuantLinear(QuantizedLayer, nn.Linear):  # type: ignore[misc]  # torch typ
         if calls_are_seen not in self._forward_pre_hooks.values():
             self.register_forward_pre_hook(calls_are_seen)
 
-    def _linear_map(self, x: Tensor, w: Tensor) -> Tensor:
+    def linear_map(self, x: Tensor, w: Tensor) -> Tensor:
         return nn.functional.linear(x, w)
 
 

@@ -447,7 +447,7 @@ class _Layer(nn.Module):
         w = self.get_buffer("constant") if self.of_weights is None else self.of_weights()
         if isinstance(layer, QuantConvTranspose1d | QuantConvTranspose2d | QuantConvTranspose3d):
             layer._wanted_size = output_size
-        out = layer._linear_map(self.inputs(x), w)
+        out = layer.linear_map(self.inputs(x), w)
         factor, offset = self._buffers["factor"], self._buffers["offset"]
         out = out if factor is None else out * factor
         return out if offset is None else out + offset

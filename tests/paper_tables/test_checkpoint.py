@@ -1,8 +1,11 @@
 """The subcommand checkpoint, on a test set of few images whose labels a network gives under one normalisation."""
 
+import functools
+
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 
 from paper_tables import cells, checkpoint, cli
 from paper_tables.cells import Cell
@@ -97,6 +100,18 @@ def test_the_released_network_brings_its_own(run):
     _, out, cell = run("imagenet", "--claim", "100", make=resnet20_released, arch="resnet20_released")
     assert cell.value_verdict == "reproduced"
     assert "tried" not in out
+
+
+@pytest.mark.parametrize(
+    ("arch", "make", "how"), [("resnet20", resnet20, "cifar10"), ("resnet20_released", resnet20_released, "imagenet")]
+)
+def test_no_file_tells_hardtanh_from_relu(arch, make, how, run):
+    hardtanh = functools.partial(make, activation=F.hardtanh)
+    _, _, cell = run(how, "--normalize", how, "--activation", "hardtanh", make=hardtanh, arch=arch)
+    assert cell.measured == 100
+    assert cell.protocol.startswith(f"{arch} with hardtanh, ")
+    _, _, cell = run(how, "--normalize", how, make=hardtanh, arch=arch)
+    assert cell.measured < 100
 
 
 def test_a_network_that_answers_nan_is_bad_input(run):

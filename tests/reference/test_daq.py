@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from reference import daq, grid
+from reference import daq, dasr, grid
 from tests import oracles
 from tests.oracles import check_near, check_same, elementwise, eps, exact
 from tests.strategies import (
@@ -368,9 +368,19 @@ def test_init_takes_the_papers_sigma():
 )
 def test_parameters_that_are_refused(name, values, admitted):
     for value in values:
+        if (name, value) == ("sigma", None):  # of parameters it means the paper's
+            continue
         with pytest.raises(ValueError, match=f"{name} must be {admitted}, got {value!r}"):
             daq.Params(-1.0, 1.0, 2, "weight", **{name: value})
     for function in [daq.discretize, daq.slope, daq.slope_numba, daq.adaptive_temperature]:
         for value in values:
             with pytest.raises(ValueError, match=f"{name} must be {admitted}, got {value!r}"):
                 print(function, name, value, function([0.25], **{"sigma": 1.0, name: value}))
+
+
+@pytest.mark.parametrize("method", [daq, dasr])
+def test_parameters_without_a_width_have_the_papers_for_their_role(method):
+    for role in ("weight", "activation", "signed_activation"):
+        bounds = (0.0 if role == "activation" else -3.0, 3.0)
+        assert method.Params(*bounds, 2, role).sigma == method.init([0.0, 1.0, 2.0], 2, role).sigma == daq.SIGMA[role]
+        assert method.Params(*bounds, 2, role, sigma=0.5).sigma == 0.5

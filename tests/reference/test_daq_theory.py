@@ -191,6 +191,23 @@ def test_with_a_kernel_the_slope_vanishes_and_without_it_explodes():
     check_near("slopes without kernel", without, np.array([24, 60, 150]) / (2 * math.sqrt(math.e)), 1e-12)
 
 
+@pytest.mark.parametrize("beta", [1e3, 1e5, 1e7, 1e8])
+def test_the_mean_gap_far_from_quadrature_s_first_points(beta):
+    """Without a kernel it lies within 1/beta of the transition point: ln 2 sqrt(e) / beta, to first order."""
+    want = math.log(2) * math.sqrt(math.e) / beta
+    got = daq_theory.fixed_beta_mean_gap(beta, sigma=math.inf)
+    check_near(f"fixed_beta_mean_gap({beta})", got, want, 2 * want / beta + 1e-11 * want)
+
+
+@pytest.mark.parametrize("beta", [24.0, 150.0, 700.0, 1000.0])
+def test_a_mean_slope_that_is_next_to_nothing_keeps_its_digits(beta):
+    distance = exact(beta) * (1 - exact(daq.kappa(1.0))) / exact(1).exp().sqrt()
+    at_level = exact(beta) * (1 - exact(daq.kappa(1.0)) / exact(1).exp())
+    want = float(2 / (1 + distance.exp()) - 2 / (1 + at_level.exp()))
+    bound = 8 * beta * 2.3e-16 * want + 1e-300
+    check_near(f"fixed_beta_mean_slope({beta})", daq_theory.fixed_beta_mean_slope(beta, sigma=1.0), want, bound)
+
+
 FIXED = ["gap", "mean_gap", "jumps", "mean_slope", "transition_slope"]
 
 

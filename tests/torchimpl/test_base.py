@@ -374,3 +374,30 @@ def test_jit_traces_and_saves(method):
     with torch.no_grad():
         for x in (2 * IMAGES, IMAGES[:3]):
             check_same("traced", loaded(x).numpy(), model(x).numpy())
+
+
+@every_method
+def test_codes_are_not_of_placeholders(method):
+    """As values: first values come from a batch in training mode, or from a state."""
+    known = registry.method(method)
+    role = known.roles[-1]
+    module = build(method, bits=known.admitted(role)[0], role=role)
+    if module.has_first_values:
+        pytest.skip(f"the first values of {method} need no data")
+    with pytest.raises(RuntimeError, match="has no first values"):
+        module.eval().codes(torch.rand(8))
+    x = torch.rand(8)
+    codes = module.train().codes(x)
+    assert torch.equal(module.eval().decode(codes, x), module(x))
+
+
+@every_method
+def test_the_meta_device_has_no_numbers_to_show_and_takes_a_state(method):
+    known = registry.method(method)
+    module = build(method, bits=known.admitted(known.roles[0])[0], role=known.roles[0])
+    state = {name: value.clone() for name, value in module.state_dict().items()}
+    empty = copy.deepcopy(module).to("meta")
+    assert str(empty).startswith(type(module).__name__)
+    empty.load_state_dict(state, assign=True)
+    assert str(empty) == str(module)
+    assert empty.has_first_values == module.has_first_values

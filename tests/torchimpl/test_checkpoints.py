@@ -157,6 +157,19 @@ def test_files_without_the_marks_of_first_values(method, tmp_path):
     check_same(f"{method}", outputs(checkpoints.load(checkpoint, "resnet20", method, bits)), outputs(ours))
 
 
+def test_signs_behind_relu_are_refused_and_behind_hardtanh_are_not(tmp_path):
+    checkpoint = checkpoints.read(save(tmp_path, network(resnet20, "irnet", (1, 1)).state_dict()))
+    bits = (1, 1)
+    assert checkpoints.load(checkpoint, "resnet20", "irnet", bits).activation is F.hardtanh
+    assert checkpoints.load(checkpoint, "resnet20", "irnet", bits, "hardtanh").activation is F.hardtanh
+    assert "must have both signs, and resnet20 has ReLU" in refusal(
+        checkpoints.load, checkpoint, "resnet20", "irnet", bits, "relu"
+    )
+    assert refusal(checkpoints.load, checkpoint, "resnet20", None, (None, None), "tanh").startswith(
+        "activation must be one of relu, hardtanh, got 'tanh'"
+    )
+
+
 def nested_tuples(depth):
     """A pickle of a dict whose key is a tuple of a tuple of ..., each held twice: 2^depth hashes."""
     content = b"\x80\x02}" + b"K\x01\x85q\x00"
@@ -767,6 +780,15 @@ def test_the_two_architectures_are_told_apart(tmp_path):
 def test_odd_entries_of_the_released_layout(entry, value, reason, tmp_path):
     state = {**released(network(resnet20_released))["state_dict"], entry: value}
     assert reason in refusal(read_and_load, save(tmp_path, state), "resnet20_released")
+
+
+def test_an_entry_that_stands_twice_in_the_released_layout_is_refused(tmp_path):
+    state = released(network(resnet20_released))["state_dict"]
+    name = "layer1.block_0.0.conv1.weight"
+    state |= {"layer1.0.conv1.weight": state[name]}
+    assert "layer1.0.conv1.weight stands in it twice" in refusal(
+        read_and_load, save(tmp_path, state), "resnet20_released"
+    )
 
 
 def test_unknown_architectures(tmp_path):

@@ -254,3 +254,11 @@ def test_repr():
     assert repr(DAQ(2, "weight", literal=True)) == (
         "DAQ(bits=2, role=weight, variant=paper, gamma=2, sigma=1, literal)"
     )
+
+
+@pytest.mark.parametrize("bounds", [(1.0, 1.0), (2.0, 1.0)])
+def test_an_empty_clip_range_gives_nan_in_either_form(bounds):
+    for literally in (False, True):
+        ours = quantizer("daq", 2, "signed_activation", *bounds, literal=literally)
+        with pytest.warns(UserWarning, match="lower < upper"):
+            assert ours(torch.linspace(-1, 3, 9)).isnan().all()

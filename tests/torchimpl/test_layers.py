@@ -200,8 +200,8 @@ def test_the_scale_starts_at_the_ratio_of_mean_magnitudes(method, geometry, bits
     assert (layer.scale is not None) == has_one
     quantized = []
     if has_one:
-        hooked = layer._linear_map  # what the layer itself sees: in training, soft quantizers are not on the levels
-        layer._linear_map = lambda x, w: quantized.append((x, w)) or hooked(x, w)
+        hooked = layer.linear_map  # what the layer itself sees: in training, soft quantizers are not on the levels
+        layer.linear_map = lambda x, w: quantized.append((x, w)) or hooked(x, w)
     layer.train()(x)
     if not has_one:
         return

@@ -496,6 +496,11 @@ def test_divergence_is_a_result_with_its_reason():
     assert networks.fingerprint(again) == networks.fingerprint(state)
 
 
+def test_a_loss_of_another_rank_is_not_called_one_s_own(monkeypatch):
+    monkeypatch.setattr(trainer, "mean_over_ranks", lambda value: value * math.nan)
+    assert trained(small("plain")).diverged == "the mean loss of epoch 1 is nan"
+
+
 @pytest.mark.parametrize("method", registry.methods())
 def test_rates_that_are_far_too_large_are_no_failure(method):
     made = small("plain", method, options={"bits": lowest_bits(method)}, rate=1e3, quantizer_rate=1e3)

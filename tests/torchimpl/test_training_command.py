@@ -161,7 +161,6 @@ BAD = [
     (["--option", "gamma=2"], "--option is of quantizers: it needs --method"),
     (["--network", "resnet20"], "--network resnet20 cannot be trained: "),
     (["--network", "os:getcwd"], "--network os:getcwd cannot be trained: "),
-    (["--network", "resnet20_released", "--activation", "hardtanh"], "activation must be relu in resnet20_released"),
     (["--scratch"], "--scratch is of quantized networks, it needs --method"),
     (["--method", "dasr", "--option", "beta=4", "--option", "beta=12"], "--option beta is given twice"),
     (["--data", "/tmp"], "--data /tmp: smoke trains on digits, which need no folder"),

@@ -3,7 +3,16 @@
 from collections.abc import Callable, Mapping
 from functools import partial
 
-from torchimpl.models.resnet import ResNet, needs_signs, resnet, resnet8, resnet20, resnet20_apot, resnet20_released
+from torchimpl.models.resnet import (
+    ACTIVATIONS,
+    ResNet,
+    needs_signs,
+    resnet,
+    resnet8,
+    resnet20,
+    resnet20_apot,
+    resnet20_released,
+)
 
 ARCHITECTURES: Mapping[str, Callable[..., ResNet]] = {  # for CIFAR-10
     "resnet20": resnet20,
@@ -18,6 +27,7 @@ NETWORKS: Mapping[str, Callable[..., ResNet]] = {
 }
 
 __all__ = [
+    "ACTIVATIONS",
     "ARCHITECTURES",
     "NETWORKS",
     "ResNet",

@@ -6,7 +6,7 @@ DAQ, whose network differs in two places (see `resnet20_released`).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Literal, TypeAlias
 
@@ -20,6 +20,7 @@ Shortcut: TypeAlias = Literal["A", "B"]
 MakeConv: TypeAlias = Callable[..., nn.Conv2d]
 Function: TypeAlias = Callable[[Tensor], Tensor]
 Methods: TypeAlias = str | tuple[str, str] | None
+ACTIVATIONS: Mapping[str, Function] = {"relu": F.relu, "hardtanh": F.hardtanh}
 
 
 class ZeroPadShortcut(nn.Module):
@@ -153,7 +154,7 @@ def needs_signs(method: Methods, bits: tuple[int | None, int | None]) -> bool:
 
 
 def _activation(method: Methods, bits: tuple[int | None, int | None]) -> Function:
-    return F.hardtanh if needs_signs(method, bits) else F.relu
+    return ACTIVATIONS["hardtanh" if needs_signs(method, bits) else "relu"]
 
 
 def resnet(
@@ -199,7 +200,12 @@ def resnet20(method: Methods = None, bits: tuple[int | None, int | None] = (None
 
 
 def resnet20_apot(
-    method: Methods = None, bits: tuple[int | None, int | None] = (None, None), *, classes: int = 10, **options: Any
+    method: Methods = None,
+    bits: tuple[int | None, int | None] = (None, None),
+    *,
+    classes: int = 10,
+    activation: Function = F.relu,
+    **options: Any,
 ) -> ResNet:
     """The network of APoT's released code: shortcuts of option B, whose convolutions are quantized as well.
 
@@ -207,7 +213,7 @@ def resnet20_apot(
     a checkpoint is loaded.
     """
     conv = _conv(method, bits, options)
-    return ResNet(3, classes, "B", released=False, conv=conv, activation=F.relu, projection=conv)
+    return ResNet(3, classes, "B", released=False, conv=conv, activation=activation, projection=conv)
 
 
 def resnet8(
@@ -232,11 +238,16 @@ def resnet8(
 
 
 def resnet20_released(
-    method: Methods = None, bits: tuple[int | None, int | None] = (None, None), *, classes: int = 10, **options: Any
+    method: Methods = None,
+    bits: tuple[int | None, int | None] = (None, None),
+    *,
+    classes: int = 10,
+    activation: Function = F.relu,
+    **options: Any,
 ) -> ResNet:
     """The network in DAQ's released code, whose checkpoints the paper's Table 5 can be tested with.
 
     Against ResNet-20: no BatchNorm after the first convolution (its parameters are in the checkpoints, unused), and a
     BatchNorm over the 64 features before the classifier.
     """
-    return ResNet(3, classes, "A", released=True, conv=_conv(method, bits, options), activation=F.relu)
+    return ResNet(3, classes, "A", released=True, conv=_conv(method, bits, options), activation=activation)

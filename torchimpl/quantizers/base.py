@@ -106,7 +106,7 @@ class Quantizer(nn.Module):
 
     def notice_first_values(self) -> None:
         """Look at `initialized`, which was set behind the module's back."""
-        self._ready = bool(self.initialized)
+        self._ready = not self.initialized.is_meta and bool(self.initialized)
 
     def require_first_values(self, x: Tensor) -> None:
         """Take the first values from `x` if there are none yet.
@@ -204,12 +204,12 @@ class Quantizer(nn.Module):
         Raises
         ------
         ValueError
-            If `x` holds NaN, or a parameter is out of range.
+            If `x` holds NaN, or a parameter is out of range; besides, the errors of `forward`.
         """
         if bool(torch.isnan(x).any()):
             raise checks.refuse("x", "NaN", "free of NaN (NaN has no code)")
+        found = self.integers(x)
         self.check_parameters(x)
-        found = self.operator.integers(x, *self.arguments(x))
         if bool(found.isnan().any()):
             raise checks.refuse("parameters", "out of range", f"positive and finite for x of {x.dtype}")
         if self.table:
@@ -335,6 +335,11 @@ def read_settings(state: Any) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise ValueError("the settings in the state are damaged, or another program's")
     return found
+
+
+def as_shown(value: Tensor) -> str:
+    """Print a number of the state; on the meta device it has none."""
+    return "?" if value.is_meta else f"{float(value):g}"
 
 
 def _as_text(settings: Mapping[str, Any]) -> str:

@@ -49,7 +49,8 @@ def daq_closed_form(x: Tensor, lower: Tensor, upper: Tensor, n: int, is_weight: 
 
 
 def normalize_literally(x: Tensor, lower: Tensor, upper: Tensor, n: int) -> Tensor:
-    """Eq. 1 as it stands, differentiated by autograd; NaN keeps its gradient."""
+    """Eq. 1 as it stands, differentiated by autograd; NaN keeps its gradient, and an empty clip range gives NaN."""
+    upper = torch.where(lower < upper, upper, math.nan)
     clipped = torch.where(x.isnan(), x, torch.clamp(x, lower, upper))  # clamp would give NaN the gradient 0
     return n * (clipped - lower) / (upper - lower)
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from reference import checks, daq
 from reference import dasr as names
 from torchimpl.operators import operator
+from torchimpl.quantizers.base import as_shown
 from torchimpl.quantizers.daq import assign_literally, normalize_literally
 from torchimpl.quantizers.uniform import (
     UniformQuantizer,
@@ -185,7 +186,7 @@ class DASR(UniformQuantizer):
     def extra_repr(self) -> str:
         """Show what the quantizer was built with."""
         annealed = ", annealed" if self.annealed else ""
-        return f"{super().extra_repr()}, beta={float(self.beta):g}, sigma={self.sigma:g}{annealed}"
+        return f"{super().extra_repr()}, beta={as_shown(self.beta)}, sigma={self.sigma:g}{annealed}"
 
 
 QUANTIZER = DASR

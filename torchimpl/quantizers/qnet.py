@@ -13,7 +13,15 @@ from torch import Tensor, nn
 from reference import checks
 from reference.qnet import CLAMP, LARGEST_TEMPERATURE, ROUNDS, SCHEDULE, TEMPERATURE, TEMPERATURE_RANGE, ZERO
 from torchimpl.operators import operator
-from torchimpl.quantizers.base import Quantizer, as_float, check_finite, check_positive, positive_or_nan, reduce_to
+from torchimpl.quantizers.base import (
+    Quantizer,
+    as_float,
+    as_shown,
+    check_finite,
+    check_positive,
+    positive_or_nan,
+    reduce_to,
+)
 
 
 def targets(bits: int, role: str, variant: str) -> list[int]:
@@ -267,7 +275,7 @@ class QNet(Quantizer):
 
     def extra_repr(self) -> str:
         """Show what the quantizer was built with."""
-        return f"{super().extra_repr()}, temperature={float(self.temperature):g}"
+        return f"{super().extra_repr()}, temperature={as_shown(self.temperature)}"
 
 
 def kmeans(x: Tensor, centers: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from reference import checks
 from reference.soft_to_hard import FAR, SCHEDULE, SOFT
 from torchimpl.operators import operator
-from torchimpl.quantizers.base import Quantizer, as_float, check_finite, keep_nan, reduce_to
+from torchimpl.quantizers.base import Quantizer, as_float, as_shown, check_finite, keep_nan, reduce_to
 from torchimpl.quantizers.qnet import kmeans
 
 
@@ -161,7 +161,7 @@ class SoftToHard(Quantizer):
 
     def extra_repr(self) -> str:
         """Show what the quantizer was built with."""
-        return f"{super().extra_repr()}, hardness={float(self.hardness):g}"
+        return f"{super().extra_repr()}, hardness={as_shown(self.hardness)}"
 
 
 QUANTIZER = SoftToHard

@@ -17,7 +17,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from torchimpl.checkpoints import CheckpointError, parse_bits
 from torchimpl.data.cifar10 import DataError, Split
-from torchimpl.models import needs_signs
+from torchimpl.models import ACTIVATIONS, needs_signs
 from torchimpl.training import batches, store, trainer
 from torchimpl.training.recipe import Recipe, profiles, recipe, source
 from torchimpl.training.trainer import Device
@@ -54,7 +54,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--network", help="instead of the profile's: its name, or package.module:function")
     result.add_argument(
         "--activation",
-        choices=("relu", "hardtanh"),
+        choices=list(ACTIVATIONS),
         help="of the profile's network (default: relu, or what the method needs)",
     )
     for name, kind in (("epochs", int), ("batch", int), ("rate", float), ("quantizer-rate", float), ("seed", int)):

@@ -146,7 +146,7 @@ def _layers_named(model: nn.Module, names: Collection[str]) -> dict[str, Any]:
 def _outputs(layer: Any, x: Tensor, w: Tensor) -> Tensor:
     """What a layer makes of a quantized input, with these quantized weights."""
     w = w if layer.scale is None else w * layer.scale.abs()
-    found = layer._linear_map(x, w)
+    found = layer.linear_map(x, w)
     return found if layer.bias is None else found + layer.bias.view(layer.channel_shape)
 
 

@@ -13,10 +13,9 @@ from typing import Any
 
 from reference import checks, registry
 from torchimpl.checkpoints import NORMALIZATIONS
-from torchimpl.models import NETWORKS
+from torchimpl.models import ACTIVATIONS, NETWORKS
 
 IMAGES = ("cifar10", "digits")
-ACTIVATIONS = ("relu", "hardtanh")
 PRECISIONS = ("float32", "bfloat16")
 INHERITED = {"smoke": "embedded", "embedded": "cifar10", "cifar10-short": "cifar10"}  # whose sources a profile has, too
 FILE = Path(__file__).with_name("recipes.toml")
@@ -95,7 +94,7 @@ class Recipe:
     def __post_init__(self) -> None:
         for name, admitted in (
             ("images", IMAGES),
-            ("activation", ACTIVATIONS),
+            ("activation", tuple(ACTIVATIONS)),
             ("precision", PRECISIONS),
             ("normalize", tuple(NORMALIZATIONS)),
             ("flip", (False, True)),

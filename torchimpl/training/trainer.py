@@ -30,13 +30,11 @@ from torchimpl.checkpoints import NORMALIZATIONS
 from torchimpl.data.cifar10 import Split
 from torchimpl.evaluation import Count, count_correct
 from torchimpl.layers import QuantizedLayer
-from torchimpl.models import NETWORKS
+from torchimpl.models import ACTIVATIONS, NETWORKS
 from torchimpl.optimization import parameter_groups
 from torchimpl.quantizers.base import SETTINGS, Quantizer, ranks
 from torchimpl.training.batches import Batches, Loader
 from torchimpl.training.recipe import Recipe
-
-FUNCTIONS = {"relu": F.relu, "hardtanh": F.hardtanh}
 
 
 class Device(NamedTuple):
@@ -114,7 +112,7 @@ def build(recipe: Recipe, start: Mapping[str, Tensor] | None = None) -> nn.Modul
     Raises
     ------
     ValueError
-        If `start` is of another network, or the recipe's network has no such activation.
+        If `start` is of another network.
 
     Examples
     --------
@@ -125,12 +123,9 @@ def build(recipe: Recipe, start: Mapping[str, Tensor] | None = None) -> nn.Modul
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         if recipe.network in NETWORKS:
-            own: dict[str, Any] = {"activation": FUNCTIONS[recipe.activation]}
-            if recipe.network == "resnet20_released":
-                if recipe.activation != "relu":
-                    raise ValueError(f"activation must be relu in resnet20_released, got {recipe.activation!r}")
-                own = {}
-            model: nn.Module = NETWORKS[recipe.network](recipe.method, recipe.bits, **own, **recipe.options)
+            activation = ACTIVATIONS[recipe.activation]
+            network = NETWORKS[recipe.network]
+            model: nn.Module = network(recipe.method, recipe.bits, activation=activation, **recipe.options)
         else:
             module, _, function = recipe.network.partition(":")
             model = getattr(importlib.import_module(module), function)(**recipe.options)
@@ -237,8 +232,11 @@ def train(
         set_progress(model, (state.epochs + 1) / recipe.epochs)
         correct, undefined = test_accuracy(model, test, recipe)
         if not math.isfinite(loss):
-            at = next((i for i, each in enumerate(losses) if not bool(each.isfinite())), len(losses) - 1)
-            state.diverged = f"the loss is {float(losses[at]):g} at step {at + 1} of epoch {state.epochs + 1}"
+            where = f"of epoch {state.epochs + 1}"
+            state.diverged = f"the mean loss {where} is {loss:g}"  # on another rank
+            if steps_of_own := [i for i, each in enumerate(losses) if not bool(each.isfinite())]:
+                first = steps_of_own[0]
+                state.diverged = f"the loss is {float(losses[first]):g} at step {first + 1} {where}"
         state.epochs += 1
         state.seconds += time.perf_counter() - begun
         state.loss.append(loss)
