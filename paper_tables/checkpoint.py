@@ -13,14 +13,15 @@ from rich.markup import escape
 from rich.progress import Progress
 from torch import nn
 
-from paper_tables import cells, keys, render, tables, verdicts
-from paper_tables.cells import Cell
+from paper_tables import cells, keys, render, runs, tables, verdicts
+from paper_tables.cells import Cell, Measurement
 from paper_tables.tables import InputError, Output, folder, writing
 from reference import registry
 from torchimpl import checkpoints, evaluation, files, sources
 from torchimpl.checkpoints import NORMALIZATIONS
 from torchimpl.data import cifar10
 from torchimpl.models import ACTIVATIONS, ARCHITECTURES
+from torchimpl.training import trainer
 
 TABLE = "checkpoint"
 RELEASED, RELEASED_WITH = "resnet20_released", "imagenet"
@@ -33,8 +34,9 @@ Measure the test accuracy of a checkpoint of a known network on CIFAR-10, all 10
   resnet20_released  the network of DAQ's released code
 
 Method, bit-widths and activation are yours to say: a file does not record them, and wrong ones give a wrong accuracy.
-The file may be a state_dict, or a dict that holds one, in torch's formats or safetensors. It is read as tensors and
-plain containers only: a file that holds anything else is refused.
+The file may be a state_dict, or a dict that holds one, in torch's formats or safetensors; or what training keeps under
+out/training, of which it is said if it is a recorded run. It is read as tensors and plain containers only: a file that
+holds anything else is refused.
 """
 EPILOG = """\
 The claim is reproduced if the accuracy is within half a unit of its last digit, else contradicted, with the
@@ -118,7 +120,11 @@ def main(arguments: Sequence[str]) -> int:
         reason += f"; {_said(counts, images, tried)}; --normalize sets it"
     mean, std = tried[taken]
     several = f", entry {checkpoint.entry} (it also holds {checkpoint.others})" if checkpoint.others else ""
-    network = f"{given.arch} with {given.activation}" if given.activation else given.arch
+    activation = next(name for name, function in ACTIVATIONS.items() if function is model.activation)
+    network = given.arch if activation == "relu" else f"{given.arch} with {activation}"
+    weights = trainer.digest(checkpoint.state)
+    if run := _recorded(weights):
+        reason += f"; its weights are those of the recorded run {run}"
     cell = Cell(
         paper="",
         table=TABLE,
@@ -133,13 +139,14 @@ def main(arguments: Sequence[str]) -> int:
         protocol=f"{network}, {given.method or 'full precision'}, normalization {taken}{several}",
         value_verdict=verdict,
         reason=reason,
+        detail={"weights": weights, "sha256": checkpoint.sha256},
         seconds=round(seconds, 1),
         hardware=cells.hardware(),
         versions=cells.versions(),
         key=keys.key(
             [*keys.ACCURACY, *itertools.chain(*map(sources.method_modules, both))],
             arch=given.arch,
-            activation=given.activation,
+            activation=activation,
             method=both,
             checkpoint=checkpoint.sha256,
             bits=bits,
@@ -152,6 +159,18 @@ def main(arguments: Sequence[str]) -> int:
         with writing(Path(given.out)):
             cells.write(Path(given.out), [cell])
     return 1 if given.strict and verdict == "contradicted" else 0
+
+
+def _recorded(weights: str) -> str:
+    """Say which recorded run has weights of this digest; empty if none has."""
+    for path in sorted((cells.RESULTS / runs.TABLE).glob("*.json")):
+        try:
+            found = cells.read(path, Measurement)
+        except (OSError, ValueError) as error:
+            raise InputError(f"{error}; restore it from the repository") from None
+        if found.detail.get("weights") == weights:
+            return f"{found.row}, {found.column}"
+    return ""
 
 
 def _methods(text: str | None) -> str | tuple[str, str] | None:

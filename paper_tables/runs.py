@@ -378,8 +378,16 @@ def with_seeds(cell: Cell) -> Cell:
         return cell
     values = cell.detail["accuracies"]
     assert isinstance(values, tuple)
-    listed = ", ".join(f"{value:.2f}" for value in values)
-    return dataclasses.replace(cell, reason=f"by seed: {listed}{vouched([cell])}")
+    return dataclasses.replace(cell, reason=f"{by_seed(values)}{vouched([cell])}")
+
+
+def by_seed(values: Sequence[float]) -> str:
+    """List what each seed gave.
+
+    >>> by_seed([96.4, 97])
+    'by seed: 96.40, 97.00'
+    """
+    return f"by seed: {', '.join(f'{value:.2f}' for value in values)}"
 
 
 def vouched(cells: Sequence[Cell]) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 
 from paper_tables import cells, keys, reported, runs, trained
@@ -106,9 +107,29 @@ def run(options: Options, measured: Measured) -> Table:
         (*printed, *trained.cells(table, entries, ORDERINGS, options, measured), *times),
         findings=(
             *trained.findings(entries, options, measured),
+            *filter(None, (_during_training(options, measured, profile) for profile in trained.LABELS)),
             *(_slower(measured[_place(form)], form) for form in FORMS),
         ),
         columns=table.columns,
+    )
+
+
+def _during_training(options: Options, measured: Measured, profile: str) -> str:
+    """Say after how many epochs the controller is ahead of each other, as Figure 6 compares them."""
+    own = ENTRIES[runs.DAQ].runs(measured, profile, options.seeds).cells
+    said = []
+    for other in (ordering.less for ordering in ORDERINGS):
+        cells = other.runs(measured, profile, options.seeds).cells
+        if seeds := sorted(own.keys() & cells.keys()):
+            curves = [[np.asarray(some[seed].detail["accuracy"]) for seed in seeds] for some in (own, cells)]
+            epochs = min(len(curve) for some in curves for curve in some)
+            ours, theirs = (np.mean([curve[:epochs] for curve in some], axis=0) for some in curves)
+            said.append(f"{other.contender.name} after {int((ours > theirs).sum())} of {epochs}")
+    return (
+        f"{trained.LABELS[profile]}, tested by rounding after each epoch, as in Figure 6: on average over seeds the "
+        f"controller is ahead of {', '.join(said)}."
+        if said
+        else ""
     )
 
 

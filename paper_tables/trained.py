@@ -288,13 +288,13 @@ def _compared(pairs: _Pairs, adjusted: float, count: int) -> Compared:
     if pairs.elsewhere:
         reason += f"; {pairs.elsewhere}"
     for seed, both in pairs.by_seed.items():
-        if unlike := _unlike(both):
-            reason += f"; the two of seed {seed} differ in {unlike}"
+        if differing := unlike(both):
+            reason += f"; the two of seed {seed} differ in {differing}"
     interval = (mean - half, mean + half) if spread.known else None
     return Compared(pairs.ordering, mean, interval, verdict, reason, tuple(pairs.by_seed))
 
 
-def _unlike(found: Iterable[Cell]) -> str:
+def unlike(found: Iterable[Cell]) -> str:
     """Say in what runs differ that is of their machine and may change their bits; empty where in nothing."""
     there = [
         {
@@ -361,8 +361,8 @@ def _accuracy_cell(table: ReportedTable, there: Runs, spread: Pooled) -> Cell:
     if stopped:
         reason += f"; ended early: {'; '.join(sorted(stopped))}"
     reason += runs.vouched(found)
-    if unlike := _unlike(found):
-        reason += f"; runs differ in {unlike}"
+    if differing := unlike(found):
+        reason += f"; runs differ in {differing}"
     first = found[0]
     return Cell(
         paper=table.paper,

@@ -11,6 +11,7 @@ import pytest
 import quantgap_gate
 from arm import __main__
 from paper_tables import (
+    cells,
     cli,
     constants,
     depth,
@@ -229,7 +230,14 @@ def test_what_it_says_of_digits_and_of_slopes_is_what_the_tables_find():
         f"makes gradients {paper:.0f} times as large as flat slopes do before fine-tuning, {trained_paper:.1f}" in text
     )
     assert f"the released kernel {released:.1f} and {trained_released} times" in text
-    listed = re.findall(r"disguise is ([\d. →]+) times as far", findings(disguise))
+    assert (
+        f"below {int(max(runs.tuned('DSQ', 'cifar10-short').detail['accuracies'])) + 1} % at each of the rates" in text
+    )
+    place = runs.place(runs.DSQ, "1/1", "cifar10-short", 0)
+    run = cells.read(cells.RESULTS / place.table / place.filename, cells.Measurement)
+    assert run.detail["diverged"].startswith("the loss is inf")
+    assert run.detail["diverged"].endswith("of epoch 1")
+    listed = re.findall(r"recipe, one seed.*disguise is ([\d. →]+) times as far", "\n".join(findings_of(disguise)))
     times = [float(number) for numbers in listed for number in numbers.split(" → ")]
     assert f"{min(times)} to {max(times)} times as far as two runs of DAQ begun 1e-6 apart" in text
     gains = re.findall(r"sigma = [\d., ]+ ([+-])[\d.]+ \(", findings(constants))

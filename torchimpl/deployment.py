@@ -30,7 +30,7 @@ from reference.grid import Array
 from reference.requantization import IntegerLayer, Thresholds, attainable, search
 from torchimpl import checkpoints
 from torchimpl.layers import QuantConv2d
-from torchimpl.models import ARCHITECTURES
+from torchimpl.models import ACTIVATIONS, ARCHITECTURES
 from torchimpl.models.resnet import BasicBlock
 from torchimpl.quantizers.base import Quantizer
 
@@ -222,6 +222,9 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--out", required=True, metavar="FILE", help="such as block.npz")
     result.add_argument("--arch", default="resnet20_released", choices=list(ARCHITECTURES), help="default: %(default)s")
     result.add_argument("--method", default="daq", metavar="NAME[,NAME]", help="default: %(default)s")
+    result.add_argument(
+        "--activation", choices=list(ACTIVATIONS), help="no file tells; default: relu, or what the method needs"
+    )
     result.add_argument("--bits", default="1/1", metavar="W/A", help="default: %(default)s")
     result.add_argument("--size", type=int, default=32, metavar="N", help="rows of the images; default: %(default)s")
     return result
@@ -234,7 +237,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         names = chosen.method.split(",")
         method = names[0] if len(names) == 1 else (names[0], ",".join(names[1:]))
         checkpoint = checkpoints.read(chosen.checkpoint)
-        model = checkpoints.load(checkpoint, chosen.arch, method, checkpoints.parse_bits(chosen.bits))
+        bits = checkpoints.parse_bits(chosen.bits)
+        model = checkpoints.load(checkpoint, chosen.arch, method, bits, chosen.activation)
         blocks = {name: module for name, module in model.named_modules() if isinstance(module, BasicBlock)}
         if chosen.block not in blocks:
             raise checks.refuse("--block", chosen.block, f"one of {', '.join(blocks)}")

@@ -8,12 +8,14 @@ import torch
 from torch.nn import functional as F
 
 from paper_tables import cells, checkpoint, cli
-from paper_tables.cells import Cell
+from paper_tables.cells import Cell, Measurement
 from torchimpl import files
 from torchimpl.checkpoints import NORMALIZATIONS
 from torchimpl.data import cifar10
 from torchimpl.evaluation import normalize
-from torchimpl.models import resnet20, resnet20_released
+from torchimpl.models import ARCHITECTURES, resnet20, resnet20_released
+from torchimpl.training import store
+from torchimpl.training.recipe import recipe
 
 COUNT = 100
 
@@ -103,7 +105,12 @@ def test_the_released_network_brings_its_own(run):
 
 
 @pytest.mark.parametrize(
-    ("arch", "make", "how"), [("resnet20", resnet20, "cifar10"), ("resnet20_released", resnet20_released, "imagenet")]
+    ("arch", "make", "how"),
+    [
+        ("resnet20", resnet20, "cifar10"),
+        ("resnet32", ARCHITECTURES["resnet32"], "cifar10"),
+        ("resnet20_released", resnet20_released, "imagenet"),
+    ],
 )
 def test_no_file_tells_hardtanh_from_relu(arch, make, how, run):
     hardtanh = functools.partial(make, activation=F.hardtanh)
@@ -112,6 +119,26 @@ def test_no_file_tells_hardtanh_from_relu(arch, make, how, run):
     assert cell.protocol.startswith(f"{arch} with hardtanh, ")
     _, _, cell = run(how, "--normalize", how, make=hardtanh, arch=arch)
     assert cell.measured < 100
+
+
+def test_what_training_keeps_is_evaluated_again_and_named_if_it_is_recorded(tmp_path, monkeypatch, capsys):
+    """With the accuracy that the run's last epoch had."""
+    images = split(np.arange(COUNT) % 10)
+    made = recipe("cifar10-short", epochs=1, batch=20, precision="float32", crop=0, rate=0.01)
+    state, path = store.run(made, tmp_path / "runs", images, images)
+    monkeypatch.setattr(checkpoint.cifar10, "load", lambda root, name: images)
+    monkeypatch.setattr(cells, "RESULTS", tmp_path / "results")
+    given = ["checkpoint", "--arch", "resnet20", "--normalize", "cifar10", "--quiet", "--weights", str(path)]
+    given += ["--data", str(tmp_path), "--out", str(tmp_path / "out")]
+    assert cli.main(given) == 0
+    assert "recorded run" not in capsys.readouterr().out
+    (cell,) = [cells.read(path, Cell) for path in (tmp_path / "out").rglob("*.json")]
+    assert cell.measured == 100 * state.correct[-1] / COUNT
+    place = {"paper": "DAQ", "table": "training", "row": "full precision, FP", "column": "a profile, seed 0"}
+    detail = {"weights": cell.detail["weights"]}
+    cells.write(tmp_path / "results", [Measurement(**place, unit="percent", measured=10.0, detail=detail)])
+    assert cli.main(given) == 0
+    assert "its weights are those of the recorded run full precision, FP, a profile, seed 0" in capsys.readouterr().out
 
 
 def test_a_network_that_answers_nan_is_bad_input(run):

@@ -64,7 +64,7 @@ def made_up(values):
         if job.profile != "embedded":
             continue
         some = tuple(values(job.place.row))
-        detail = {"at the best rate": some, "means": (float(np.mean(some)),) * len(depth.RATES), "best rate": 3.0}
+        detail = {"at the best rate": some, "held out": (float(np.mean(some)),) * len(depth.RATES), "best rate": 3.0}
         place = job.place._asdict()
         found.append(Cell(**place, unit="percent", measured=float(np.mean(some)), runs=len(some), detail=detail))
     return found
@@ -157,6 +157,39 @@ def test_an_arm_stands_if_its_rehearsal_at_the_best_rate_has_the_same_bits(monke
     other = {**detail, "rehearsal": "others"}
     same_machine = dict(hardware=cells.hardware(), versions=cells.versions())
     assert job.rehearse(dataclasses.replace(found, detail=other, **same_machine)) == {}
+
+
+def test_rates_are_chosen_on_images_held_out_with_seeds_of_their_own(monkeypatch, tmp_path):
+    """The best rate there is not that on the test images, which is not asked for."""
+    asked = []
+
+    class State:
+        seconds = 2.0
+
+        def __init__(self, correct):
+            self.correct = [correct]
+
+    class Split:
+        labels = range(100)
+
+    held, full = (Split(), Split()), (Split(), Split())
+
+    def train(made, folder, training, test, device):
+        asked.append((made.rate, made.seed, training is held[0]))
+        assert (training, test) in (held, full)
+        return State({0.1: 90}.get(made.rate, 80) if training is held[0] else 70 + made.seed)
+
+    monkeypatch.setattr(depth.runs, "splits", lambda images, data, held_out=False: held if held_out else full)
+    monkeypatch.setattr(depth.runs, "train", train)
+    monkeypatch.setattr(depth.runs, "rehearsal", lambda made, training, test: {"of rate": made.rate})
+    job = next(job for job in depth.jobs(Options(out=tmp_path)) if job.profile == "embedded")
+    shares = []
+    found = job.measure(shares.append)
+    assert asked[:-3] == [(rate, seed, True) for rate in depth.RATES for seed in (1000, 1001, 1002)]
+    assert asked[-3:] == [(0.1, seed, False) for seed in range(3)]
+    assert (found["measured"], found["detail"]["at the best rate"]) == (71.0, (70.0, 71.0, 72.0))
+    assert (found["detail"]["best rate"], found["detail"]["of rate"], found["seconds"]) == (0.1, 0.1, 48.0)
+    assert shares == [(i + 1) / 24 for i in range(24)]
 
 
 def test_at_the_last_quantized_layer_nothing_has_compounded(cifar10_root, checkpoint_root):

@@ -168,6 +168,14 @@ def test_two_tables_share_a_job_and_cannot_disagree_on_it(tmp_path):
         bench.run(Options(out=tmp_path))
 
 
+def test_of_two_tables_the_one_that_asks_for_less_has_a_job_measured(tmp_path):
+    for more_first in (True, False):
+        bench = Bench("a")
+        more = dataclasses.replace(bench.jobs[0], needs=("tune",))
+        bench.jobs = [more, bench.jobs[0]] if more_first else [bench.jobs[0], more]
+        assert bench.run(Options(out=tmp_path / str(more_first)))[0] == [0]
+
+
 def test_progress_tells_the_jobs_and_the_time_left(tmp_path, monkeypatch):
     console = Console(width=100, force_terminal=True, record=True, file=io.StringIO())
     monkeypatch.setattr(jobs, "console", console)

@@ -654,6 +654,26 @@ def test_an_interval_of_accuracies_ends_at_100(monkeypatch):
     assert {cell.ci95[0] for cell in found} >= {0.0}
 
 
+def test_who_is_ahead_during_training_is_said():
+    """By the seeds that both have, as far as both were trained."""
+    curves = {
+        (runs.DAQ, 0): (10.0, 20.0, 30.0),
+        (runs.DAQ, 1): (10.0, 20.0, 30.0),
+        (runs.ANNEALED, 0): (9.0, 21.0, 31.0),
+        (runs.ANNEALED, 1): (9.0, 18.0, 30.0),
+        (runs.COMBINED_ADAPTIVE, 1): (20.0, 10.0),
+        (runs.COMBINED[4], 2): (0.0, 0.0, 0.0),
+    }
+    found = [
+        run
+        for (contender, seed), curve in curves.items()
+        for run in detailed([made_up.run(contender, "1/1", "embedded", seed, curve[-1])], accuracy=curve)
+    ]
+    (said,) = (one for one in table("7", found, profile="embedded").findings if "Figure 6" in one)
+    assert said.startswith("digits, 10 epochs, ")
+    assert "ahead of annealing, beta from 2 to 48 after 2 of 3, combined STE, beta* after 1 of 2." in said
+
+
 def test_printed_times_are_shown_without_a_verdict():
     found = table("7", [], profile="embedded")
     times = [cell for cell in found.cells if cell.column == "Time/iters" and cell.measured is not None]

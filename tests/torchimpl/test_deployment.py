@@ -315,9 +315,9 @@ def test_inputs_and_thresholds_of_integer_layers_that_are_refused():
 # The command line
 
 
-def checkpoint_of(tmp_path, method="daq", bits=(2, 2)):
+def checkpoint_of(tmp_path, method="daq", bits=(2, 2), **options):
     torch.manual_seed(0)
-    model = calibrate(resnet20(method, bits), torch.randn(8, 3, 16, 16)).eval()
+    model = calibrate(resnet20(method, bits, **options), torch.randn(8, 3, 16, 16)).eval()
     torch.save(model.state_dict(), tmp_path / "net.pth")
     return model, ["--checkpoint", str(tmp_path / "net.pth"), "--arch", "resnet20", "--bits", "2/2"]
 
@@ -338,6 +338,20 @@ def test_a_block_is_written(block, tmp_path):
         assert (layer.thresholds is None) == (own.thresholds is None)
         if own.thresholds is not None:
             check_same("thresholds", layer.thresholds.values, own.thresholds.values)
+
+
+@pytest.mark.filterwarnings("ignore:.*magnitude is negative")
+def test_thresholds_are_those_of_the_activation_that_is_said(tmp_path):
+    """No file tells Hardtanh from ReLU."""
+    model, arguments = checkpoint_of(tmp_path, activation=torch.nn.functional.hardtanh)
+    want = integer_block(model.layer1[0]).first.thresholds.values
+    found = []
+    for said in (["--activation", "hardtanh"], []):
+        path = tmp_path / "block.npz"
+        assert deployment.main([*arguments, *said, "--block", "layer1.0", "--out", str(path)]) == 0
+        found.append(exchange.read(path)["layer1.0.conv1"][0].thresholds.values)
+    check_same("thresholds", found[0], want)
+    assert (found[1] != want).any()
 
 
 def test_bad_input_is_one_line_and_status_2(tmp_path, capsys):

@@ -26,6 +26,7 @@ from tests.torchimpl.networks import fingerprint, images, small
 from torchimpl.checkpoints import NORMALIZATIONS
 from torchimpl.data.cifar10 import DataError, Split
 from torchimpl.layers import QuantizedLayer
+from torchimpl.models import ACTIVATIONS, NETWORKS
 from torchimpl.quantizers.base import Quantizer
 from torchimpl.timing import lowest_bits
 from torchimpl.training import batches, trainer
@@ -642,6 +643,13 @@ def test_every_method_lowers_the_loss_at_its_lowest_bits(method):
     assert state.diverged == ""
     assert state.undefined == [0, 0]
     assert state.loss[1] < state.loss[0] - 0.05
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_every_network_has_the_activation_that_is_said(network, activation):
+    made = recipe("embedded", network=network, activation=activation)
+    assert trainer.build(made).activation is ACTIVATIONS[activation]
 
 
 def test_bfloat16_is_for_convolutions_only():

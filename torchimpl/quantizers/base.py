@@ -199,7 +199,7 @@ class Quantizer(nn.Module):
 
     @torch.no_grad()
     def codes(self, x: Tensor) -> Tensor:
-        """Integer codes from 0, int64.
+        """Integer codes from 0, int64. First values are taken from `x` where `forward` takes them.
 
         Raises
         ------
