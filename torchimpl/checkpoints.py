@@ -243,22 +243,22 @@ def load(
     bits : tuple of (int or None)
         Bit-widths of weights and activations.
     activation : {"relu", "hardtanh"}, optional
-        No file tells. By default the published one, ReLU; but Hardtanh in a plain network whose inputs are quantized by
-        a method that knows signed ones only.
+        No file tells. By default the published one, ReLU; but Hardtanh where inputs are quantized by a method that
+        knows signed ones only.
 
     Raises
     ------
     CheckpointError
         If the checkpoint is of another network: missing and unexpected entries, and shapes that differ, are named.
-        If the method knows signed inputs only, and the network has ReLU.
+        If the method knows signed inputs only, and the network is said to have ReLU.
     """
     if arch not in ARCHITECTURES:
         raise CheckpointError(f"arch must be one of {', '.join(ARCHITECTURES)}, got {arch!r}")
     plain = arch not in ("resnet20_released", "resnet20_apot")
     if activation not in (None, *ACTIVATIONS):
         raise CheckpointError(f"activation must be one of {', '.join(ACTIVATIONS)}, got {activation!r}")
-    if needs_signs(method, bits) and (activation == "relu" or (activation is None and not plain)):
-        raise CheckpointError(f"{_named(arch, method, bits)}: its inputs must have both signs, and {arch} has ReLU")
+    if needs_signs(method, bits) and activation == "relu":
+        raise CheckpointError(f"{_named(arch, method, bits)}: its inputs must have both signs, and ReLU leaves one")
     state = dict(checkpoint.state)
     options: dict[str, Any] = {} if activation is None else {"activation": ACTIVATIONS[activation]}
     if arch == "resnet20_released":
@@ -381,8 +381,10 @@ def _from_apot_layout(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]
     """Rename APoT's thresholds, and round the weights of both ends to 8 bits, as the released layers do in each pass.
 
     They are whole 127ths of the largest weight, which is not the largest in magnitude: below, there may be more than
-    127 of them.
+    127 of them. What the suite trained and says so has them as they are.
     """
+    if any(name.endswith(SETTINGS) for name in state):
+        return state
     renamed: dict[str, Tensor] = {}
     for name, value in state.items():
         for theirs, ours in _APOT_NAMES.items():

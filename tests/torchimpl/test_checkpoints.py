@@ -162,7 +162,7 @@ def test_signs_behind_relu_are_refused_and_behind_hardtanh_are_not(tmp_path):
     bits = (1, 1)
     assert checkpoints.load(checkpoint, "resnet20", "irnet", bits).activation is F.hardtanh
     assert checkpoints.load(checkpoint, "resnet20", "irnet", bits, "hardtanh").activation is F.hardtanh
-    assert "must have both signs, and resnet20 has ReLU" in refusal(
+    assert "must have both signs, and ReLU leaves one" in refusal(
         checkpoints.load, checkpoint, "resnet20", "irnet", bits, "relu"
     )
     assert refusal(checkpoints.load, checkpoint, "resnet20", None, (None, None), "tanh").startswith(
@@ -442,6 +442,12 @@ def test_apots_layout_is_its_network_written_out(bits, tmp_path):
         found = model(IMAGES)
     assert float(expected.std()) > 1
     assert torch.allclose(found, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
+
+
+def test_ends_that_the_suite_trained_are_not_rounded(tmp_path):
+    ours = network(ARCHITECTURES["resnet20_apot"], "lsq", (2, 2))
+    read = checkpoints.read(save(tmp_path, ours.state_dict()))
+    check_same("logits", outputs(checkpoints.load(read, "resnet20_apot", "lsq", (2, 2))), outputs(ours))
 
 
 def test_8_bit_ends_without_a_positive_weight_are_refused(tmp_path):

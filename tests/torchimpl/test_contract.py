@@ -317,6 +317,7 @@ def check_on(method, device, values):
         leaf = x.to(device).requires_grad_()
         got = moved(leaf)
         assert (got.device.type, got.shape, got.dtype) == (device, want.shape, want.dtype)
+        assert moved.penalty().device.type == device
         got.sum().backward()
         assert leaf.grad.device.type == device
         if values:

@@ -256,7 +256,7 @@ def test_repr():
     )
 
 
-@pytest.mark.parametrize("bounds", [(1.0, 1.0), (2.0, 1.0)])
+@pytest.mark.parametrize("bounds", [(1.0, 1.0), (2.0, 1.0), (0.0, math.inf)])
 def test_an_empty_clip_range_gives_nan_in_either_form(bounds):
     for literally in (False, True):
         ours = quantizer("daq", 2, "signed_activation", *bounds, literal=literally)

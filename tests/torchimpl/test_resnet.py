@@ -246,3 +246,10 @@ def test_signs_need_inputs_of_both_signs():
         conv.input_quantizer.register_forward_hook(lambda _, inputs, out: signs.append(set(out.unique().tolist())))
     model.eval()(x)
     assert signs == [{-1.0, 1.0}] * 18
+
+
+@pytest.mark.parametrize("make", NETWORKS.values(), ids=NETWORKS)
+def test_every_network_leaves_both_signs_to_a_method_that_takes_them(make):
+    """So that training and a checkpoint's evaluation build the same, without being told."""
+    assert make("irnet", (1, 1)).activation is F.hardtanh
+    assert make("irnet", (1, None)).activation is make().activation is F.relu

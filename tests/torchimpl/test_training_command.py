@@ -124,8 +124,8 @@ def test_a_method_of_signs_gets_a_network_with_signs(tmp_path, monkeypatch):
     monkeypatch.setattr(command, "run", lambda recipe, *_: made.append(recipe))
     for method, bits in (("irnet", "1/1"), ("irnet", "1/32"), ("daq", "1/1")):
         assert run(tmp_path, "--method", method, "--bits", bits) == 0
-    assert run(tmp_path, "--method", "irnet", "--activation", "relu") == 0
-    assert [one.activation for one in made] == ["hardtanh", "relu", "relu", "relu"]
+    assert run(tmp_path, "--method", "irnet", "--bits", "1/32", "--activation", "hardtanh") == 0
+    assert [one.activation for one in made] == ["hardtanh", "relu", "relu", "hardtanh"]
 
 
 def test_options_are_the_methods(tmp_path):
@@ -157,6 +157,7 @@ BAD = [
     (["--method", "daq", "--option", "foo=1"], "unexpected keyword argument 'foo'"),
     (["--method", "daq", "--network", f"{networks.HERE}:linear"], "makes its own; --option tells it more"),
     (["--activation", "hardtanh", "--network", f"{networks.HERE}:linear"], "--activation hardtanh: "),
+    (["--method", "irnet", "--activation", "relu"], "--activation relu: irnet's inputs must have both signs"),
     (["--bits", "2/2"], "--bits is of quantizers: it needs --method"),
     (["--option", "gamma=2"], "--option is of quantizers: it needs --method"),
     (["--network", "resnet20"], "--network resnet20 cannot be trained: "),

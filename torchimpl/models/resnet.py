@@ -204,7 +204,7 @@ def resnet20_apot(
     bits: tuple[int | None, int | None] = (None, None),
     *,
     classes: int = 10,
-    activation: Function = F.relu,
+    activation: Function | None = None,
     **options: Any,
 ) -> ResNet:
     """The network of APoT's released code: shortcuts of option B, whose convolutions are quantized as well.
@@ -212,7 +212,7 @@ def resnet20_apot(
     The first convolution and the classifier have weights of 8 bits there, which are plain numbers here: rounded when
     a checkpoint is loaded.
     """
-    conv = _conv(method, bits, options)
+    activation, conv = activation or _activation(method, bits), _conv(method, bits, options)
     return ResNet(3, classes, "B", released=False, conv=conv, activation=activation, projection=conv)
 
 
@@ -242,7 +242,7 @@ def resnet20_released(
     bits: tuple[int | None, int | None] = (None, None),
     *,
     classes: int = 10,
-    activation: Function = F.relu,
+    activation: Function | None = None,
     **options: Any,
 ) -> ResNet:
     """The network in DAQ's released code, whose checkpoints the paper's Table 5 can be tested with.
@@ -250,4 +250,5 @@ def resnet20_released(
     Against ResNet-20: no BatchNorm after the first convolution (its parameters are in the checkpoints, unused), and a
     BatchNorm over the 64 features before the classifier.
     """
-    return ResNet(3, classes, "A", released=True, conv=_conv(method, bits, options), activation=activation)
+    activation, conv = activation or _activation(method, bits), _conv(method, bits, options)
+    return ResNet(3, classes, "A", released=True, conv=conv, activation=activation)

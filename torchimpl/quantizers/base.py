@@ -240,7 +240,7 @@ class Quantizer(nn.Module):
 
     def penalty(self) -> Tensor:
         """Return the term that the method adds to the loss, before its coefficient; 0 for most."""
-        return torch.zeros(())
+        return torch.zeros((), device=self.initialized.device)
 
     def set_progress(self, progress: float) -> None:
         """Say how much of the training is over, 0 to 1, for methods with a schedule; the others ignore it.

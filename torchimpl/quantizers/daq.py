@@ -19,6 +19,7 @@ from reference import daq as names
 from torchimpl.operators import operator
 from torchimpl.quantizers.uniform import (
     UniformQuantizer,
+    clip_range,
     clip_range_backward,
     normalize,
     odd_or_whole,
@@ -49,10 +50,13 @@ def daq_closed_form(x: Tensor, lower: Tensor, upper: Tensor, n: int, is_weight: 
 
 
 def normalize_literally(x: Tensor, lower: Tensor, upper: Tensor, n: int) -> Tensor:
-    """Eq. 1 as it stands, differentiated by autograd; NaN keeps its gradient, and an empty clip range gives NaN."""
-    upper = torch.where(lower < upper, upper, math.nan)
+    """Eq. 1 as it stands, differentiated by autograd; NaN keeps its gradient.
+
+    A clip range that is empty, or whose width is not finite, gives NaN.
+    """
+    lower, upper, width = clip_range(lower, upper, x.dtype)
     clipped = torch.where(x.isnan(), x, torch.clamp(x, lower, upper))  # clamp would give NaN the gradient 0
-    return n * (clipped - lower) / (upper - lower)
+    return n * (clipped - lower) / width
 
 
 def assign_literally(x: Tensor, kappa: float, temperature: Callable[[Tensor], Tensor | float]) -> Tensor:

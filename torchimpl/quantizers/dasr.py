@@ -178,7 +178,7 @@ class DASR(UniformQuantizer):
         if not (self.literal and self.training):
             return super().quantize(x)
         lower, upper, beta, n, is_weight, kappa, gamma, soft = self.arguments(x)
-        x = normalize_literally(x, lower.to(x.dtype), upper.to(x.dtype), n)
+        x = normalize_literally(x, lower, upper, n)
         phi = assign_literally(x, kappa, lambda s: gamma / (s[0] - s[1]).abs() if gamma else beta.to(x.dtype))
         q = phi if soft else phi + (round_half_down(x) - phi).detach()
         return scale_output(q, n, is_weight)

@@ -118,7 +118,10 @@ def _recipe(given: argparse.Namespace) -> Recipe:
                 raise ValueError(f"--{name} {value}: {given.network} makes its own; --option tells it more")
     if given.method is not None:
         bits = parse_bits(given.bits or "1/1")
-        fields = {"activation": "hardtanh" if needs_signs(given.method, bits) else "relu", **fields}
+        signs = needs_signs(given.method, bits)
+        if signs and given.activation == "relu":
+            raise ValueError(f"--activation relu: {given.method}'s inputs must have both signs, and ReLU leaves one")
+        fields = {"activation": "hardtanh" if signs else "relu", **fields}
         fields |= {"method": given.method, "bits": bits}
     elif given.bits or (given.option and ":" not in (given.network or "")):
         raise ValueError(f"{'--bits' if given.bits else '--option'} is of quantizers: it needs --method")
