@@ -26,7 +26,7 @@ SCHEMA = 2
 ROOT = Path(__file__).resolve().parent.parent
 # What is recorded: of a checkout, its own folder; of an installation, the copy that came with it.
 RESULTS = ROOT / "results" if (ROOT / "results").is_dir() else ROOT / "paper_tables" / "recorded"
-
+VECTORS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "sve", "bf16")  # by which libraries choose kernels
 
 Detail: TypeAlias = float | str | tuple[float, ...]
 
@@ -242,11 +242,25 @@ def versions() -> dict[str, str]:
 @cache
 def hardware() -> dict[str, str]:
     """Return what the machine is, without its name."""
-    model = platform.processor() or "unknown"
     try:
-        info = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-        match = re.search(r"^model name\s*:\s*(.+)$", info, re.MULTILINE)
-        model = match.group(1).strip() if match else model
+        model = _processor(Path("/proc/cpuinfo").read_text(encoding="utf-8"))
     except OSError:
-        pass
-    return {"machine": platform.machine(), "processor": model, "cores": str(os.cpu_count())}
+        model = ""
+    return {
+        "machine": platform.machine(),
+        "processor": model or platform.processor() or "unknown",
+        "cores": str(os.cpu_count()),
+    }
+
+
+def _processor(info: str) -> str:
+    """Tell processors apart that give other bits, from Linux's /proc/cpuinfo; empty if it names none.
+
+    Hosts of virtual machines call several generations by one name, and hide instructions.
+    """
+    lines = (line.partition(":") for line in info.partition("\n\n")[0].splitlines())  # of the first core
+    found = {name.strip(): value.strip() for name, _, value in lines}
+    told = [f"{name} {found[name]}" for name in ("cpu family", "model", "CPU implementer", "CPU part") if name in found]
+    flags = found.get("flags", found.get("Features", "")).split()
+    inside = ", ".join([*told, *(flag for flag in VECTORS if flag in flags)])
+    return f"{found.get('model name', '')} ({inside})".lstrip() if inside else found.get("model name", "")

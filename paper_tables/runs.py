@@ -466,8 +466,9 @@ def stands(found: Measurement, now: Mapping[str, Detail]) -> Mapping[str, Detail
     """Return what a rehearsal adds to a measurement that stands by it, or nothing.
 
     Everything that was recorded of the rehearsal must be the same. Where it is not, a measurement of another machine or
-    with other versions stands if the rehearsal is within `BOUNDS`, which tells what fails to train, hardly more. If the
-    recorded one diverged, its first step alone is compared.
+    with other versions stands if the rehearsal is within `BOUNDS`, which tells what fails to train, hardly more. A
+    machine of which less is told than of this one counts as another. If the recorded rehearsal diverged, its first step
+    alone is compared.
     """
     then = found.detail
     if all(then.get(name, value) == value for name, value in now.items()):

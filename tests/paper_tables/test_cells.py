@@ -140,3 +140,36 @@ def test_committed_results_are_measurements_with_provenance():
         assert measurement.hardware, path
         assert measurement.versions, path
         assert str(cells.ROOT) not in json.dumps(dataclasses.asdict(measurement))
+
+
+X86 = """processor\t: 0
+cpu family\t: 25
+model\t\t: 17
+model name\t: AMD EPYC
+flags\t\t: fpu avx avx2 avx512f avx512_bf16
+
+processor\t: 1
+model name\t: another
+"""
+ARM = "processor\t: 0\nFeatures\t: fp asimd sve bf16\nCPU implementer\t: 0x41\nCPU part\t: 0xd40\n"
+
+
+@pytest.mark.parametrize(
+    ("info", "said"),
+    [
+        (X86, "AMD EPYC (cpu family 25, model 17, avx2, avx512f, avx512_bf16)"),
+        (X86.replace(": 17", ": 1"), "AMD EPYC (cpu family 25, model 1, avx2, avx512f, avx512_bf16)"),
+        (X86.replace("avx512f avx512_bf16", ""), "AMD EPYC (cpu family 25, model 17, avx2)"),
+        (ARM, "(CPU implementer 0x41, CPU part 0xd40, asimd, sve, bf16)"),
+        ("model name\t: one\n", "one"),
+        ("", ""),
+    ],
+)
+def test_processors_of_one_name_that_give_other_bits_are_told_apart(info, said):
+    assert cells._processor(info) == said
+
+
+def test_hardware():
+    found = cells.hardware()
+    assert found.keys() == {"machine", "processor", "cores"}
+    assert all(found.values())
