@@ -68,7 +68,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument(
         "--activation",
         choices=list(ACTIVATIONS),
-        help="default: relu, or hardtanh in a plain network whose inputs are quantized to signs (irnet)",
+        help="default: relu, or hardtanh where inputs are quantized to signs (irnet)",
     )
     result.add_argument(
         "--normalize",
@@ -103,6 +103,8 @@ def main(arguments: Sequence[str]) -> int:
         with writing(Path(given.out)):
             Path(given.out).mkdir(parents=True, exist_ok=True)
             files.sweep(Path(given.out) / TABLE)
+    weights = trainer.digest(checkpoint.state)
+    recorded = _recorded(weights)
     start = time.perf_counter()
     counts = _measure(model, test, tried, claim, Path(given.weights).name, quiet=given.quiet)
     seconds = time.perf_counter() - start
@@ -122,9 +124,8 @@ def main(arguments: Sequence[str]) -> int:
     several = f", entry {checkpoint.entry} (it also holds {checkpoint.others})" if checkpoint.others else ""
     activation = next(name for name, function in ACTIVATIONS.items() if function is model.activation)
     network = given.arch if activation == "relu" else f"{given.arch} with {activation}"
-    weights = trainer.digest(checkpoint.state)
-    if run := _recorded(weights):
-        reason += f"; its weights are those of the recorded run {run}"
+    if recorded:
+        reason += f"; its weights are those of the recorded run {recorded}"
     cell = Cell(
         paper="",
         table=TABLE,

@@ -125,13 +125,7 @@ def run(jobs: Iterable[Job], options: Options) -> Measured:
         If a recorded file is damaged (before anything is measured or written), what is given cannot be used, or a
         file cannot be written. What was measured until then is kept.
     """
-    wanted: dict[Place, Job] = {}
-    for job in jobs:
-        other = wanted.setdefault(job.place, job)
-        if other.key != job.key:
-            raise ValueError(f"two jobs for {job.place} have different keys")
-        if len(job.needs) < len(other.needs):  # whoever asks for it with the fewest conditions has it measured
-            wanted[job.place] = job
+    wanted = _by_place(jobs)
     found = {place: recorded(job, options) for place, job in wanted.items()}
     waiting = [
         job
@@ -197,7 +191,7 @@ def unused(given: Iterable[str], wanted: Iterable[Job], options: Options) -> lis
     sentences = []
     jobs_of = list(wanted)
     for name in given:
-        users = {job.place: job for job in jobs_of if name in job.needs}
+        users = _by_place(job for job in jobs_of if name in job.needs)
         if any(_asked_for(job, options) for job in users.values()):
             continue
         lacking = sorted({other for job in users.values() for other in missing(job, options)})
@@ -258,6 +252,18 @@ def _record(job: Job, measurement: Measurement | None) -> None:
     if measurement and job.needs and _read(cells.RESULTS, job.place) != measurement:
         with writing(cells.RESULTS, "--record"):
             cells.write(cells.RESULTS, [measurement])
+
+
+def _by_place(jobs: Iterable[Job]) -> dict[Place, Job]:
+    """Return one job for each place: of those for the same, which have the same key, the one with fewer conditions."""
+    found: dict[Place, Job] = {}
+    for job in jobs:
+        other = found.setdefault(job.place, job)
+        if other.key != job.key:
+            raise ValueError(f"two jobs for {job.place} have different keys")
+        if set(job.needs) < set(other.needs):
+            found[job.place] = job
+    return found
 
 
 def _asked_for(job: Job, options: Options) -> bool:

@@ -466,15 +466,17 @@ def stands(found: Measurement, now: Mapping[str, Detail]) -> Mapping[str, Detail
     """Return what a rehearsal adds to a measurement that stands by it, or nothing.
 
     Everything that was recorded of the rehearsal must be the same. Where it is not, a measurement of another machine or
-    with other versions stands if the rehearsal is within `BOUNDS`, which tells what fails to train, hardly more. A
-    machine of which less is told than of this one counts as another. If the recorded rehearsal diverged, its first step
-    alone is compared.
+    with other versions stands if the rehearsal is within `BOUNDS`, which tells what fails to train, hardly more; older
+    records tell too little of their machine to know it again, unless the same bits were found on this one since. If the
+    recorded rehearsal diverged, its first step alone is compared.
     """
     then = found.detail
     if all(then.get(name, value) == value for name, value in now.items()):
         compiled = ", which is not compiled," if "compiled" in str(then.get("device")) else ""
-        return {**now, "vouched": f"with other sources; a rehearsal{compiled} gives the same bits"}
-    if found.hardware == cells.hardware() and found.versions == cells.versions():
+        here = {"rehearsed on": cells.hardware()["processor"]}
+        return {**now, **here, "vouched": f"with other sources; a rehearsal{compiled} gives the same bits"}
+    machines = [found.hardware, {**found.hardware, "processor": then.get("rehearsed on")}]
+    if cells.hardware() in machines and found.versions == cells.versions():
         return {}  # where the bits should be the same
     diverged = not 0 <= float(then.get("rehearsal loss", 0.0)) <= DIVERGED  # type: ignore[arg-type]
     for name in BOUNDS.keys() - (OF_STEPS if diverged else ()):
@@ -482,7 +484,8 @@ def stands(found: Measurement, now: Mapping[str, Detail]) -> Mapping[str, Detail
         one, other = float(now[name]), float(then.get(name, math.nan))  # type: ignore[arg-type]
         if not abs(one - other) <= absolute + relative * abs(other):
             return {}
-    return {"vouched": "on another machine or with other versions; a rehearsal is within the bounds for that"}
+    where = "on what may be another machine, or with other versions"
+    return {"vouched": f"{where}; a rehearsal is within the bounds for that"}
 
 
 def _as_in_training(made: Recipe, state: State, test: cifar10.Split) -> float:

@@ -6,7 +6,7 @@ import dataclasses
 
 from paper_tables import arms, runs, scatter, trained, verdicts
 from paper_tables.cells import Cell, Place
-from paper_tables.jobs import Job
+from paper_tables.jobs import Job, command_of
 from paper_tables.tables import Measured, Options, Table
 from torchimpl.training.recipe import Recipe
 
@@ -46,7 +46,8 @@ def _jobs_of_tables(options: Options) -> list[Job]:
         for contender in CONTENDERS
         for made in _recipes(contender, profile, epochs)
     ]
-    return [dataclasses.replace(job, needs=("tune", *job.needs)) for job in found]
+    needs = ("tune", *runs.needs_of(profile))
+    return [dataclasses.replace(job, needs=needs, command=command_of("schedule", needs, profile)) for job in found]
 
 
 def _place(contender: runs.Contender, profile: str, epochs: int) -> Place:

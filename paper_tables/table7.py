@@ -119,15 +119,16 @@ def _during_training(options: Options, measured: Measured, profile: str) -> str:
     own = ENTRIES[runs.DAQ].runs(measured, profile, options.seeds).cells
     said = []
     for other in (ordering.less for ordering in ORDERINGS):
-        cells = other.runs(measured, profile, options.seeds).cells
-        if seeds := sorted(own.keys() & cells.keys()):
-            curves = [[np.asarray(some[seed].detail["accuracy"]) for seed in seeds] for some in (own, cells)]
+        others = other.runs(measured, profile, options.seeds).cells
+        if seeds := sorted(own.keys() & others.keys()):
+            curves = [[np.asarray(some[seed].detail["accuracy"]) for seed in seeds] for some in (own, others)]
             epochs = min(len(curve) for some in curves for curve in some)
             ours, theirs = (np.mean([curve[:epochs] for curve in some], axis=0) for some in curves)
-            said.append(f"{other.contender.name} after {int((ours > theirs).sum())} of {epochs}")
+            ahead = f"after {int((ours > theirs).sum())} of {epochs} epochs"
+            said.append(f"{other.contender.name}: {ahead} ({len(seeds)} seed{'s' * (len(seeds) != 1)})")
     return (
         f"{trained.LABELS[profile]}, tested by rounding after each epoch, as in Figure 6: on average over seeds the "
-        f"controller is ahead of {', '.join(said)}."
+        f"controller is ahead of {'; '.join(said)}."
         if said
         else ""
     )

@@ -190,7 +190,7 @@ def fixed_beta_mean_gap(beta: float, *, sigma: float, variant: daq.Variant = "pa
     beta, c = _check_scalar_beta(beta), daq.kernel_exponent(sigma, variant)
 
     def gap(u: float) -> float:
-        """Return the gap at the distance u from the transition point, where the scores differ by no rounded number."""
+        """Return the gap at the distance u from the transition point, near which equal scores would cancel."""
         return float(expit(-beta * (math.expm1(u) - math.expm1(-u - 2 * c)) / math.sqrt(math.e)))
 
     far = min(0.5, 60 / max(beta, 1))  # the gap falls at least as exp(-0.6 beta u): beyond, it is nothing

@@ -312,7 +312,18 @@ class QuantizedLayer(nn.Module):
         return standardize(w) if self.standardized else w
 
     def linear_map(self, x: Tensor, w: Tensor) -> Tensor:
-        """Apply the layer's linear map, without bias; `w` has the output channels along its first axis."""
+        """Apply the layer's linear map, without bias.
+
+        Parameters
+        ----------
+        x : Tensor of shape (N, C, ...), or (..., C) for a linear layer
+        w : Tensor
+            Shaped as `raw_weight` is: the K output channels along the first axis.
+
+        Returns
+        -------
+        Tensor of shape (N, K, ...), or (..., K)
+        """
         raise NotImplementedError
 
     def quantized_weight(self) -> Tensor:

@@ -169,7 +169,15 @@ def test_processors_of_one_name_that_give_other_bits_are_told_apart(info, said):
     assert cells._processor(info) == said
 
 
-def test_hardware():
-    found = cells.hardware()
+@pytest.mark.parametrize("info", [X86, "", None])
+def test_hardware(info, monkeypatch):
+    def read_text(self, **options):
+        if info is None:
+            raise FileNotFoundError(self)
+        return info
+
+    monkeypatch.setattr(cells.Path, "read_text", read_text)
+    monkeypatch.setattr(cells.platform, "processor", lambda: "of another system")
+    found = cells.hardware.__wrapped__()
     assert found.keys() == {"machine", "processor", "cores"}
-    assert all(found.values())
+    assert found["processor"] == (cells._processor(X86) if info else "of another system")

@@ -128,17 +128,26 @@ def test_what_training_keeps_is_evaluated_again_and_named_if_it_is_recorded(tmp_
     state, path = store.run(made, tmp_path / "runs", images, images)
     monkeypatch.setattr(checkpoint.cifar10, "load", lambda root, name: images)
     monkeypatch.setattr(cells, "RESULTS", tmp_path / "results")
+    place = {"paper": "DAQ", "table": "training", "row": "full precision, FP"}
+
+    def record(seed, weights):
+        detail = {"column": f"a profile, seed {seed}", "detail": {"weights": weights}}
+        cells.write(tmp_path / "results", [Measurement(**place, **detail, unit="percent", measured=10.0)])
+
+    record(0, "0" * 64)
     given = ["checkpoint", "--arch", "resnet20", "--normalize", "cifar10", "--quiet", "--weights", str(path)]
     given += ["--data", str(tmp_path), "--out", str(tmp_path / "out")]
     assert cli.main(given) == 0
     assert "recorded run" not in capsys.readouterr().out
     (cell,) = [cells.read(path, Cell) for path in (tmp_path / "out").rglob("*.json")]
     assert cell.measured == 100 * state.correct[-1] / COUNT
-    place = {"paper": "DAQ", "table": "training", "row": "full precision, FP", "column": "a profile, seed 0"}
-    detail = {"weights": cell.detail["weights"]}
-    cells.write(tmp_path / "results", [Measurement(**place, unit="percent", measured=10.0, detail=detail)])
+    record(1, cell.detail["weights"])
     assert cli.main(given) == 0
-    assert "its weights are those of the recorded run full precision, FP, a profile, seed 0" in capsys.readouterr().out
+    assert "its weights are those of the recorded run full precision, FP, a profile, seed 1" in capsys.readouterr().out
+    (tmp_path / "results" / "training" / "damaged.json").write_text("{", encoding="utf-8")
+    monkeypatch.setattr(checkpoint.evaluation, "count_correct", lambda *_, **__: pytest.fail("before it is known"))
+    assert cli.main(given) == 2
+    assert "restore it from the repository" in capsys.readouterr().err
 
 
 def test_a_network_that_answers_nan_is_bad_input(run):

@@ -395,7 +395,9 @@ def of_depth():
         if job.unit == "ratio":
             found[job.place] = cell(job, 4.0, **{"by layer": (4.0, 2.0, 1.0)})
         elif job.profile == "embedded":
-            found[job.place] = cell(job, 95.0, **{"at the best rate": (94.0, 95.0, 96.0), "held out": (95.0,) * 5})
+            found[job.place] = cell(
+                job, 95.0, **{"at the best rate": (94.0, 95.0, 96.0), "held out": (95.0,) * len(depth.RATES)}
+            )
         else:
             found[job.place] = Cell(**job.place._asdict(), unit=job.unit, value_verdict="not run")
     return found

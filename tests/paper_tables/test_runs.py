@@ -338,8 +338,7 @@ def test_what_is_missing_and_the_command_that_measures_it(tmp_path):
             if wanted.profile == "cifar10-short":
                 cell = jobs.shown(wanted, None, recorded=False)
                 assert "--profile cifar10-short; see README" in cell.reason
-                own = {"tune"} if wanted.place.table == runs.TABLE else set()  # Tables 5 to 7 train without
-                assert all(f"--{need}" in cell.command for need in {*wanted.needs} - own)
+                assert all(f"--{need}" in cell.command for need in wanted.needs)
                 assert "--profile cifar10-short" in cell.command
                 commands[script.__name__] = cell.command
     assert commands["paper_tables.table5"].endswith("--table 5 6 7 --profile cifar10-short --data DIR --seeds 5")
@@ -355,7 +354,8 @@ def test_what_long_runs_leave_lets_them_be_rehearsed(rehearsed, monkeypatch, tmp
     assert tuple(found.detail[f"rehearsal {name}"] for name in names) == REHEARSAL[1:]
     assert len(rehearsed) == 1
     added = wanted.rehearse(found)
-    assert {name: added[name] for name in added if name != "vouched"}.items() <= found.detail.items()
+    of_the_rehearsal = added.keys() - {"vouched", "rehearsed on"}
+    assert {name: added[name] for name in of_the_rehearsal}.items() <= found.detail.items()
     for name in ("rehearsal", *(f"rehearsal {name}" for name in names)):  # each counts: accuracies are not in the bits
         other = {**found.detail, name: "others" if name == "rehearsal" else 8.0}
         assert wanted.rehearse(dataclasses.replace(found, detail=other)) == {}
@@ -429,7 +429,11 @@ def test_elsewhere_a_rehearsal_may_differ_within_the_bounds(there, now, stands, 
     added = runs.stands(found, given)
     assert bool(added) is stands
     assert added.keys() == ({"vouched"} if stands else set())  # what was recorded there is what is compared with
-    assert "the same bits" in runs.stands(found, detail)["vouched"]
+    again = runs.stands(found, detail)
+    assert "the same bits" in again["vouched"]
+    assert not runs.stands(dataclasses.replace(found, detail={**detail, **again}, **HERE), given)
+    elsewhere = {**ELSEWHERE, "versions": HERE["versions"]}
+    assert not runs.stands(dataclasses.replace(found, detail={**detail, **again}, **elsewhere), given)  # known since
     before = {name: detail[name] for name in ("rehearsal", "rehearsal loss", "rehearsal correct")}  # of older records
     assert runs.stands(dataclasses.replace(found, detail=before), detail)
     assert not runs.stands(dataclasses.replace(found, detail=before), given)  # it lacks what there is to compare

@@ -671,7 +671,8 @@ def test_who_is_ahead_during_training_is_said():
     ]
     (said,) = (one for one in table("7", found, profile="embedded").findings if "Figure 6" in one)
     assert said.startswith("digits, 10 epochs, ")
-    assert "ahead of annealing, beta from 2 to 48 after 2 of 3, combined STE, beta* after 1 of 2." in said
+    annealed = "annealing, beta from 2 to 48: after 2 of 3 epochs (2 seeds)"
+    assert f"ahead of {annealed}; combined STE, beta*: after 1 of 2 epochs (1 seed)." in said
 
 
 def test_printed_times_are_shown_without_a_verdict():

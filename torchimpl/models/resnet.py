@@ -209,8 +209,8 @@ def resnet20_apot(
 ) -> ResNet:
     """The network of APoT's released code: shortcuts of option B, whose convolutions are quantized as well.
 
-    The first convolution and the classifier have weights of 8 bits there, which are plain numbers here: rounded when
-    a checkpoint is loaded.
+    The first convolution and the classifier have weights of 8 bits there, which are plain numbers here: a checkpoint
+    of that code is rounded when it is loaded.
     """
     activation, conv = activation or _activation(method, bits), _conv(method, bits, options)
     return ResNet(3, classes, "B", released=False, conv=conv, activation=activation, projection=conv)

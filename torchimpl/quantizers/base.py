@@ -199,12 +199,16 @@ class Quantizer(nn.Module):
 
     @torch.no_grad()
     def codes(self, x: Tensor) -> Tensor:
-        """Integer codes from 0, int64. First values are taken from `x` where `forward` takes them.
+        """Integer codes from 0, int64.
+
+        If there are no first values yet, `x` sets them where it would in `forward`.
 
         Raises
         ------
         ValueError
-            If `x` holds NaN, or a parameter is out of range; besides, the errors of `forward`.
+            If `x` holds NaN, or a parameter is out of range.
+        RuntimeError
+            If there are no first values, and this is no time for them; see `check_calibrating`.
         """
         if bool(torch.isnan(x).any()):
             raise checks.refuse("x", "NaN", "free of NaN (NaN has no code)")
