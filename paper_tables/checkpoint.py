@@ -125,7 +125,8 @@ def main(arguments: Sequence[str]) -> int:
     activation = next(name for name, function in ACTIVATIONS.items() if function is model.activation)
     network = given.arch if activation == "relu" else f"{given.arch} with {activation}"
     if recorded:
-        reason += f"; its weights are those of the recorded run {recorded}"
+        said = f"{recorded.row}, {recorded.column}: {recorded.measured:g} %, {recorded.protocol}"
+        reason += f"; its weights are those of the recorded run {said}"
     cell = Cell(
         paper="",
         table=TABLE,
@@ -162,16 +163,16 @@ def main(arguments: Sequence[str]) -> int:
     return 1 if given.strict and verdict == "contradicted" else 0
 
 
-def _recorded(weights: str) -> str:
-    """Say which recorded run has weights of this digest; empty if none has."""
+def _recorded(weights: str) -> Measurement | None:
+    """Find the recorded run whose weights have this digest."""
     for path in sorted((cells.RESULTS / runs.TABLE).glob("*.json")):
         try:
             found = cells.read(path, Measurement)
         except (OSError, ValueError) as error:
             raise InputError(f"{error}; restore it from the repository") from None
         if found.detail.get("weights") == weights:
-            return f"{found.row}, {found.column}"
-    return ""
+            return found
+    return None
 
 
 def _methods(text: str | None) -> str | tuple[str, str] | None:

@@ -470,13 +470,12 @@ def stands(found: Measurement, now: Mapping[str, Detail]) -> Mapping[str, Detail
     records tell too little of their machine to know it again, unless the same bits were found on this one since. If the
     recorded rehearsal diverged, its first step alone is compared.
     """
-    then = found.detail
+    then, here = found.detail, _machine(cells.hardware(), cells.versions())
     if all(then.get(name, value) == value for name, value in now.items()):
         compiled = ", which is not compiled," if "compiled" in str(then.get("device")) else ""
-        here = {"rehearsed on": cells.hardware()["processor"]}
-        return {**now, **here, "vouched": f"with other sources; a rehearsal{compiled} gives the same bits"}
-    machines = [found.hardware, {**found.hardware, "processor": then.get("rehearsed on")}]
-    if cells.hardware() in machines and found.versions == cells.versions():
+        said = f"with other sources; a rehearsal{compiled} gives the same bits"
+        return {**now, "rehearsed on": here, "vouched": said}
+    if here in (_machine(found.hardware, found.versions), then.get("rehearsed on")):
         return {}  # where the bits should be the same
     diverged = not 0 <= float(then.get("rehearsal loss", 0.0)) <= DIVERGED  # type: ignore[arg-type]
     for name in BOUNDS.keys() - (OF_STEPS if diverged else ()):
@@ -486,6 +485,11 @@ def stands(found: Measurement, now: Mapping[str, Detail]) -> Mapping[str, Detail
             return {}
     where = "on what may be another machine, or with other versions"
     return {"vouched": f"{where}; a rehearsal is within the bounds for that"}
+
+
+def _machine(hardware: Mapping[str, str], versions: Mapping[str, str]) -> str:
+    """Tell in one string what two rehearsals have to share to have the same bits."""
+    return json.dumps([dict(hardware), dict(versions)], sort_keys=True)
 
 
 def _as_in_training(made: Recipe, state: State, test: cifar10.Split) -> float:

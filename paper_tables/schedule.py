@@ -40,9 +40,8 @@ def jobs(options: Options) -> list[Job]:
 def _jobs_of_tables(options: Options) -> list[Job]:
     """Return the jobs of the tables' runs; for this table they are trained with --tune only, as its own are."""
     profile, epochs = OF_TABLES
-    enough = dataclasses.replace(options, seeds=max(options.seeds, SEEDS[profile][epochs]))
     found = [
-        runs.job(enough, contender, WIDTH, profile, made.seed)
+        runs.job(options, contender, WIDTH, profile, made.seed)
         for contender in CONTENDERS
         for made in _recipes(contender, profile, epochs)
     ]

@@ -221,6 +221,9 @@ def test_what_it_says_of_digits_and_of_slopes_is_what_the_tables_find():
     assert f"the narrower kernel is {-float(kernel)} points below, at the edge of chance (p = {kernel_p})" in text
     assert "digits: of these differences none is beyond chance" in findings(schedule)
     assert "No difference stands out after 3, 10 or 30 epochs" in text
+    (of_one, *_) = (one for one in findings_of(schedule) if one.startswith("digits: DAQ less"))
+    short, middle, long = re.findall(r"\+/-([\d.]+)", of_one)
+    assert f"interval of one is +/-{short}, {middle} and {long} points" in text
     said = findings(depth)
     assert said.count("none of it beyond chance") == 2
     assert "neither makes a difference beyond chance" in text

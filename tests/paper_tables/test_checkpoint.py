@@ -132,7 +132,10 @@ def test_what_training_keeps_is_evaluated_again_and_named_if_it_is_recorded(tmp_
 
     def record(seed, weights):
         detail = {"column": f"a profile, seed {seed}", "detail": {"weights": weights}}
-        cells.write(tmp_path / "results", [Measurement(**place, **detail, unit="percent", measured=10.0)])
+        cells.write(
+            tmp_path / "results",
+            [Measurement(**place, **detail, unit="percent", measured=10.0, protocol="resnet20 (hardtanh)")],
+        )
 
     record(0, "0" * 64)
     given = ["checkpoint", "--arch", "resnet20", "--normalize", "cifar10", "--quiet", "--weights", str(path)]
@@ -143,7 +146,9 @@ def test_what_training_keeps_is_evaluated_again_and_named_if_it_is_recorded(tmp_
     assert cell.measured == 100 * state.correct[-1] / COUNT
     record(1, cell.detail["weights"])
     assert cli.main(given) == 0
-    assert "its weights are those of the recorded run full precision, FP, a profile, seed 1" in capsys.readouterr().out
+    out = " ".join(capsys.readouterr().out.split())
+    run = "full precision, FP, a profile, seed 1: 10 %, resnet20 (hardtanh)"
+    assert f"its weights are those of the recorded run {run}" in out
     (tmp_path / "results" / "training" / "damaged.json").write_text("{", encoding="utf-8")
     monkeypatch.setattr(checkpoint.evaluation, "count_correct", lambda *_, **__: pytest.fail("before it is known"))
     assert cli.main(given) == 2

@@ -50,7 +50,7 @@ UNTESTABLE: dict[str, tuple[str, ...]] = {
         "dsq-others-unstable",
     ),
     "The curves are printed as a picture only. It takes runs by the paper's protocol, which are not recorded; what "
-    "shorter runs say stands in Table 7.": ("figure6-better-during-training",),
+    "shorter runs say stands in Table 7 and Figure 6.": ("figure6-better-during-training",),
     "It takes runs of both methods on the paper's images, timed on one machine, which the suite does not have yet.": (
         "profit-costs-more",
     ),
