@@ -39,11 +39,9 @@ def curves(options: Options, measured: Measured) -> dict[str, dict[Contender, np
     found: dict[str, dict[Contender, np.ndarray]] = {}
     for profile in dict.fromkeys([options.profile, *runs.LONG]):
         for contender in LINES:
-            cells = runs.found(measured, contender, "1/1", profile, range(options.seeds))
-            lines = [np.asarray(cell.detail["accuracy"]) for cell in cells]
-            shortest = min(map(len, lines), default=0)  # a run that ended early ends the mean, which would jump
-            if shortest:
-                found.setdefault(profile, {})[contender] = np.stack([line[:shortest] for line in lines])
+            lines = runs.curves(runs.found(measured, contender, "1/1", profile, range(options.seeds)))
+            if lines.size:
+                found.setdefault(profile, {})[contender] = lines
     return found
 
 

@@ -517,3 +517,13 @@ def found(measured: Measured, contender: Contender, width: str, profile: str, se
     """Return the runs that there are, by seed."""
     runs = [measured.get(place(contender, width, profile, seed)) for seed in seeds]
     return [cell for cell in runs if cell is not None and cell.stands]
+
+
+def curves(found: Sequence[Cell]) -> np.ndarray:
+    """Return the accuracy of runs after each epoch, as far as all were trained: shape (runs, epochs).
+
+    What ended early ends the others, too: their mean would jump.
+    """
+    lines = [np.asarray(cell.detail["accuracy"]) for cell in found]
+    shortest = min(map(len, lines), default=0)
+    return np.array([line[:shortest] for line in lines])

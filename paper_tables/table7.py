@@ -7,7 +7,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 
 from paper_tables import cells, keys, reported, runs, trained
@@ -121,9 +120,9 @@ def _during_training(options: Options, measured: Measured, profile: str) -> str:
     for other in (ordering.less for ordering in ORDERINGS):
         others = other.runs(measured, profile, options.seeds).cells
         if seeds := sorted(own.keys() & others.keys()):
-            curves = [[np.asarray(some[seed].detail["accuracy"]) for seed in seeds] for some in (own, others)]
-            epochs = min(len(curve) for some in curves for curve in some)
-            ours, theirs = (np.mean([curve[:epochs] for curve in some], axis=0) for some in curves)
+            curves = [runs.curves([some[seed] for seed in seeds]).mean(axis=0) for some in (own, others)]
+            epochs = min(map(len, curves))
+            ours, theirs = (curve[:epochs] for curve in curves)
             ahead = f"after {int((ours > theirs).sum())} of {epochs} epochs"
             said.append(f"{other.contender.name}: {ahead} ({len(seeds)} seed{'s' * (len(seeds) != 1)})")
     return (
