@@ -243,7 +243,8 @@ def _findings(found: list[Cell]) -> list[str]:
     said = [_of_gradients(found, variant) for variant in VARIANTS]
     for column in dict.fromkeys(cell.column for cell in found if cell.unit == "percent"):
         here = {cell.row: cell for cell in found if cell.column == column and cell.stands}
-        if here.keys() < arms().keys():
+        there = [pair for pair in pairs() if {pair.one, pair.other} <= here.keys()]
+        if not there:
             continue
         best = {row: np.asarray(cell.detail["at the best rate"]) for row, cell in here.items()}
         spread = scatter.spread_of_differences([dict(enumerate(values)) for values in best.values()])
@@ -252,8 +253,10 @@ def _findings(found: list[Cell]) -> list[str]:
         words = []
         for differs, given in (("shape", "level"), ("level", "shape")):
             means = {
-                pair: float((best[pair.one] - best[pair.other]).mean()) for pair in pairs() if pair.differs == differs
+                pair: float((best[pair.one] - best[pair.other]).mean()) for pair in there if pair.differs == differs
             }
+            if not means:
+                continue
             beyond = [f"{pair.one} over {pair.other} ({mean:+.1f})" for pair, mean in means.items() if abs(mean) > half]
             words.append(
                 f"{differs} at equal {given} is worth {min(means.values()):+.1f} to {max(means.values()):+.1f} points"
@@ -262,8 +265,9 @@ def _findings(found: list[Cell]) -> list[str]:
         interval = f"95 % interval, for {len(pairs())} comparisons: +/-{half:.1f}" if spread.known else "no interval"
         edge = [row for row, cell in here.items() if cell.detail["best rate"] in (RATES[0], RATES[-1])]
         said.append(
-            f"{column}: {'; '.join(words)} (each arm at its best rate; {interval}). The best rate lies at an end of "
-            f"the grid in {len(edge)} of {len(here)} arms."
+            f"{column}: {'; '.join(words)} (each arm at its best rate; {interval}"
+            + (f"; {len(here)} of {len(arms())} arms are there" if len(here) < len(arms()) else "")
+            + f"). The best rate lies at an end of the grid in {len(edge)} of {len(here)} arms."
         )
     return list(filter(None, said))
 

@@ -16,8 +16,8 @@ from paper_tables.tables import Measured, Options
 TITLE = "Shape and level of the slope, through depth"
 CAPTION = (
     "Left: gradients of the weights of ResNet-20's quantized layers, with DAQ's kernels over flat slopes of level 1, "
-    "equal forward passes. Right: accuracy on digits with each shape and level, each at the best of a grid of rates; "
-    "dots are seeds, bars their means."
+    "equal forward passes. Right: accuracy with each shape and level, each at the best of a grid of rates, on digits "
+    "and (those arms that were trained on it) on CIFAR-10; dots are seeds, bars their means."
 )
 KERNELS: dict[str, tuple[str, Dashes]] = {
     "paper": (DAQ_ACTIVATIONS, "solid"),
@@ -37,13 +37,22 @@ def draw(options: Options, measured: Measured) -> Figure:
     found = [cell for job in depth.jobs(options) if (cell := measured[job.place]).stands]
     figure = Figure(figsize=(10, 4.6), layout="constrained")
     gradients = [cell for cell in found if cell.unit == "ratio"]
-    arms = [cell for cell in found if cell.unit == "percent" and "digits" in cell.column]
+    arms: dict[str, list[Cell]] = {}
+    for cell in found:
+        if cell.unit == "percent":
+            arms.setdefault(cell.column, []).append(cell)
     if not gradients and not arms:
         figure.text(0.5, 0.5, "nothing is recorded", ha="center")
         return figure
-    left, right = figure.subplots(1, 2, width_ratios=(1, 1.15))
+    widths = [1.0, *(1.15 / len(arms) for _ in arms)]
+    left, *right = figure.subplots(1, len(widths), width_ratios=widths, squeeze=False)[0]
     _gradients(left, gradients)
-    _arms(right, arms)
+    ordered: list[str] = []  # by accuracy in the first panel, and below them what is in later ones only
+    for cells in arms.values():
+        ordered[:0] = [c.row for c in sorted(cells, key=lambda c: c.measured or 0.0) if c.row not in ordered]
+    for axes, (column, cells) in zip(right, arms.items(), strict=True):
+        _arms(axes, column, cells, ordered)
+        axes.tick_params(labelleft=axes is right[0])
     return figure
 
 
@@ -64,10 +73,10 @@ def _gradients(axes: Axes, cells: list[Cell]) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
-def _arms(axes: Axes, cells: list[Cell]) -> None:
-    axes.set_title("accuracy (%), 10 epochs on digits")
-    ordered = sorted(cells, key=lambda cell: cell.measured or 0.0)
-    for y, cell in enumerate(ordered):
+def _arms(axes: Axes, column: str, cells: list[Cell], ordered: list[str]) -> None:
+    axes.set_title(f"accuracy (%)\n{column}")
+    for cell in cells:
+        y = ordered.index(cell.row)
         values = cell.detail["at the best rate"]
         assert isinstance(values, tuple)
         color = next((KERNELS[name][0] for name in KERNELS if name in cell.row), STE)
@@ -75,7 +84,7 @@ def _arms(axes: Axes, cells: list[Cell]) -> None:
         axes.plot(values, [y] * len(values), "o", color=color, markerfacecolor=filled, markersize=5)
         mean = float(np.mean(values))
         axes.plot([mean, mean], [y - 0.3, y + 0.3], color=color)
-    axes.set_yticks(range(len(ordered)), [cell.row for cell in ordered], fontsize=8.5)
+    axes.set_yticks(range(len(ordered)), ordered, fontsize=8.5)
     axes.set_ylim(-0.6, len(ordered) - 0.4)
 
 

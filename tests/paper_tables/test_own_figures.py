@@ -464,11 +464,37 @@ def test_lines_of_the_schedule_are_labelled_at_their_ends():
         assert {labels[text.get_text()]: text.xy for text in axes.texts} == {row: (30, at) for row, at in ends.items()}
 
 
-def test_gradients_by_layer_and_arms_by_accuracy():
-    left, right = figure_depth.draw(OPTIONS, of_depth()).axes
+def test_gradients_are_drawn_by_layer():
+    left, *_ = figure_depth.draw(OPTIONS, of_depth()).axes
     curves = [line.get_ydata().tolist() for line in left.get_lines() if len(line.get_xdata()) == 3]
     assert curves == [[4.0, 2.0, 1.0]] * 4
-    assert len(right.get_yticklabels()) == len(depth.arms())
+    gradients = {
+        p: c if c.unit == "ratio" else dataclasses.replace(c, value_verdict="stale") for p, c in of_depth().items()
+    }
+    (left,) = figure_depth.draw(OPTIONS, gradients).axes
+    assert len(left.get_lines()) == 5
+
+
+def test_arms_stand_by_accuracy_on_digits_and_in_the_same_row_on_cifar10():
+    rows = list(depth.arms())
+    made = of_depth()
+    for job in depth.jobs(OPTIONS):
+        if (row := job.place.row) in rows:
+            value = 90.0 + rows.index(row) if job.profile == "embedded" else 60.0 - rows.index(row)
+            if job.profile == "embedded" or row in rows[:2]:
+                detail = {"at the best rate": (value,), "held out": (value,) * len(depth.RATES)}
+                made[job.place] = cell(job, value, **detail)
+    _, digits, cifar = figure_depth.draw(OPTIONS, made).axes
+    assert (digits.get_title(), cifar.get_title()) == (
+        "accuracy (%)\ndigits, 10 epochs",
+        "accuracy (%)\nCIFAR-10, 3 epochs",
+    )
+    assert [label.get_text() for label in digits.get_yticklabels()] == rows
+    dots = [
+        {int(line.get_ydata()[0]): line.get_xdata()[0] for line in axes.get_lines() if line.get_marker() == "o"}
+        for axes in (digits, cifar)
+    ]
+    assert dots == [{i: 90.0 + i for i in range(len(rows))}, {0: 60.0, 1: 59.0}]
 
 
 def test_a_point_is_filled_where_no_code_differs():
