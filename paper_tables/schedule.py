@@ -131,15 +131,19 @@ def _findings(measured: Measured) -> list[str]:
                 differences[other].append(f"{-found.means[other]:+.1f}{dead}")
                 chances[other, epochs] = found.chances[other]
         adjusted = dict(zip(chances, verdicts.holm(list(chances.values())), strict=True))
-        for other, listed in differences.items():
+        for other, by_length in differences.items():
             said.append(
                 f"{IMAGES[profile]}: DAQ less {other} after {', '.join(map(str, lengths))} epochs: "
-                f"{', '.join(listed)} points (95 % intervals: {', '.join(halves)})."
+                f"{', '.join(by_length)} points (95 % intervals: {', '.join(halves)})."
             )
-        beyond = [f"{other} at {epochs} epochs" for (other, epochs), p in adjusted.items() if p <= scatter.LEVEL]
+        beyond: dict[str, list[str]] = {}
+        for (other, epochs), p in adjusted.items():
+            if p <= scatter.LEVEL:
+                beyond.setdefault(other, []).append(str(epochs))
+        listed = "; ".join(f"{other} after {' and '.join(some)} epochs" for other, some in beyond.items())
         said.append(
             f"{IMAGES[profile]}: of these differences "
-            + (f"those from {', '.join(beyond)} are" if beyond else "none is")
+            + (f"those from {listed} are" if beyond else "none is")
             + f" beyond chance (least p = {min(adjusted.values()):.2g}, adjusted for {len(adjusted)})."
         )
     return said

@@ -224,6 +224,13 @@ def test_what_it_says_of_digits_and_of_slopes_is_what_the_tables_find():
     (of_one, *_) = (one for one in findings_of(schedule) if one.startswith("digits: DAQ less"))
     short, middle, long = re.findall(r"\+/-([\d.]+)", of_one)
     assert f"interval of one is +/-{short}, {middle} and {long} points" in text
+    *lines, beyond = (one for one in findings_of(schedule) if one.startswith("CIFAR-10"))
+    kernel, ste, irnet = (re.search(r"after 3, 6 epochs: (\S+), (\S+) points", line).groups() for line in lines)
+    assert (
+        f"after 3 and 6 epochs of CIFAR-10 DAQ at 1/1 is {' and '.join(kernel)} points from its released kernel, "
+        f"{' and '.join(ste)} from STE, {' and '.join(irnet)} from IR-Net, all beyond chance"
+    ) in text
+    assert beyond.count(" after 3 and 6 epochs") == 3
     said = findings(depth)
     assert said.count("none of it beyond chance") == 2
     assert "neither makes a difference beyond chance" in text
