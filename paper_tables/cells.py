@@ -141,6 +141,11 @@ class Cell(Measurement):
         """Whether it has a number that is not stale."""
         return self.measured is not None and self.value_verdict != "stale"
 
+    @property
+    def compares(self) -> bool:
+        """Whether it is a difference of two accuracies, and judged."""
+        return self.unit == "points" and self.claim_verdict is not None
+
 
 def write(folder: Path, found: Iterable[Measurement]) -> None:
     """Write each measurement or cell to ``folder/table/file.json``."""

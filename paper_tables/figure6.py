@@ -31,7 +31,7 @@ LINES: dict[Contender, tuple[str, Dashes, str]] = {
 
 def jobs(options: Options) -> list[Job]:
     """Return a job for each run that is drawn, and for the full-precision networks that they start from."""
-    return runs.jobs(options, (runs.FULL_PRECISION, *LINES))
+    return runs.jobs(options, (runs.FULL_PRECISION, *LINES), ("FP", "1/1"))
 
 
 def curves(options: Options, measured: Measured) -> dict[str, dict[Contender, np.ndarray]]:
@@ -75,7 +75,8 @@ def _panel(axes: Axes, profile: str, by_contender: dict[Contender, np.ndarray]) 
     axes.set_xlim(*((1, longest) if longest > 1 else (0.5, 1.5)))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylim(*axes.get_ylim())
-    for contender, at in figures.apart(ends, 0.055 * (axes.get_ylim()[1] - axes.get_ylim()[0])).items():
+    low, high = axes.get_ylim()
+    for contender, at in figures.apart(ends, 0.055 * (high - low), top=high).items():
         color, _, label = LINES[contender]
         figures.write(axes, f"{label} ({len(by_contender[contender])})", axes.get_xlim()[1], at, color, dx=5)
 

@@ -70,7 +70,7 @@ def _panel(axes: Axes, by_contender: dict[runs.Contender, dict[int, tuple[float,
     colors = {label: color for color, _, label in LINES.values()}
     low, high = axes.get_ylim()
     last = max(epochs for by_epochs in by_contender.values() for epochs in by_epochs)
-    for label, at in figures.apart(ends, 0.055 * (high - low)).items():
+    for label, at in figures.apart(ends, 0.055 * (high - low), top=high).items():
         figures.write(axes, label, last, at, colors[label], dx=14)
 
 

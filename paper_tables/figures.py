@@ -158,18 +158,18 @@ def write(
     axes.annotate(text, (x, y), color=color, bbox=ground, zorder=4, annotation_clip=False, **(more | style))
 
 
-def apart(ends: Mapping[Any, float], least: float) -> dict[Any, float]:
-    """Move the ends of lines up, from the lowest on, until labels beside them do not overlap.
+def apart(ends: Mapping[Any, float], least: float, top: float = np.inf) -> dict[Any, float]:
+    """Move the ends of lines up, from the lowest on, and those back down that come above the top, until labels fit.
 
     >>> apart({"a": 1.0, "b": 1.1, "c": 5.0}, 0.5)
     {'a': 1.0, 'b': 1.5, 'c': 5.0}
+    >>> apart({"a": 1.0, "b": 1.1, "c": 5.0}, 0.5, top=1.6)
+    {'a': 0.6, 'b': 1.1, 'c': 1.6}
     """
-    found: dict[Any, float] = {}
-    below = -np.inf
-    for name, at in sorted(ends.items(), key=lambda item: item[1]):
-        below = max(at, below + least)
-        found[name] = below
-    return found
+    names = sorted(ends, key=lambda name: ends[name])
+    up = np.maximum.accumulate([ends[name] - i * least for i, name in enumerate(names)])  # less room for each below
+    rooms = top - least * np.arange(len(names))[::-1]
+    return dict(zip(names, np.minimum(up + least * np.arange(len(names)), rooms).round(9).tolist(), strict=True))
 
 
 def legend_below(axes: Axes, columns: int, title: str | None = None) -> None:

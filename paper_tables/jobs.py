@@ -238,13 +238,24 @@ def _read(folder: Path, place: Place) -> Measurement | None:
         found = cells.read(path, Measurement)
         if found.measured is None:
             raise ValueError(f"{path}: damaged: measured must be a number, got None")
-        return found
+        return dataclasses.replace(found, detail=_Details(found.detail, f"{path}: damaged", remedy))
     except FileNotFoundError:
         return None
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}; {remedy}") from None
     except ValueError as error:
         raise InputError(f"{error}; {remedy}") from None
+
+
+class _Details(dict[str, Detail]):
+    """What a file holds beside its number; where that lacks what somebody looks up, it says so of the file."""
+
+    def __init__(self, found: Mapping[str, Detail] | Iterable[tuple[str, Detail]], what: str = "", remedy: str = ""):
+        super().__init__(found)
+        self._what, self._remedy = what, remedy
+
+    def __missing__(self, name: str) -> Detail:
+        raise InputError(f"{self._what}: detail has no {name!r}; {self._remedy}")
 
 
 def _record(job: Job, measurement: Measurement | None) -> None:

@@ -58,9 +58,11 @@ def number(value: float | None) -> str:
 
 
 def measured_text(cell: Cell) -> str:
-    """Return the measured value as shown: accuracies with two decimals."""
+    """Return the measured value as shown: accuracies with two decimals, and what compares two with a sign."""
     if cell.measured is not None and cell.unit == "percent":
         return f"{cell.measured:.2f}"
+    if cell.measured is not None and cell.compares:
+        return f"{cell.measured:+.2f}"
     return number(cell.measured)
 
 

@@ -10,7 +10,7 @@ import dataclasses
 import json
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache, partial
@@ -215,13 +215,14 @@ def device_of(options: Options) -> Device:
     return Device(options.device, options.compiled)
 
 
-def jobs(options: Options, contenders: Iterable[Contender]) -> list[Job]:
-    """Return a job for each run of the profiles: the one asked for, and those that take long and may be recorded."""
+def jobs(options: Options, contenders: Iterable[Contender], widths: Collection[str] = tuple(WIDTHS)) -> list[Job]:
+    """Return a job for each run at these bit-widths, of the profile asked for and of those that may be recorded."""
     return [
         job(options, contender, width, profile, seed)
         for profile in dict.fromkeys([options.profile, *LONG])
         for contender in contenders
         for width in contender.widths
+        if width in widths
         for seed in range(options.seeds)
     ]
 

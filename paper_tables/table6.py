@@ -88,7 +88,7 @@ ORDERINGS = (
 
 def jobs(options: Options) -> list[Job]:
     """Return a job for each training run; those of full precision are where they begin."""
-    return runs.jobs(options, (runs.FULL_PRECISION, *CONTENDERS.values()))
+    return runs.jobs(options, (runs.FULL_PRECISION, *CONTENDERS.values()), ("FP", "1/1"))
 
 
 def run(options: Options, measured: Measured) -> Table:

@@ -50,7 +50,7 @@ FORMS = {"closed form": {}, "by autograd": {"literal": True}}
 
 def jobs(options: Options) -> list[Job]:
     """Return a job for each training run, and one for each form in which the alternatives are timed by turns."""
-    found = runs.jobs(options, (runs.FULL_PRECISION, *ENTRIES))
+    found = runs.jobs(options, (runs.FULL_PRECISION, *ENTRIES), ("FP", "1/1"))
     for form, extra in FORMS.items():
         key = keys.key(
             ["torchimpl.timing", *sources.method_modules("daq"), *sources.method_modules("dasr")],
@@ -120,10 +120,9 @@ def _during_training(options: Options, measured: Measured, profile: str) -> str:
     for other in (ordering.less for ordering in ORDERINGS):
         others = other.runs(measured, profile, options.seeds).cells
         if seeds := sorted(own.keys() & others.keys()):
-            curves = [runs.curves([some[seed] for seed in seeds]).mean(axis=0) for some in (own, others)]
-            epochs = min(map(len, curves))
-            ours, theirs = (curve[:epochs] for curve in curves)
-            ahead = f"after {int((ours > theirs).sum())} of {epochs} epochs"
+            curves = runs.curves([some[seed] for some in (own, others) for seed in seeds])
+            ours, theirs = curves[: len(seeds)].mean(axis=0), curves[len(seeds) :].mean(axis=0)
+            ahead = f"after {int((ours > theirs).sum())} of {len(ours)} epochs"
             said.append(f"{other.contender.name}: {ahead} ({len(seeds)} seed{'s' * (len(seeds) != 1)})")
     return (
         f"{trained.LABELS[profile]}, tested by rounding after each epoch (Figure 6 draws it, and STE, which is no row "

@@ -1,8 +1,9 @@
 """What training runs say: accuracies with intervals beside the printed ones, and orderings that may be chance or not.
 
 Runs of one protocol and bit-width share one standard deviation, pooled over a table's contenders: three runs alone say
-little of theirs. Those that ended early or hardly learned scatter otherwise, and stay out of it; so do those that are
-lost by rounding, and what rounding costs: of them runs have the deviation of their own. An ordering compares two
+little of theirs. Those that ended early, hardly learned or are below the floor of their profile scatter otherwise, and
+stay out of it; so do those that are lost by rounding, and what rounding costs: of them runs have the deviation of their
+own. A single run has an interval only where the scatter of several other contenders is known. An ordering compares two
 contenders seed by seed, since a seed gives both the same first weights and the same images in the same order. The
 orderings of a table are a family, named in its script before anything was measured; Holm's procedure keeps the chance
 of one false verdict among all of them at 5 %, counting those not run and those of a contender that ended early, hardly
@@ -77,8 +78,8 @@ class Entry(NamedTuple):
 
     def runs(self, measured: Measured, profile: str, seeds: int) -> Runs:
         """Return what there is of its runs."""
-        cells = runs.found(measured, self.contender, self.width, profile, range(seeds))
-        return Runs(self, profile, {cell.seeds[0]: cell for cell in cells if cell.seeds})
+        by_seed = {seed: runs.found(measured, self.contender, self.width, profile, [seed]) for seed in range(seeds)}
+        return Runs(self, profile, {seed: cell for seed, cells in by_seed.items() for cell in cells})
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,8 @@ class Runs:
 
         A network that rounding brings back to chance scatters otherwise, and so does what rounding costs.
         """
-        return self.entry.measure != "drop" and min(self.values.values(), default=0.0) >= LEARNED and self.learned
+        learned = self.learned and not self.below and min(self.values.values(), default=0.0) >= LEARNED
+        return learned and self.entry.measure != "drop"
 
     @property
     def below(self) -> float | None:
@@ -333,7 +335,9 @@ def _accuracies(
         if there.cells:
             groups: list[list[float]] = []  # of who hardly learned there is no deviation at all
             if there.alike:
-                groups = alike[entry.width, entry.measure]
+                groups = [values for values in alike[entry.width, entry.measure] if len(values) > 1]
+                if len(there.cells) == 1 and len(groups) < 2:
+                    groups = []  # one other's scatter says little of its own
             elif there.learned:
                 groups = [list(there.values.values())]
             found.append(_accuracy_cell(table, there, pooled(groups)))

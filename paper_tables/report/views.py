@@ -193,7 +193,7 @@ def as_printed(table: Table, everything: Iterable[Cell]) -> AsPrinted | None:
     }
     rows = tuple(_printed_row(printed, row, own, about) for row in printed.rows)
     known = {(row.method, column) for row in printed.rows for column in row.values}
-    rest = [cell for cell in table.cells if (cell.row, cell.column) not in known and not is_comparison(cell)]
+    rest = [cell for cell in table.cells if (cell.row, cell.column) not in known and not cell.compares]
     columns = tuple(dict.fromkeys([*printed.columns, *table.columns, *(cell.column for cell in rest)]))
     used = [column for column in columns if column in printed.columns or any(cell.column == column for cell in rest)]
     return AsPrinted(tuple(used), tuple(_filled(row, printed.columns, used) for row in rows), _grid_rows(rest, used))
@@ -251,14 +251,9 @@ def grid(table: Table) -> AsPrinted:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def is_comparison(cell: Cell) -> bool:
-    """Whether a cell compares two accuracies, with an interval."""
-    return cell.ci95 is not None and cell.claim_verdict is not None and cell.unit == "points"
-
-
 @dataclass(frozen=True)
 class Forest:
-    """Comparisons on one axis: a point and an interval each, as shares of the width from 0 to 100."""
+    """Comparisons on one axis: a point each, and an interval if it is known, as shares of the width from 0 to 100."""
 
     title: str
     anchor: str
@@ -270,7 +265,7 @@ class Forest:
 
 @dataclass(frozen=True)
 class ForestRow:
-    """One comparison; `cut` says whether its interval ends beyond the axis, on the left or on the right."""
+    """One comparison; `cut` says whether it goes on beyond the axis, on the left or on the right."""
 
     cell: Cell
     low: float
@@ -281,10 +276,10 @@ class ForestRow:
 
 def forest(table: Table, first: str = "") -> Forest | None:
     """Lay out a table's comparisons; rows that match the pattern `first` stand open, if there are any."""
-    cells = [cell for cell in table.cells if is_comparison(cell)]
+    cells = [cell for cell in table.cells if cell.compares]
     if not cells:
         return None
-    ends = [end for cell in cells for end in (*(cell.ci95 or ()), 0.0)]
+    ends = [end for cell in cells for end in (*_ends(cell), 0.0)]
     low, high, step = axis(_bulk(ends))
     span = high - low
 
@@ -293,15 +288,19 @@ def forest(table: Table, first: str = "") -> Forest | None:
 
     rows = []
     for cell in cells:
-        assert cell.ci95 is not None
-        cut = (cell.ci95[0] < low, cell.ci95[1] > high)
-        rows.append(ForestRow(cell, share(cell.ci95[0]), share(cell.measured or 0.0), share(cell.ci95[1]), cut))
+        start, end = _ends(cell)
+        rows.append(ForestRow(cell, share(start), share(cell.measured or 0.0), share(end), (start < low, end > high)))
     opened = tuple(row for row in rows if first and re.search(first, row.cell.row)) or tuple(rows)
     rest = tuple(row for row in rows if row not in opened)
     count = round(span / step)
     ticks = tuple((share(low + i * step), f"{low + i * step:+g}".replace("-", "−")) for i in range(count + 1))
     ticks = tuple((at, "0" if text in ("+0", "−0") else text) for at, text in ticks)
     return Forest(render.heading(table), table_anchor(table), opened, rest, share(0.0), ticks)
+
+
+def _ends(cell: Cell) -> tuple[float, float]:
+    """Return the ends of a cell's interval; where none is known, both are the number itself."""
+    return cell.ci95 or (cell.measured or 0.0, cell.measured or 0.0)
 
 
 def _bulk(ends: Sequence[float]) -> tuple[float, float]:

@@ -234,6 +234,26 @@ def test_a_damaged_file_is_one_line_and_nothing_is_lost(damage, where, tmp_path,
     assert bench.run(options)[0] == ([0, 1, 2] if where == "out" else [0, 2])
 
 
+@pytest.mark.parametrize("where", ["results", "out"])
+def test_a_detail_that_is_missing_is_a_line_that_names_the_file(where, tmp_path, results):
+    options = Options(data=tmp_path, out=tmp_path / "out", record=where == "results")
+    bench = Bench("a", needs=("data",))
+    bench.run(options)
+    (path,) = [path for path in files(results if where == "results" else tmp_path) if path.suffix == ".json"]
+    path.write_text(json.dumps({**json.loads(path.read_text()), "detail": {"other": 2.0}}))
+    measured, (found,) = bench.run(
+        dataclasses.replace(options, record=False, out=tmp_path / "none" if where == "results" else options.out)
+    )
+    assert measured == []
+    for one in (found, pickle.loads(pickle.dumps(found))):
+        assert one.detail["other"] == 2.0
+        assert one.detail.get("i") is None
+        with pytest.raises(InputError) as error:
+            one.detail["i"]
+        remedy = f"`git checkout {path}` or delete it" if where == "results" else "delete it, to measure again"
+        assert str(error.value) == f"{path}: damaged: detail has no 'i'; {remedy}"
+
+
 def test_a_folder_in_a_files_place_is_one_line(tmp_path):
     path = tmp_path / "measured" / "bench" / Place("P", "bench", "row 0", "column").filename
     path.mkdir(parents=True)

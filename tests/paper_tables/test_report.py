@@ -398,6 +398,20 @@ def test_an_interval_beyond_the_axis_is_marked_as_cut():
     assert (plot.first[-1].low, plot.first[-1].high) == (0.0, 100.0)
 
 
+def test_a_comparison_without_an_interval_is_a_point_and_no_accuracy():
+    known = comparison("known", 2.0, 0.5, "holds")
+    unknown = dataclasses.replace(comparison("unknown", 3.0, 0.5, "undecided"), ci95=None)
+    made = page(table(known, unknown, name="6"))
+    first, second = made.one("table", class_="forest").one("tbody").all("tr")
+    assert [len(list(row.one("svg").all("line", class_="range"))) for row in (first, second)] == [3, 1]
+    drawing = second.one("svg")
+    (line,) = drawing.all("line", class_="range")
+    assert line["x1"] == line["x2"] == drawing.one("circle")["cx"] > first.one("circle")["cx"]
+    assert drawing["aria-label"] == "3.0 points"
+    shown = views.as_printed(table(known, unknown, cell("DAQ", "1/1", measured=50.0), name="6"), ())
+    assert [row.method for row in shown.added] == ["DAQ"]
+
+
 def test_the_best_rivals_stand_open_and_the_others_folded(whole, found):
     section = whole.one("section", id="comparisons")
     first, rest = section.one("article", id="table-significance").all("table", class_="forest")

@@ -390,6 +390,38 @@ def test_who_hardly_learned_or_ended_early_does_not_tell_the_others_scatter():
     assert "c ended early, of which nothing else is to be concluded" in with_early.reason
 
 
+def test_who_is_below_the_floor_does_not_tell_the_others_scatter():
+    values = {runs.DAQ: [95.0, 96.0, 95.5], runs.STE: [94.0, 93.5, 94.5], runs.DSQ: [57.0, 30.0, 64.0]}
+    ours, *others = (Entry(one, "1/1", "1/1") for one in values)
+    family = [Ordering(f"over {other.contender.name}", ours, other) for other in others]
+    (plain,) = trained.compare(family[:1], measured({one: values[one] for one in (runs.DAQ, runs.STE)}), "embedded", 3)
+    found, _ = trained.compare(family, measured(values), "embedded", 3)
+    assert found.interval == pytest.approx(plain.interval)
+    shown = {
+        cell.row.split(" (")[0]: cell.ci95[1] - cell.ci95[0]
+        for cell in trained._accuracies(
+            reported.tables()["5"], (ours, *others), "embedded", Options(seeds=3), measured(values)
+        )
+    }
+    deviation = math.sqrt((statistics.variance(values[runs.DAQ]) + statistics.variance(values[runs.STE])) / 2)
+    assert shown["STE"] == pytest.approx(2 * special.stdtrit(4, 0.975) * deviation / math.sqrt(3))
+    assert shown["DSQ"] == pytest.approx(
+        2 * special.stdtrit(2, 0.975) * statistics.stdev(values[runs.DSQ]) / math.sqrt(3)
+    )
+
+
+def test_a_single_run_has_an_interval_by_the_scatter_of_several_others_alone():
+    three, one = [60.0, 61.0, 62.0], [50.0]
+    some = (entry(A), entry(B), entry(C))
+
+    def intervals(values):
+        found = trained._accuracies(reported.tables()["5"], some, "embedded", Options(seeds=3), measured(values))
+        return {cell.row[0]: cell.ci95 is not None for cell in found}
+
+    assert intervals({A: three, B: one, C: one}) == {"a": True, "b": False, "c": False}
+    assert intervals({A: three, B: three, C: one}) == {"a": True, "b": True, "c": True}
+
+
 def test_stale_runs_are_left_out_and_diverged_ones_are_results():
     found = measured({A: [60.0, 61.0, 62.0], B: [50.0, 51.0, 52.0]})
     place = runs.place(B, "1/1", "embedded", 1)
@@ -690,6 +722,15 @@ def test_a_time_outside_the_spread_is_said_without_a_word(own):
     cells = [dataclasses.replace(cell, detail=detail) for cell in TIMES]
     found = SCRIPTS["7"].run(Options(), made_up.by_place([*cells, *RELEASED]))
     assert sum(f"{own / 10:.2f} times annealing's and" in line for line in found.findings) == 2
+
+
+@pytest.mark.parametrize("script", [table5, table6, table7])
+def test_a_table_trains_what_it_shows(script):
+    """And the full-precision networks that it starts from."""
+    made = [job for job in script.jobs(Options(profile="embedded")) if job.place.table == runs.TABLE]
+    shown = {f"{one.contender.name}, {one.width}" for one in entries(script)} | {"full precision, FP"}
+    assert {job.place.row for job in made} == shown
+    assert {job.profile for job in made} == {"embedded", *runs.LONG}
 
 
 def test_every_table_of_training_is_a_script():
