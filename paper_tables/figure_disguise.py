@@ -15,8 +15,8 @@ TITLE = "Straight-through in disguise"
 CAPTION = (
     "Distance of DAQ's weights, mapped by M, from straight-through weights after equal rate times steps, in standard "
     "deviations of the weights, at the whole rate, a half and a quarter (ResNet-8 on digits, ResNet-20 on CIFAR-10). "
-    "With M and alpha it should halve with the rate, as long as no code differs: filled points, where none does. A "
-    "run begun 1e-6 beside is the floor of chaos."
+    "With M and alpha it should halve with the rate, as long as no code differs: filled points, where none does. "
+    "Chaos: two runs of DAQ begun 1e-6 apart, for comparison."
 )
 ARMS: dict[str, tuple[str, Dashes]] = {
     "M and alpha": (DAQ_WEIGHTS, "solid"),

@@ -12,6 +12,8 @@ from xml.etree import ElementTree
 import matplotlib
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from matplotlib.text import Text
@@ -448,6 +450,16 @@ def test_a_figure_s_script_runs_alone_and_without_pyplot(tmp_path):
     assert (tmp_path / "figure4.svg").is_file()
     assert "matplotlib.figure" in done.stderr
     assert "matplotlib.pyplot" not in done.stderr
+
+
+@given(st.lists(st.integers(0, 100), min_size=1, max_size=8), st.integers(1, 10), st.integers(100, 120))
+def test_labels_do_not_overlap_and_stay_below_the_top(ends, least, top):
+    found = figures.apart(dict(enumerate(ends)), least, top=top)
+    at = [found[i] for i in sorted(found, key=lambda i: ends[i])]
+    assert all(above - below >= least - 1e-6 for below, above in itertools.pairwise(at))
+    assert max(at) <= top
+    if all(abs(a - b) >= least for a, b in itertools.combinations(ends, 2)):
+        assert found == pytest.approx(dict(enumerate(ends)))
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path, capsys):
