@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from paper_tables import runs, verdicts
+from paper_tables import reported, runs, verdicts
 from paper_tables.cells import Cell
 from paper_tables.reported import Printed, ReportedTable, printed_decimals
 from paper_tables.runs import Contender
@@ -415,9 +415,16 @@ def _ordering_cell(table: ReportedTable, one: Compared, profile: str) -> Cell:
         runs=len(one.seeds),
         seeds=one.seeds,
         claim_verdict=one.verdict,
-        reason=one.reason + (f"; of the claims {', '.join(one.ordering.claims)}" if one.ordering.claims else ""),
+        reason="; ".join([one.reason, *_claimed(one.ordering)]),
         protocol=LABELS[profile],
     )
+
+
+def _claimed(ordering: Ordering) -> list[str]:
+    """Say where the paper claims an ordering."""
+    found = {claim.id: claim for claim in reported.claims()}
+    claims = [found[id] for id in ordering.claims]
+    return [f"claimed in {claim.source}" + (f" ({claim.part})" if claim.part else "") for claim in claims]
 
 
 def findings(entries: Sequence[Entry], options: Options, measured: Measured) -> tuple[str, ...]:

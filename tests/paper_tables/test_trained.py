@@ -328,6 +328,14 @@ def test_a_claim_about_the_state_of_the_art_is_about_printed_rivals():
     assert claimed == {"DAQ over DoReFa", "DAQ over DSQ", "DAQ over IR-Net"}
 
 
+def test_an_ordering_says_where_the_paper_claims_it():
+    cells = all_runs(table7, "embedded", lambda c, width, seed: 95.0 + wobble(seed))
+    found = [cell for cell in trained_rows(table("7", cells), "embedded") if cell.claim_verdict]
+    ending = "; claimed in Section 4.3, Temperature controller (outperforms the other methods by a large margin)"
+    assert len(found) == len(table7.ORDERINGS)
+    assert all(cell.reason.endswith(ending) for cell in found)
+
+
 def test_nothing_is_concluded_of_a_contender_below_the_floor():
     ours = Entry(runs.DAQ, "1/1", "1/1")
     others = [Entry(one, "1/1", "1/1") for one in (runs.DSQ, runs.STE, runs.DAQ_RELEASED)]
