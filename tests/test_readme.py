@@ -27,6 +27,7 @@ from paper_tables import (
     trained,
 )
 from paper_tables.audit import arithmetic, claims, significance
+from tests.meta.test_mutants import MUTANTS
 from torchimpl.data import cifar10
 
 ROOT = Path(__file__).parents[1]
@@ -184,6 +185,11 @@ def test_what_it_counts_is_what_the_audits_count():
     )
     assert said in text
     assert f"The report has the verdicts on all {len(claims.judgements())} claims." in text
+
+
+def test_mistakes_are_as_many_as_it_says():
+    assert "More than five hundred mistakes" in README
+    assert 500 < len(MUTANTS) < 600
 
 
 def test_its_first_table_has_what_the_released_networks_reach():
