@@ -258,8 +258,9 @@ def _findings(found: list[Cell]) -> list[str]:
             if not means:
                 continue
             beyond = [f"{pair.one} over {pair.other} ({mean:+.1f})" for pair, mean in means.items() if abs(mean) > half]
+            ends = dict.fromkeys(f"{mean:+.1f}" for mean in (min(means.values()), max(means.values())))
             words.append(
-                f"{differs} at equal {given} is worth {min(means.values()):+.1f} to {max(means.values()):+.1f} points"
+                f"{differs} at equal {given} is worth {' to '.join(ends)} points"
                 + (f", beyond chance in {'; '.join(beyond)}" if beyond else ", none of it beyond chance" * spread.known)
             )
         interval = f"95 % interval, for {len(pairs())} comparisons: +/-{half:.1f}" if spread.known else "no interval"

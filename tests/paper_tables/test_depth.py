@@ -111,8 +111,8 @@ def test_what_shape_and_level_do_is_said_with_the_interval_of_all_comparisons():
 
 def test_one_seed_has_no_interval():
     (said,) = depth._findings(made_up(lambda row: [90.0 + row.startswith("flat")]))
-    assert "level at equal shape is worth +0.0 to +0.0 points (each arm at its best rate; no interval)" in said
-    assert "shape at equal level is worth -1.0 to -1.0 points; " in said
+    assert "level at equal shape is worth +0.0 points (each arm at its best rate; no interval)" in said
+    assert "shape at equal level is worth -1.0 points; " in said
     assert "chance" not in said
     assert "arms are there" not in said
 
@@ -121,8 +121,8 @@ def test_of_some_arms_those_pairs_are_compared_that_are_there():
     whole = made_up(lambda row: [90.0 + row.startswith("flat") + 3.0 * ("as it is" in row)])
     some = ["flat, level 1", "coth, paper, mean 1", "coth, paper, as it is"]
     (said,) = depth._findings([cell for cell in whole if cell.row in some])
-    assert "shape at equal level is worth -1.0 to -1.0 points; " in said
-    assert "level at equal shape is worth +3.0 to +3.0 points (" in said
+    assert "shape at equal level is worth -1.0 points; " in said
+    assert "level at equal shape is worth +3.0 points (" in said
     assert "no interval; 3 of 11 arms are there)" in said
     assert "in 3 of 3 arms" in said
     (said,) = depth._findings([cell for cell in whole if cell.row in some[:2]])
