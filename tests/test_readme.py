@@ -244,8 +244,10 @@ def test_what_it_says_of_digits_and_of_slopes_is_what_the_tables_find():
     assert said.count("none of it beyond chance") == 2
     assert "neither makes a difference beyond chance" in text
     found = {place.row: cell.measured for place, cell in as_recorded(depth).items() if "CIFAR-10" in place.column}
-    below = [found["flat, level 1"] - found[row] for row in ("coth, paper, as it is", "coth, paper, mean 1")]
-    assert f"is {below[0]:.1f} points below flat slopes, and {below[1]:.1f} once it is scaled to their mean" in text
+    others = ("coth, paper, as it is", "coth, paper, mean 1", "flat, mean of paper (1.240)")
+    kernel, scaled, level = (found["flat, level 1"] - found[row] for row in others)
+    assert f"is {kernel:.1f} points below flat slopes, and {scaled:.1f} once it is scaled to their mean" in text
+    assert f"flat slopes scaled to the kernel's are {level:.1f} below" in text
     times = [float(number) for number in re.findall(r"([\d.]+) times (?:that of flat slopes|in the released)", said)]
     paper, trained_paper, released, trained_released = times
     assert (
